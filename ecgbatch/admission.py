@@ -1,0 +1,32 @@
+"""Admission: an engine may score only after it has said of the reference ECGs what its model said of them."""
+
+import numpy as np
+
+from ecgbatch import golden
+from ecgbatch.errors import EngineError
+from ecgbatch.feed import host
+from ecgbatch.runtimes import Engine
+
+__all__ = ["admitted"]
+
+_TOLERANCE = 1e-3
+"""In probability: a hundred times what engines in fp32 differ by, and far below what moves a decision."""
+
+
+def admitted(engine: Engine) -> Engine:
+    """The same engine, once it has reproduced its bundle's reference scores through the feed that records take.
+
+    Raises:
+        EngineError: it does not reproduce them.
+    """
+    bundle = engine.bundle
+    records, expected = golden.load(bundle)
+    x = np.empty((len(records), len(bundle.input.leads), bundle.input.samples), np.float32)
+    for record, row in zip(records, x, strict=True):
+        host.normalise(record, bundle.input, row)
+    logits, _ = engine(x)
+    worst = float(np.abs(bundle.probabilities(logits) - expected).max())
+    if not worst <= _TOLERANCE:
+        missed = f"reference scores missed by {worst:.2g} in probability, expected at most {_TOLERANCE:g}"
+        raise EngineError(f"model {bundle.name!r} on {engine}: {missed}; nothing was scored")
+    return engine

@@ -1,0 +1,191 @@
+"""Archives: where the entries are, and their bytes."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from ecgbatch.errors import ArchiveError, RecordError
+from ecgbatch.record import Reason
+
+__all__ = ["MAX_BYTES", "Companions", "Entry", "read", "scan", "stamp"]
+
+MAX_BYTES = 64 * 2**20
+"""A larger file is no resting ECG: 24 hours of Holter, an image, something else. The largest ECG seen has 1.2 MB."""
+
+Companions = Callable[[bytes, str], Sequence[str]]
+"""Given a file's content and name: names of the files beside it that belong to the same record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One ECG to score, as the plan knows it."""
+
+    record_id: str
+    path: str
+    n_bytes: int | None
+    """Of all files of the record; None where they cannot be looked at."""
+    modified_ns: int | None
+    """The latest modification of any of them."""
+
+
+def scan(sources: Sequence[Path], *, companions: Companions, skip: Path) -> Iterator[Entry]:
+    """Every entry of folders, manifests and single files, in a fixed order; `skip` is a folder to leave out.
+
+    Nothing is left out in silence: a file that is no ECG is an entry too, and will be a reject.
+
+    Raises:
+        ArchiveError: a source is missing, a folder cannot be listed, a manifest makes no sense.
+    """
+    for index, source in enumerate(sources):
+        prefix = f"{index}/" if len(sources) > 1 else ""
+        for record_id, path, belongings in _listed(source, companions, skip):
+            yield Entry(prefix + record_id, path, *stamp(path, belongings))
+
+
+def read(path: str, missing: Reason = Reason.UNREADABLE) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        RecordError: `missing` where there is no such file, `unreadable`, or `too-large`.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block the run
+    except FileNotFoundError:
+        raise RecordError(missing, "no such file") from None
+    except OSError as err:
+        raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be opened") from err
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise RecordError(Reason.UNREADABLE, "not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise RecordError(Reason.TOO_LARGE, f"{status.st_size} bytes, expected at most {MAX_BYTES}")
+        return _read_all(handle, status.st_size)
+    except OSError as err:
+        raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be read") from err
+    finally:
+        os.close(handle)
+
+
+def stamp(path: str, belongings: Sequence[str]) -> tuple[int | None, int | None]:
+    """Total size and latest modification of a record's files; (None, None) where its own file is not to be had."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None, None
+    n_bytes, modified_ns = status.st_size, status.st_mtime_ns
+    for name in belongings:
+        try:
+            status = os.stat(os.path.join(os.path.dirname(path), name))
+        except (OSError, ValueError):
+            continue
+        n_bytes += status.st_size
+        modified_ns = max(modified_ns, status.st_mtime_ns)
+    return n_bytes, modified_ns
+
+
+def _read_all(handle: int, n_bytes: int) -> bytes:
+    raw = os.read(handle, n_bytes)
+    if len(raw) == n_bytes:
+        return raw
+    parts = [raw]
+    while part := os.read(handle, n_bytes):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _listed(source: Path, companions: Companions, skip: Path) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """(record_id, path, names of the other files of the record) of one source."""
+    if source.is_dir():
+        yield from _walk(source, companions, skip)
+    elif not source.exists():
+        raise ArchiveError(f"{source}: no such file or folder")
+    elif source.suffix.lower() in (".csv", ".parquet"):
+        yield from _manifest(source, companions)
+    else:
+        yield source.name, os.path.abspath(source), _belongings(str(source), source.name, companions)
+
+
+def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """Depth first, names in order; a folder reached twice, through links that loop, is listed once."""
+    top = os.path.abspath(root)
+    seen = {_identity(str(skip))}
+    folders = [""]
+    while folders:
+        relative = folders.pop()
+        folder = os.path.join(top, relative)
+        identity = _identity(folder)
+        if identity in seen:
+            continue
+        seen.add(identity)
+        files, inner = _list_folder(folder)
+        folders.extend(f"{relative}{name}/" for name in reversed(inner))
+        records = {name: _belongings(folder + "/" + name, name, companions) for name in files if _may_own(name)}
+        owned = {name for names in records.values() for name in names}
+        for name in files:
+            if name not in owned:
+                yield relative + name, os.path.join(folder, name), records.get(name, ())
+
+
+def _list_folder(folder: str) -> tuple[list[str], list[str]]:
+    """Sorted names of the files and of the folders in a folder."""
+    files, inner = [], []
+    try:
+        with os.scandir(folder) as items:
+            for item in items:
+                (inner if _is_folder(item) else files).append(item.name)
+    except OSError as err:
+        raise ArchiveError(f"{folder}: cannot be listed: {err.strerror}; nothing was scored") from err
+    return sorted(files), sorted(inner)
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _may_own(name: str) -> bool:
+    return name.lower().endswith(".hea")
+
+
+def _belongings(path: str, name: str, companions: Companions) -> Sequence[str]:
+    if not _may_own(name):
+        return ()
+    try:
+        return companions(read(path), name)
+    except RecordError:
+        return ()  # it will be a reject with this reason when its turn comes
+
+
+def _manifest(source: Path, companions: Companions) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """The paths of a table's `path` column, relative ones from the table's folder; `.hea` may be left off."""
+    try:
+        table = pl.scan_csv(source, infer_schema=False) if source.suffix.lower() == ".csv" else pl.scan_parquet(source)
+        if "path" not in table.collect_schema().names():
+            raise ArchiveError(f"{source}: no column 'path', expected a manifest of ECG files")
+        paths = table.select(pl.col("path").cast(pl.String)).collect()["path"]
+    except (pl.exceptions.PolarsError, OSError) as err:
+        raise ArchiveError(f"{source}: not a readable manifest: {str(err).splitlines()[0]}") from err
+    if n_wrong := paths.null_count() + int(paths.is_duplicated().sum()):
+        raise ArchiveError(f"{source}: {n_wrong} rows with an empty or repeated path, expected every file once")
+    folder = os.path.abspath(source.parent)
+    for listed in paths:
+        path = os.path.join(folder, listed)
+        if not os.path.exists(path) and os.path.exists(path + ".hea"):
+            path += ".hea"
+        record_id = os.path.relpath(path, folder) if path.startswith(folder + "/") else path
+        yield record_id, path, _belongings(path, os.path.basename(path), companions)

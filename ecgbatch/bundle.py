@@ -1,0 +1,192 @@
+"""A model bundle: a folder that holds a model and everything known about it."""
+
+import csv
+import hashlib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ecgbatch.errors import BundleError
+from ecgbatch.record import LEADS
+
+__all__ = ["Bundle", "InputSpec", "Label", "find", "shipped"]
+
+SHIPPED = Path(__file__).parent / "engines"
+_HASHED = ("labels.csv", "weights.safetensors", "model.onnx", "golden.parquet")
+_KEYS = {"name", "version", "licence", "input", "network", "training", "hashes"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """What a model demands of its input; the kernels turn any record into it."""
+
+    leads: tuple[str, ...]
+    fs_hz: int
+    seconds: float
+    """The first so many seconds of a longer record; a shorter one is padded with zeros at its end."""
+    min_seconds: float
+    """A record shorter than this is a reject."""
+    scale_mv: tuple[float, ...]
+    """Each lead's divisor in mV, so that inputs have roughly unit variance and amplitude survives."""
+    clip: float
+    """Scaled values are limited to ± this."""
+    filter: str = "none"
+    """Filter applied beyond the resampler's own low-pass; `none` is the only one yet."""
+
+    def __post_init__(self) -> None:
+        if unknown := [lead for lead in self.leads if lead not in LEADS]:
+            raise BundleError(f"input leads {unknown}, expected some of {', '.join(LEADS)}")
+        if len(self.scale_mv) != len(self.leads) or min(self.scale_mv, default=0) <= 0:
+            raise BundleError(f"input scale_mv {self.scale_mv!r}, expected one positive number a lead")
+        if self.samples < 1 or self.samples != self.seconds * self.fs_hz:
+            raise BundleError(f"input of {self.seconds} s at {self.fs_hz} Hz is not a whole number of samples")
+        if not 0 < self.min_seconds <= self.seconds or self.clip <= 0:
+            raise BundleError(f"input min_seconds {self.min_seconds}, clip {self.clip}, expected positive and in range")
+        if self.filter != "none":
+            raise BundleError(f"input filter {self.filter!r}, expected 'none'")
+
+    @property
+    def samples(self) -> int:
+        return round(self.seconds * self.fs_hz)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """One output of a model: probability = sigmoid(slope * logit + intercept)."""
+
+    code: str
+    name: str
+    threshold: float
+    """Probability at and above which the label is called."""
+    slope: float
+    """Calibration; positive, so that the order of scores is kept."""
+    intercept: float
+    n_train: int
+    """Positives in the training split."""
+    n_test: int
+    """Positives in the split that the figures below come from."""
+    auc: float
+    """NaN where the test split has too few positives."""
+    auc_low: float
+    auc_high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A model that can be scored with: input, labels, calibration and provenance."""
+
+    folder: Path
+    name: str
+    version: str
+    licence: str
+    input: InputSpec
+    labels: tuple[Label, ...]
+    network: Mapping[str, Any]
+    """Arguments of `network.Network`, which loads `weights.safetensors`."""
+    training: Mapping[str, Any]
+    hashes: Mapping[str, str]
+    """sha256 of each file the figures depend on."""
+
+    @classmethod
+    def load(cls, folder: Path) -> "Bundle":
+        """Read and check a bundle folder.
+
+        Raises:
+            BundleError: not a bundle, an unknown key, a file missing or altered.
+        """
+        raw = _read_toml(folder / "bundle.toml")
+        _same_keys(f"bundle {folder.name!r}", raw, _KEYS)
+        for name in _HASHED:
+            found = _sha256(folder / name)
+            if found != raw["hashes"].get(name):
+                raise BundleError(f"bundle {folder.name!r}: {name} is not the file its hash was taken of")
+        _same_keys(f"bundle {folder.name!r}, input", raw["input"], {f.name for f in fields(InputSpec)})
+        spec = raw["input"]
+        return cls(
+            folder=folder,
+            name=raw["name"],
+            version=raw["version"],
+            licence=raw["licence"],
+            input=InputSpec(**{**spec, "leads": tuple(spec["leads"]), "scale_mv": tuple(spec["scale_mv"])}),
+            labels=tuple(_read_labels(folder / "labels.csv")),
+            network=raw["network"],
+            training=raw["training"],
+            hashes=raw["hashes"],
+        )
+
+    @property
+    def codes(self) -> list[str]:
+        return [label.code for label in self.labels]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that can change a score."""
+        return hashlib.sha256(repr((self.name, self.version, self.input, sorted(self.hashes.items()))).encode()).hexdigest()
+
+    @cached_property
+    def _calibration(self) -> tuple[np.ndarray, np.ndarray]:
+        return (
+            np.array([label.slope for label in self.labels], np.float32),
+            np.array([label.intercept for label in self.labels], np.float32),
+        )
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrated float32 (record, label) of float32 logits (record, label)."""
+        slope, intercept = self._calibration
+        return 1 / (1 + np.exp(-(slope * logits + intercept)))
+
+
+def find(name: str) -> Bundle:
+    """The bundle of that folder, or the shipped one of that name.
+
+    Raises:
+        BundleError: there is neither.
+    """
+    folder = Path(name)
+    if not (folder / "bundle.toml").is_file():
+        folder = SHIPPED / name
+        if "/" in name or not (folder / "bundle.toml").is_file():
+            known = ", ".join(bundle.name for bundle in shipped()) or "none"
+            raise BundleError(f"model {name!r}: no such bundle folder, nor a shipped bundle (there are: {known})")
+    return Bundle.load(folder)
+
+
+def shipped() -> Iterator[Bundle]:
+    """The bundles that come with the package, by name."""
+    for path in sorted(SHIPPED.glob("*/bundle.toml")):
+        yield Bundle.load(path.parent)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        raise BundleError(f"bundle {path.parent.name!r}: bundle.toml cannot be read: {err}") from err
+
+
+def _same_keys(where: str, found: Mapping[str, Any], expected: set[str]) -> None:
+    if wrong := set(found) ^ expected:
+        raise BundleError(f"{where}: unknown or missing {', '.join(sorted(wrong))}, expected {', '.join(sorted(expected))}")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as err:
+        raise BundleError(f"bundle {path.parent.name!r}: {path.name} cannot be read: {err.strerror}") from err
+
+
+def _read_labels(path: Path) -> Iterator[Label]:
+    with path.open(newline="", encoding="utf-8") as lines:
+        rows = csv.DictReader(lines)
+        _same_keys(f"bundle {path.parent.name!r}, labels.csv", dict.fromkeys(rows.fieldnames or ()), {f.name for f in fields(Label)})
+        for row in rows:
+            label = Label(**{f.name: f.type(row[f.name]) for f in fields(Label)})  # type: ignore[operator]
+            if not label.slope > 0:
+                raise BundleError(f"bundle {path.parent.name!r}: label {label.code!r} has slope {label.slope}, expected > 0")
+            yield label

@@ -1,0 +1,192 @@
+"""The command line: one thin function a command. stdout is data, everything else goes to stderr."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Exit, Option
+
+from ecgbatch.errors import EcgbatchError, RecordError, UsageError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Score whole archives of 12-lead ECGs: every record ends in exactly one row.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+train = typer.Typer(help="Train models from labelled ECGs.", no_args_is_help=True)
+app.add_typer(train, name="train")
+
+
+def main() -> None:
+    """Entry point of the `ecgbatch` command."""
+    app()
+
+
+@contextmanager
+def report_errors() -> Iterator[None]:
+    """What ecgbatch raises on purpose becomes one line on stderr and an exit code."""
+    try:
+        yield
+    except EcgbatchError as err:
+        label = f"{err.reason}: " if isinstance(err, RecordError) else ""
+        say(f"error: {label}{err}")
+        raise Exit(2 if isinstance(err, UsageError) else 3 if isinstance(err, RecordError) else 1) from err
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from here")
+        raise Exit(1) from None
+
+
+def say(line: str) -> None:
+    """Print a message for the person at the terminal."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@app.command("score")
+def score_command(
+    source: Annotated[list[Path], Argument(help="Folders, ECG files, or manifests (CSV, Parquet) with a column 'path'.")],
+    out: Annotated[Path, Option(help="Run folder: new, or one to go on with.")],
+    model: Annotated[list[str], Option(help="Shipped bundle or bundle folder; several are scored in one pass.")] = [  # noqa: B006
+        "foundation"
+    ],
+    device: Annotated[str, Option(help="auto or cpu.")] = "auto",
+    precision: Annotated[str, Option(help="auto or fp32.")] = "auto",
+    batch: Annotated[int, Option(help="ECGs the engine takes at once.")] = 32,
+    shard_size: Annotated[int, Option(help="Entries committed together: what a crash can lose.")] = 4096,
+    embeddings: Annotated[bool, Option("--embeddings", help="Write each model's embedding too.")] = False,
+    limit: Annotated[int | None, Option(help="Score only the first so many entries.")] = None,
+    workers: Annotated[int, Option(help="Threads that read and decode.")] = 2,
+) -> None:
+    """Score every ECG in an archive, or go on with a run that was stopped.
+
+    Example: ecgbatch score /data/2024 --out runs/2024
+    """
+    with report_errors():
+        from ecgbatch import bundle, progress, score
+
+        options = score.Options(
+            device=device,
+            precision=precision,
+            batch=batch,
+            shard_size=shard_size,
+            embeddings=embeddings,
+            limit=limit,
+            workers=workers,
+        )
+        bundles = [bundle.find(name) for name in model]
+        with progress.shown() as observe:
+            tally = score.run(source, out, bundles, options, observe=observe, say=say)
+    say(str(tally))
+    raise Exit(3 if tally.n_rejected else 0)
+
+
+@app.command("inspect")
+def inspect_command(
+    path: Annotated[Path, Argument(help="An ECG file, a bundle folder or a run folder.")],
+    as_json: Annotated[bool, Option("--json", help="Metadata and each lead's statistics in µV, as JSON.")] = False,
+    samples: Annotated[Path | None, Option(help="Write the 12 leads in µV as float32 (lead, time) to this .npy.")] = None,
+    draw: Annotated[Path | None, Option(help="Draw the 12 leads into this .png or .svg.")] = None,
+) -> None:
+    """Show what was decoded from an ECG file, or what a bundle or run holds.
+
+    Example: ecgbatch inspect 00231.xml --draw 00231.png
+    """
+    with report_errors():
+        from ecgbatch import bundle, inspection
+
+        if (path / "bundle.toml").is_file():
+            print(inspection.bundle_text(bundle.Bundle.load(path)))
+            return
+        if path.is_dir():
+            print(inspection.run_text(path))
+            return
+        record = inspection.record_of(path)
+        facts = inspection.describe(record)
+        if samples or draw:
+            _write_views(inspection.leads_uv(record), record.fs_hz, facts, samples, draw)
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else inspection.record_text(facts))
+
+
+def _write_views(leads_uv, fs_hz, facts, samples, draw):  # type: ignore[no-untyped-def]
+    import numpy as np
+
+    from ecgbatch import drawing
+
+    if samples:
+        with samples.open("wb") as file:
+            np.save(file, leads_uv)
+    if draw:
+        drawing.draw(leads_uv, fs_hz, draw, caption=f"{facts['format']} {facts['fs_hz']:g} Hz")
+
+
+@app.command("models")
+def models_command() -> None:
+    """List the bundles that come with ecgbatch.
+
+    Example: ecgbatch models
+    """
+    with report_errors():
+        from ecgbatch import bundle
+
+        for found in bundle.shipped():
+            print(f"{found.name:<16}{found.version:<10}{len(found.labels):>4} labels  {found.licence}")
+
+
+@app.command("synth")
+def synth_command(
+    folder: Annotated[Path, Argument(help="Folder to write the archive into.")],
+    n: Annotated[int, Option("--n", help="How many ECGs.")] = 100,
+    seed: Annotated[int, Option(help="The same seed gives the same bytes.")] = 0,
+    container: Annotated[list[str], Option("--format", help="muse-xml or wfdb; several are mixed.")] = [  # noqa: B006
+        "muse-xml",
+        "wfdb",
+    ],
+    damaged: Annotated[float, Option(help="Share of files that are damaged in documented ways.")] = 0.0,
+    truth: Annotated[Path | None, Option(help="Write what each file holds, and the reject it must become, as CSV.")] = None,
+    workers: Annotated[int | None, Option(help="Processes; as many as cores by default.")] = None,
+) -> None:
+    """Write a synthetic archive: realistic 12-lead ECGs of nobody, in vendor formats.
+
+    Example: ecgbatch synth archive --n 1000 --damaged 0.01 --truth truth.csv
+    """
+    with report_errors():
+        from ecgbatch import synth
+
+        written = synth.write_archive(folder, n, seed=seed, formats=container, damaged=damaged, workers=workers)
+        if truth:
+            synth.write_truth(truth, written)
+    say(f"wrote {n} ECGs to {folder}")
+
+
+@train.command("pretrain")
+def pretrain_command(
+    data: Annotated[Path, Argument(help="Parquet of labelled ECGs with patient, fold and SCP statements.")],
+    out: Annotated[Path, Option(help="Folder for the checkpoint and, at the end, the bundle.")],
+    name: Annotated[str, Option(help="Name of the bundle.")] = "foundation",
+    epochs: Annotated[int, Option(help="Passes over the training folds.")] = 100,
+    seed: Annotated[int, Option(help="The same seed gives the same network.")] = 1,
+    batch: Annotated[int, Option(help="ECGs a step.")] = 64,
+    resume: Annotated[bool, Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+) -> None:
+    """Train a foundation model and write it as a bundle that `score` takes.
+
+    Example: ecgbatch train pretrain ptbxl.parquet --out training
+    """
+    with report_errors():
+        from ecgbatch.train.pretrain import pretrain
+
+        made = pretrain(
+            data, out, name=name, epochs=epochs, seed=seed, batch=batch, is_resumed=resume, say=say
+        )
+    print(made.folder)
+
+
+if __name__ == "__main__":
+    main()

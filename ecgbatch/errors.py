@@ -1,0 +1,62 @@
+"""Every error ecgbatch raises on purpose.
+
+EcgbatchError
+├── UsageError      what was asked for makes no sense; exit code 2
+├── RecordError     a defect in one record: becomes a reject row, never ends a run
+├── ArchiveError    the source cannot be listed
+├── BundleError     a model bundle is missing, incomplete or altered
+├── EngineError     a device or precision cannot be had, or an engine is not the model it claims to be
+├── OutputError     the run folder cannot be written, or belongs to another run
+└── MissingExtra    an optional dependency is not installed
+"""
+
+__all__ = [
+    "ArchiveError",
+    "BundleError",
+    "EcgbatchError",
+    "EngineError",
+    "MissingExtra",
+    "OutputError",
+    "RecordError",
+    "UsageError",
+]
+
+
+class EcgbatchError(Exception):
+    """Base of everything ecgbatch raises on purpose; the command line prints it and exits with 1."""
+
+
+class UsageError(EcgbatchError):
+    """The request itself is wrong; the command line exits with 2."""
+
+
+class RecordError(EcgbatchError):
+    """One record cannot be scored; `reason` is a `record.Reason`, `detail` holds no patient data."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class ArchiveError(EcgbatchError):
+    """A source cannot be listed, so no complete plan can be made of it."""
+
+
+class BundleError(EcgbatchError):
+    """A model bundle is missing, incomplete, or not what its hashes say."""
+
+
+class EngineError(EcgbatchError):
+    """A device or precision cannot be had, or an engine does not reproduce its model."""
+
+
+class OutputError(EcgbatchError):
+    """A run folder cannot be written, does not add up, or belongs to another run."""
+
+
+class MissingExtra(EcgbatchError):
+    """A feature needs an optional dependency that is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an optional dependency; pip install 'ecgbatch[{extra}]'")

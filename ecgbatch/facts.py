@@ -1,0 +1,77 @@
+"""The facts of a run, as `run.json` keeps them."""
+
+import platform
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ecgbatch.bundle import Bundle
+from ecgbatch.output import write_json
+from ecgbatch.plan import Plan
+from ecgbatch.tally import Tally
+
+__all__ = ["Facts"]
+
+_LIBRARIES = ("ecgbatch", "numpy", "openvino", "polars", "pyarrow")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything a reader of scores may ask about how they came to be."""
+
+    folder: Path
+    plan: Plan
+    fingerprint: str
+    bundles: Sequence[Bundle]
+    tally: Tally
+
+    def write(self, status: str, counts: Counter[str]) -> None:
+        """Write `run.json`; `counts` are those of `Output.counts`."""
+        write_json(
+            self.folder / "run.json",
+            {
+                "status": status,
+                "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+                "fingerprint": self.fingerprint,
+                "settings": dict(self.plan.settings),
+                "engine": self.tally.engine,
+                "models": [_model(bundle) for bundle in self.bundles],
+                "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
+                "counts": {
+                    "entries": self.plan.n_entries,
+                    "scored": counts["scored"],
+                    "rejected": counts["rejected"],
+                    "duplicate": 0,
+                    "rejects": {k.removeprefix("reason:"): n for k, n in sorted(counts.items()) if k[:7] == "reason:"},
+                },
+                "invocation": self._invocation(),
+            },
+        )
+
+    def _invocation(self) -> dict[str, Any]:
+        """Rates of this invocation: of each stage by itself, and the stage that held it back."""
+        n = self.tally.n_done - self.tally.n_before
+        return {
+            "entries": n,
+            "seconds": round(self.tally.seconds, 3),
+            "ecg_per_s": round(self.tally.rate, 1),
+            "stage_s": {stage: round(s, 3) for stage, s in self.tally.stage_s.items()},
+            "stage_ecg_per_s": {stage: round(n / s, 1) for stage, s in self.tally.stage_s.items() if s > 0},
+            "slowest": self.tally.slowest,
+        }
+
+
+def _model(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "licence": bundle.licence,
+        "fingerprint": bundle.fingerprint,
+        "labels": bundle.codes,
+    }

@@ -1,0 +1,186 @@
+"""Batches: entries read, decoded and normalised by a few threads, in the order of the plan."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from time import thread_time
+
+import numpy as np
+import xxhash
+
+from ecgbatch import archive, formats, quality
+from ecgbatch.archive import Entry
+from ecgbatch.bundle import InputSpec
+from ecgbatch.errors import RecordError
+from ecgbatch.feed import host
+from ecgbatch.plan import Shard
+from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Reason, Record, Reject, Row
+
+__all__ = ["Batch", "batches", "read", "waveform_hash"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """Model input of some entries of one shard: row i of every array in `x` belongs to `rows[i]`."""
+
+    shard: int
+    is_last: bool
+    """Whether it ends its shard."""
+    rows: list[Row]
+    x: dict[InputSpec, np.ndarray]
+    """float32 (record, lead, time) for every input spec."""
+    rejects: list[Reject]
+    decode_s: float = 0.0
+    """Processor time of reading and decoding."""
+    prepare_s: float = 0.0
+    """Processor time of hashing, measuring and normalising."""
+
+
+def batches(
+    shards: Iterable[Shard], specs: Sequence[InputSpec], *, size: int, workers: int
+) -> Iterator[Batch]:
+    """Every entry of every shard, in order, in batches of at most `size` records; full ones but at a shard's end."""
+    chunks = (
+        (shard.index, shard.entries[start : start + size], start + size >= len(shard.entries))
+        for shard in shards
+        for start in range(0, len(shard.entries), size)
+    )
+    yield from _filled(_ahead(lambda chunk: _load(*chunk, specs), chunks, workers), size)
+
+
+def read(entry: Entry) -> Record | Reject:
+    """Decode one entry; a defect in the file becomes a Reject, anything else is our bug and propagates."""
+    folder, name = os.path.split(entry.path)
+    belongings: Sequence[str] = ()
+    outcome: Record | Reject
+    try:
+        raw = archive.read(entry.path)
+        belongings = formats.companions(raw, name)
+        outcome = formats.decode(
+            raw, name, lambda other: archive.read(os.path.join(folder, other), Reason.MISSING_SIGNAL)
+        )
+    except RecordError as defect:
+        stage = "read" if defect.reason in (Reason.UNREADABLE, Reason.TOO_LARGE, Reason.MISSING_SIGNAL) else "decode"
+        outcome = _reject(entry, stage, defect)
+    if archive.stamp(entry.path, belongings) != (entry.n_bytes, entry.modified_ns):
+        changed = RecordError(Reason.SOURCE_CHANGED, "size or modification time differ from the plan's")
+        return _reject(entry, "read", changed)
+    return outcome
+
+
+def waveform_hash(nv: np.ndarray, fs_hz: float) -> str:
+    """128 bits of the eight independent leads as int32 nV (lead, time) and the rate; equal for equal signals."""
+    digest = xxhash.xxh3_128(nv)
+    digest.update(np.float64(fs_hz).tobytes())
+    return digest.hexdigest()
+
+
+def _load(shard: int, entries: Sequence[Entry], is_last: bool, specs: Sequence[InputSpec]) -> Batch:
+    x = {spec: np.empty((len(entries), len(spec.leads), spec.samples), np.float32) for spec in specs}
+    batch = Batch(shard=shard, is_last=is_last, rows=[], x=x, rejects=[])
+    for entry in entries:
+        started = thread_time()
+        record = read(entry)
+        decoded = thread_time()
+        if isinstance(record, Record):
+            try:
+                batch.rows.append(_prepare(entry, record, {spec: x[spec][len(batch.rows)] for spec in specs}))
+            except RecordError as defect:
+                batch.rejects.append(_reject(entry, "prepare", defect))
+        else:
+            batch.rejects.append(record)
+        batch.decode_s += decoded - started
+        batch.prepare_s += thread_time() - decoded
+    batch.x = {spec: array[: len(batch.rows)] for spec, array in x.items()}
+    return batch
+
+
+def _prepare(entry: Entry, record: Record, out: dict[InputSpec, np.ndarray]) -> Row:
+    """Write the record's input for every spec, and say what is known of it."""
+    flat = host.flat_leads(record)
+    nv = host.nanovolts(record, INDEPENDENT_LEADS, flat)
+    if len(flat) == len(record.leads):
+        raise RecordError(Reason.NO_SIGNAL, f"all {len(flat)} leads are flat")
+    for spec, row in out.items():
+        leads = nv if spec.leads == INDEPENDENT_LEADS else host.nanovolts(record, spec.leads, flat)
+        host.model_input(leads, record.fs_hz, spec, row)
+    return Row(
+        record_id=entry.record_id,
+        source_path=entry.path,
+        format=record.format,
+        waveform_hash=waveform_hash(nv, record.fs_hz),
+        acquired_at=record.acquired_at,
+        device_model=record.device_model,
+        fs_hz=record.fs_hz,
+        seconds=record.seconds,
+        leads_derived=tuple(lead for lead in LEADS if lead not in record.leads or lead in flat),
+        quality=quality.measure(nv, flat),
+    )
+
+
+def _reject(entry: Entry, stage: str, defect: RecordError) -> Reject:
+    return Reject(
+        record_id=entry.record_id,
+        source_path=entry.path,
+        stage=stage,
+        reason=Reason(defect.reason),
+        detail=defect.detail,
+    )
+
+
+def _ahead(load: Callable[..., Batch], chunks: Iterable[object], workers: int) -> Iterator[Batch]:
+    """`load` of every chunk, in order, by `workers` threads a few chunks ahead; their exceptions are raised here."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="feed")
+    running: deque[Future[Batch]] = deque()
+    try:
+        for chunk in chunks:
+            running.append(pool.submit(load, chunk))
+            if len(running) > 2 * workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _filled(short: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """The same rows in full batches, so that rejects do not thin out the engine's work; a shard still ends alone."""
+    held: Batch | None = None
+    for batch in short:
+        joined = batch if held is None else _joined(held, batch)
+        held = None
+        if len(joined.rows) > size:
+            head, joined = _split(joined, size)
+            yield head
+        if joined.is_last or len(joined.rows) == size:
+            yield joined
+        else:
+            held = joined
+
+
+def _joined(first: Batch, second: Batch) -> Batch:
+    return Batch(
+        shard=second.shard,
+        is_last=second.is_last,
+        rows=first.rows + second.rows,
+        x={spec: np.concatenate([first.x[spec], x]) for spec, x in second.x.items()},
+        rejects=first.rejects + second.rejects,
+        decode_s=first.decode_s + second.decode_s,
+        prepare_s=first.prepare_s + second.prepare_s,
+    )
+
+
+def _split(batch: Batch, size: int) -> tuple[Batch, Batch]:
+    """The first `size` rows, and the rest with everything that belongs to the batch as a whole."""
+    head = Batch(
+        shard=batch.shard,
+        is_last=False,
+        rows=batch.rows[:size],
+        x={spec: x[:size] for spec, x in batch.x.items()},
+        rejects=[],
+    )
+    batch.rows = batch.rows[size:]
+    batch.x = {spec: x[size:] for spec, x in batch.x.items()}
+    return head, batch

@@ -1,0 +1,105 @@
+"""Records to model input on the host: the compiled twin of `waveform.py`."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from ecgbatch import _kernels
+from ecgbatch.bundle import InputSpec
+from ecgbatch.errors import RecordError
+from ecgbatch.record import INVALID, Reason, Record
+from ecgbatch.waveform import mixing, polyphase
+
+__all__ = ["flat_leads", "model_input", "nanovolts", "normalise"]
+
+_NO_MARK = 2**40
+"""No count of any type equals it: for containers that do not mark missing samples."""
+
+
+def flat_leads(record: Record) -> tuple[str, ...]:
+    """The stored leads whose samples are all equal."""
+    first, last = record.counts[:, 0], record.counts[:, -1]
+    suspects = np.flatnonzero(first == last)
+    return tuple(record.leads[i] for i in suspects if (record.counts[i] == first[i]).all())
+
+
+def nanovolts(record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()) -> np.ndarray:
+    """int32 nV (lead, time) of the asked leads; INVALID where a contributing sample is marked as missing.
+
+    A lead in `flat` is derived from others where that is possible, and taken as stored where not.
+
+    Raises:
+        RecordError: a lead is neither stored nor a sum of stored ones.
+    """
+    if not flat or not set(flat) & set(leads):
+        return _mixed(record, record.leads, leads)
+    alive = tuple(lead for lead in record.leads if lead not in flat)
+    rows = []
+    for lead in leads:
+        try:
+            rows.append(_mixed(record, alive, (lead,)))
+        except RecordError:
+            rows.append(_mixed(record, record.leads, (lead,)))
+    return np.concatenate(rows)
+
+
+def normalise(record: Record, spec: InputSpec, out: np.ndarray) -> None:
+    """Write the model's float32 (lead, time) input of one record into `out`.
+
+    Raises:
+        RecordError: leads are missing, the record is too short, or has missing samples where the model looks.
+    """
+    model_input(nanovolts(record, spec.leads, flat_leads(record)), record.fs_hz, spec, out)
+
+
+def model_input(nv: np.ndarray, fs_hz: float, spec: InputSpec, out: np.ndarray) -> None:
+    """Resample, fit and scale int32 nV (lead, time) of `spec.leads` into float32 `out` (lead, time).
+
+    Raises:
+        RecordError: too short, or missing samples where the model looks.
+    """
+    n_samples = nv.shape[1]
+    if n_samples < spec.min_seconds * fs_hz:
+        detail = f"{n_samples / fs_hz:.2f} s, expected at least {spec.min_seconds:g} s"
+        raise RecordError(Reason.TOO_SHORT, detail)
+    bank = polyphase(fs_hz, spec.fs_hz)
+    seen = nv[:, : bank.position(spec.samples - 1)[1] + bank.n_taps]
+    if seen.min() == INVALID:
+        detail = f"{int((seen == INVALID).any(axis=0).sum())} missing samples in the first {spec.seconds:g} s"
+        raise RecordError(Reason.INVALID_SAMPLES, detail)
+    _kernels.model_input(nv, bank.up, bank.down, bank.half, bank.taps, _per_nv(spec.scale_mv), spec.clip, out)
+
+
+def _mixed(record: Record, stored: tuple[str, ...], leads: tuple[str, ...]) -> np.ndarray:
+    channel, nv_per_count, zero = _mix(record.leads, record.uv_per_count, record.zero_counts, stored, leads)
+    nv = np.empty((len(leads), record.n_samples), np.int32)
+    invalid = _NO_MARK if record.invalid_count is None else record.invalid_count
+    _kernels.nanovolts(record.counts, channel, nv_per_count, zero, invalid, nv)
+    return nv
+
+
+@lru_cache(maxsize=1024)
+def _mix(
+    channels: tuple[str, ...],
+    uv_per_count: tuple[float, ...],
+    zero_counts: tuple[float, ...],
+    stored: tuple[str, ...],
+    leads: tuple[str, ...],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The kernel's tables (lead, 2) for a mixing from `stored`, a part of the record's `channels`."""
+    weights = mixing(stored, leads)
+    channel = np.zeros((len(leads), 2), np.int64)
+    nv_per_count = np.zeros((len(leads), 2))
+    zero = np.zeros((len(leads), 2))
+    for row, weight in enumerate(weights):
+        for slot, column in enumerate(np.flatnonzero(weight)):
+            at = channels.index(stored[column])
+            channel[row, slot] = at
+            nv_per_count[row, slot] = weight[column] * uv_per_count[at] * 1000
+            zero[row, slot] = zero_counts[at]
+    return channel, nv_per_count, zero
+
+
+@lru_cache(maxsize=64)
+def _per_nv(scale_mv: tuple[float, ...]) -> np.ndarray:
+    return (1e-6 / np.array(scale_mv)).astype(np.float32)

@@ -1,0 +1,298 @@
+"""WFDB records: a text header (`.hea`) and the signal files it names (header(5), signal(5) of the WFDB manual)."""
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from itertools import groupby
+from math import isfinite
+
+import numpy as np
+
+from ecgbatch import _kernels
+from ecgbatch.errors import RecordError
+from ecgbatch.record import INVALID, Reason, Record, lead_name
+
+__all__ = ["decode", "is_header", "signal_files"]
+
+_RECORD_LINE = re.compile(
+    rb"(?P<name>[^\s/]+)(?P<segments>/\d+)?[ \t]+(?P<n_signals>\d+)"
+    rb"(?:[ \t]+(?P<fs>[-+.\deE]+)(?:/\S+)?(?:[ \t]+(?P<n_samples>\d+)(?:[ \t]+(?P<start>\S.*))?)?)?\s*"
+)
+_FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?")
+_GAIN = re.compile(r"([-+.\deE]+)(?:\(([-+\d]+)\))?(?:/(.*))?")
+_UV_PER_UNIT = {"mv": 1000.0, "uv": 1.0, "µv": 1.0, "v": 1e6, "nv": 1e-3}
+_FLAC_BITS = {508: 8, 516: 16, 524: 24}
+_INVALID_BITS = {16: 16, 61: 16, 160: 16, 212: 12, 80: 8, 310: 10, 311: 10, 24: 24, 32: 32, **_FLAC_BITS}
+"""Bits of the most negative sample, which marks a missing one; format 8 has no such mark."""
+_MAX_RATE_HZ = 100_000
+_MAX_FLAC_SAMPLES = 2**24  # FLAC may pack silence without bound: 64 MiB once decoded
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoding:
+    """How one signal lies in its file."""
+
+    format: int
+    per_frame: int
+    skew: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Signal:
+    file: str
+    encoding: _Encoding
+    uv_per_count: float
+    """0 where the header states no gain in volts."""
+    zero_count: float
+    initial: int
+    checksum: int | None
+    lead: str | None
+    """None for a channel that is not a standard lead."""
+
+
+def is_header(raw: bytes) -> bool:
+    """Whether the first line that is not a comment is a record line."""
+    return _record_line(raw) is not None
+
+
+def signal_files(raw: bytes) -> list[str]:
+    """Names of the files in the same folder that the header `raw` names."""
+    names = (line.split(None, 1)[0].decode("utf-8", "replace") for line in _signal_lines(raw))
+    return list(dict.fromkeys(name for name in names if name != "~" and "/" not in name and "\\" not in name))
+
+
+def decode(raw: bytes, sibling: Callable[[str], bytes]) -> Record:
+    """The standard leads of the record that the header `raw` describes.
+
+    Raises:
+        RecordError: anything about the leads is missing, contradictory or damaged.
+    """
+    line = _record_line(raw)
+    if line is None:
+        raise RecordError(Reason.MALFORMED, "no record line")
+    if line["segments"]:
+        raise RecordError(Reason.NO_RHYTHM, "a multi-segment header; its segments are entries of their own")
+    signals = _signals(raw, int(line["n_signals"]))
+    leads = _standard_leads(signals)
+    encodings = {(s.encoding.per_frame, s.uv_per_count > 0) for s in leads.values()}
+    if any(not has_gain for _, has_gain in encodings):
+        raise RecordError(Reason.UNKNOWN_GAIN, "a lead without a gain in volts: uncalibrated")
+    if len({per_frame for per_frame, _ in encodings}) > 1:
+        raise RecordError(Reason.MALFORMED, "leads of different rates, expected one rate")
+    per_frame = next(iter(leads.values())).encoding.per_frame
+    counts, invalid = _counts(signals, leads, int(line["n_samples"] or 0), sibling)
+    return Record(
+        format="wfdb",
+        fs_hz=_rate_hz(line["fs"]) * per_frame,
+        leads=tuple(leads),
+        counts=counts,
+        uv_per_count=tuple(signal.uv_per_count for signal in leads.values()),
+        zero_counts=tuple(signal.zero_count for signal in leads.values()),
+        invalid_count=invalid,
+        acquired_at=_acquired_at(line["start"]),
+    )
+
+
+def _record_line(raw: bytes) -> re.Match[bytes] | None:
+    start = 0
+    while raw[start : start + 1] in (b"#", b"\r", b"\n"):
+        start = raw.find(b"\n", start) + 1 or len(raw)
+    end = raw.find(b"\n", start)
+    return _RECORD_LINE.fullmatch(raw[start : end if end >= 0 else len(raw)])
+
+
+def _signal_lines(raw: bytes) -> list[bytes]:
+    lines = [line for line in raw.splitlines() if line and not line.isspace() and line[0] != ord("#")]
+    line = _RECORD_LINE.fullmatch(lines[0]) if lines else None
+    return lines[1 : 1 + int(line["n_signals"])] if line and not line["segments"] else []
+
+
+def _rate_hz(field: bytes | None) -> float:
+    try:
+        rate_hz = float(field or b"")
+    except ValueError:
+        rate_hz = 0.0
+    if not 0 < rate_hz <= _MAX_RATE_HZ:
+        raise RecordError(Reason.UNKNOWN_RATE, "the record line does not give a sampling rate")
+    return rate_hz
+
+
+def _signals(raw: bytes, n_signals: int) -> list[_Signal]:
+    lines = _signal_lines(raw)
+    if not lines or len(lines) != n_signals:
+        reason = Reason.TRUNCATED if len(lines) < n_signals else Reason.MISSING_LEADS
+        raise RecordError(reason, f"{len(lines)} signal lines, expected {n_signals}")
+    return [_signal(line.decode("utf-8", "replace")) for line in lines]
+
+
+def _signal(line: str) -> _Signal:
+    fields = line.split(None, 8)
+    try:
+        encoding = _encoding(fields[1])
+        adc_zero = int(fields[4]) if len(fields) > 4 else 0
+        uv_per_count, zero_count = _calibration(fields[2] if len(fields) > 2 else "0", adc_zero)
+        initial = int(fields[5]) if len(fields) > 5 else adc_zero
+        checksum = int(fields[6]) % 65536 if len(fields) > 6 else None
+    except (ValueError, IndexError) as err:
+        raise RecordError(Reason.MALFORMED, "a signal line that is not one") from err
+    lead = lead_name(fields[8]) if len(fields) > 8 else None
+    return _Signal(fields[0], encoding, uv_per_count, zero_count, initial, checksum, lead)
+
+
+@lru_cache(maxsize=256)
+def _encoding(field: str) -> _Encoding:
+    found = _FORMAT.fullmatch(field)
+    if not found:
+        raise ValueError(field)
+    return _Encoding(int(found[1]), int(found[2] or 1), int(found[3] or 0), int(found[4] or 0))
+
+
+@lru_cache(maxsize=4096)
+def _calibration(field: str, adc_zero: int) -> tuple[float, float]:
+    """µV a count, 0 where none is stated, and the count of 0 µV; the baseline is the ADC's zero unless stated."""
+    found = _GAIN.fullmatch(field)
+    if not found:
+        raise ValueError(field)
+    gain = float(found[1])
+    uv_per_unit = _UV_PER_UNIT.get((found[3] or "mV").strip().lower(), 0.0)
+    uv_per_count = uv_per_unit / gain if isfinite(gain) and gain > 0 else 0.0
+    return uv_per_count, float(found[2] if found[2] is not None else adc_zero)
+
+
+def _standard_leads(signals: list[_Signal]) -> dict[str, _Signal]:
+    leads: dict[str, _Signal] = {}
+    for signal in signals:
+        if signal.lead in leads:
+            raise RecordError(Reason.DUPLICATE_LEAD, f"lead {signal.lead} is stored twice")
+        if signal.lead:
+            leads[signal.lead] = signal
+    if not leads:
+        raise RecordError(Reason.MISSING_LEADS, "no signal is named as a standard lead")
+    return leads
+
+
+def _counts(
+    signals: list[_Signal], leads: dict[str, _Signal], n_frames: int, sibling: Callable[[str], bytes]
+) -> tuple[np.ndarray, int | None]:
+    """int16 or int32 (lead, time) in the order of `leads`, and the count that marks a missing sample."""
+    parts: list[np.ndarray] = []
+    marks: list[int | None] = []
+    for file, group in groupby(signals, key=lambda signal: signal.file):
+        together = list(group)
+        if not any(signal.lead for signal in together):
+            continue
+        frames = _frames(file, together, n_frames, sibling)
+        for signal, counts in _channels(frames, together):
+            parts.append(counts)
+            marks.append(_mark(signal.encoding.format))
+    n_samples = min(part.shape[1] for part in parts)
+    if len(parts) == 1:
+        return parts[0], marks[0]
+    if len(set(marks)) == 1 and len({part.dtype for part in parts}) == 1:
+        return np.concatenate([part[:, :n_samples] for part in parts]), marks[0]
+    unified = [part[:, :n_samples].astype(np.int32) for part in parts]
+    for part, mark in zip(unified, marks, strict=True):
+        if mark is not None:
+            part[part == mark] = INVALID
+    return np.concatenate(unified), INVALID
+
+
+def _frames(file: str, signals: list[_Signal], n_frames: int, sibling: Callable[[str], bytes]) -> np.ndarray:
+    """int16 or int32 (frame, sample of a frame) of one signal file."""
+    first = signals[0].encoding
+    if any(signal.encoding.format != first.format for signal in signals):
+        raise RecordError(Reason.MALFORMED, "signals of different formats in one file")
+    if "/" in file or "\\" in file or file in ("~", ".."):
+        raise RecordError(Reason.MALFORMED, "a signal file outside of its header's folder")
+    data = sibling(file)
+    width = sum(signal.encoding.per_frame for signal in signals)
+    if width < 1:
+        raise RecordError(Reason.MALFORMED, "no samples in a frame")
+    if first.format in _FLAC_BITS:
+        return _flac(data, first, n_frames, len(signals))
+    n = n_frames * width or _whole_samples(first.format, len(data) - first.offset, width)
+    needed = _kernels.wfdb_bytes(first.format, n)
+    if not n:
+        raise RecordError(Reason.TRUNCATED, "a signal file without samples")
+    if not needed:
+        raise RecordError(Reason.MALFORMED, f"signal format {first.format} is not one of WFDB's")
+    if first.offset + needed > len(data):
+        raise RecordError(Reason.TRUNCATED, f"a signal file of {len(data)} bytes, expected {first.offset + needed}")
+    if first.format == 16:
+        return np.frombuffer(data, "<i2", n, first.offset).reshape(-1, width)
+    counts = np.empty(n, np.int32)
+    _kernels.wfdb_unpack(first.format, data, first.offset, counts)
+    frames = counts.reshape(-1, width)
+    return _integrate(frames, signals) if first.format == 8 else frames
+
+
+def _whole_samples(format_: int, n_bytes: int, width: int) -> int:
+    """Samples of whole frames in so many bytes, for a header that does not say how many there are."""
+    per_1000 = _kernels.wfdb_bytes(format_, 12_000)
+    return n_bytes * 12_000 // per_1000 // width * width if per_1000 and n_bytes > 0 else 0
+
+
+def _integrate(differences: np.ndarray, signals: list[_Signal]) -> np.ndarray:
+    """Format 8 stores first differences; the header's initial value comes before the first."""
+    if differences.shape[1] != len(signals):
+        raise RecordError(Reason.MALFORMED, "format 8 with several samples a frame")
+    initial = np.array([signal.initial for signal in signals], np.int64)
+    return (initial + np.cumsum(differences, axis=0, dtype=np.int64)).astype(np.int32)
+
+
+def _flac(data: bytes, encoding: _Encoding, n_frames: int, n_signals: int) -> np.ndarray:
+    """(frame, sample of a frame): FLAC holds one channel a signal, at the signal's own rate."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(data[encoding.offset :])) as flac:
+            n = n_frames * encoding.per_frame or flac.frames
+            if flac.channels != n_signals or n > flac.frames or n * n_signals > _MAX_FLAC_SAMPLES:
+                raise RecordError(Reason.TRUNCATED, f"FLAC of {flac.frames} samples, {flac.channels} channels, expected {n}, {n_signals}")
+            samples = flac.read(n, dtype="int32", always_2d=True)
+    except (soundfile.SoundFileError, ValueError) as err:
+        raise RecordError(Reason.CORRUPT_PAYLOAD, "not a readable FLAC stream") from err
+    if len(samples) != n:
+        raise RecordError(Reason.TRUNCATED, f"FLAC ends after {len(samples)} samples, expected {n}")
+    frames = samples.reshape(-1, encoding.per_frame, n_signals).transpose(0, 2, 1)
+    return np.ascontiguousarray(frames).reshape(len(frames), -1) >> (32 - _FLAC_BITS[encoding.format])
+
+
+def _channels(frames: np.ndarray, signals: list[_Signal]) -> list[tuple[_Signal, np.ndarray]]:
+    """Each lead's counts (1, time); one entry (lead, time) where all signals are plain leads, the common case."""
+    sums = _kernels.frame_sums(frames) if frames.dtype == np.int16 else frames.sum(axis=0, dtype=np.int64).tolist()
+    column = 0
+    found = []
+    plain = True
+    for signal in signals:
+        n = signal.encoding.per_frame
+        if signal.lead:
+            if signal.checksum is not None and sum(sums[column : column + n]) % 65536 != signal.checksum:
+                raise RecordError(Reason.CHECKSUM, f"lead {signal.lead}: the samples' sum differs from the header's")
+            skew = signal.encoding.skew
+            found.append((signal, frames[skew:, column : column + n].reshape(1, -1)))
+            plain = plain and not skew and n == 1
+        else:
+            plain = False
+        column += n
+    return [(signals[0], frames.T)] if plain else found
+
+
+def _mark(format_: int) -> int | None:
+    bits = _INVALID_BITS.get(format_)
+    return None if bits is None else -(2 ** (bits - 1))
+
+
+def _acquired_at(field: bytes | None) -> datetime | None:
+    """Base time and date, `HH:MM:SS[.fff] DD/MM/YYYY`; a time alone is no moment."""
+    stamp = (field or b"").decode("ascii", "replace").split()
+    for layout in ("%H:%M:%S %d/%m/%Y", "%H:%M:%S.%f %d/%m/%Y"):
+        try:
+            return datetime.strptime(" ".join(stamp[:2]), layout)
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,174 @@
+"""The run folder: Parquet parts, their commit, and the sums that must hold at the end.
+
+    RUN/plan.parquet                 written once, before the first score
+    RUN/rejects/part-000000.parquet  one pair a shard: the rejects are renamed into place first,
+    RUN/scores/part-000000.parquet   the scores last, even when empty: this is the commit and the only ledger
+    RUN/run.json                     a report
+"""
+
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from ecgbatch.bundle import Bundle
+from ecgbatch.errors import OutputError
+from ecgbatch.record import Reject, Row
+
+__all__ = ["Output", "Outputs", "exclusive", "write_json"]
+
+_ROW_SCHEMA = {
+    "record_id": pl.String(),
+    "source_path": pl.String(),
+    "format": pl.String(),
+    "waveform_hash": pl.String(),
+    "acquired_at": pl.Datetime("us"),
+    "device_model": pl.String(),
+    "fs_hz": pl.Float64(),
+    "seconds": pl.Float64(),
+    "leads_derived": pl.List(pl.String()),
+    "flat_leads": pl.List(pl.String()),
+    "amplitude_uv": pl.Float32(),
+}
+_REJECT_SCHEMA = dict.fromkeys(("record_id", "source_path", "stage", "reason", "detail"), pl.String())
+
+Outputs = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""By bundle name: probabilities (record, label) and embedding (record, feature), both float32."""
+
+
+class Output:
+    """The parts of one run: gathers a shard's rows, then commits them as one pair of files."""
+
+    def __init__(self, folder: Path, bundles: Sequence[Bundle], *, fingerprint: str, embeddings: bool) -> None:
+        self.folder = folder
+        self._bundles = bundles
+        self._metadata = {"ecgbatch": json.dumps({"run": fingerprint})}
+        self._embeddings = embeddings
+        self._rows: list[Row] = []
+        self._rejects: list[Reject] = []
+        self._outputs: list[Outputs] = []
+        for kind in ("scores", "rejects"):
+            _made(folder / kind)
+            for partial in (folder / kind).glob("*.partial"):
+                partial.unlink()
+
+    def committed(self) -> set[int]:
+        """The shards whose scores part is in place."""
+        return {int(part.stem.removeprefix("part-")) for part in (self.folder / "scores").glob("part-*.parquet")}
+
+    def add(self, rows: Sequence[Row], rejects: Sequence[Reject], outputs: Outputs) -> None:
+        """Rows of the shard that is being gathered; row i of each output belongs to `rows[i]`."""
+        self._rows.extend(rows)
+        self._rejects.extend(rejects)
+        if rows:
+            self._outputs.append(outputs)
+
+    def commit(self, shard: int) -> None:
+        """Write what was gathered as the pair of `shard`.
+
+        Raises:
+            OutputError: the disk is full or not writable; the shard is not committed, and no partial file stays.
+        """
+        name = f"part-{shard:06}.parquet"
+        rejects = pl.DataFrame([asdict(reject) for reject in self._rejects], schema=_REJECT_SCHEMA)
+        self._write(rejects, self.folder / "rejects" / name)
+        self._write(self._scores(), self.folder / "scores" / name)
+        self._rows, self._rejects, self._outputs = [], [], []
+
+    def counts(self) -> Counter[str]:
+        """Rows in all committed parts: `scored`, `rejected`, and the rejects by reason as `reason:<name>`."""
+        found: Counter[str] = Counter(scored=0, rejected=0)
+        for shard in self.committed():
+            name = f"part-{shard:06}.parquet"
+            found["scored"] += pq.read_metadata(self.folder / "scores" / name).num_rows
+            for reason in pl.read_parquet(self.folder / "rejects" / name, columns=["reason"])["reason"]:
+                found["rejected"] += 1
+                found[f"reason:{reason}"] += 1
+        return found
+
+    def _scores(self) -> pl.DataFrame:
+        columns = {
+            name: [getattr(row, name, None) for row in self._rows] for name in _ROW_SCHEMA if name in Row.__slots__
+        }
+        columns["flat_leads"] = [row.quality.flat_leads for row in self._rows]
+        columns["amplitude_uv"] = [row.quality.amplitude_uv for row in self._rows]
+        frame = pl.DataFrame({name: columns[name] for name in _ROW_SCHEMA}, schema=_ROW_SCHEMA)
+        return frame.with_columns(series for bundle in self._bundles for series in self._model_columns(bundle))
+
+    def _model_columns(self, bundle: Bundle) -> Iterator[pl.Series]:
+        n_labels = len(bundle.labels)
+        parts = [outputs[bundle.name] for outputs in self._outputs]
+        probabilities = np.concatenate([p for p, _ in parts]) if parts else np.empty((0, n_labels), np.float32)
+        for column, code in enumerate(bundle.codes):
+            yield pl.Series(f"{bundle.name}/{code}", np.ascontiguousarray(probabilities[:, column]), pl.Float32)
+        if self._embeddings:
+            values = np.concatenate([e for _, e in parts]) if parts else np.empty((0, 1), np.float32)
+            yield pl.Series(f"{bundle.name}/embedding", list(values), pl.List(pl.Float32))
+
+    def _write(self, frame: pl.DataFrame, path: Path) -> None:
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                frame.write_parquet(file, metadata=self._metadata)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            _sync_folder(path.parent)
+        except (OSError, pl.exceptions.PolarsError) as err:
+            partial.unlink(missing_ok=True)
+            raise OutputError(f"{path}: cannot be written: {_cause(err)}; the same command goes on from here") from err
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the run folder for one process; the hold ends with the process, however that ends.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    _made(folder)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise OutputError(f"{folder}: another process is writing this run; wait for it, or use another --out") from err
+        yield
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a report; the file is replaced whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        partial.replace(path)
+    except OSError as err:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written: {_cause(err)}") from err
+
+
+def _made(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise OutputError(f"{folder}: cannot be made: {_cause(err)}") from err
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _cause(err: Exception) -> str:
+    return (isinstance(err, OSError) and err.strerror) or str(err).splitlines()[0]

@@ -1,0 +1,68 @@
+"""Progress of a run on stderr: a live bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ecgbatch.tally import Tally, spaced
+
+__all__ = ["shown"]
+
+_PLAIN_EVERY_S = 10.0
+
+
+@contextmanager
+def shown() -> Iterator[Callable[[Tally], None]]:
+    """A function that shows a tally as often as makes sense."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(
+            TextColumn("scoring"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} % · {task.fields[rate]} ECG/s · {task.fields[rejects]} rejects"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        ) as progress:
+            yield _bar(progress)
+    else:
+        yield _lines()
+
+
+def _bar(progress: Progress) -> Callable[[Tally], None]:
+    task = progress.add_task("scoring", total=None, rate="-", rejects=0)
+    started = monotonic()
+
+    def show(tally: Tally) -> None:
+        rate = (tally.n_done - tally.n_before) / max(monotonic() - started, 1e-9)
+        progress.update(
+            task, total=tally.n_entries, completed=tally.n_done, rate=spaced(round(rate)), rejects=tally.n_rejected
+        )
+
+    return show
+
+
+def _lines() -> Callable[[Tally], None]:
+    started = shown_at = monotonic()
+
+    def show(tally: Tally) -> None:
+        nonlocal shown_at
+        now = monotonic()
+        if now - shown_at < _PLAIN_EVERY_S:
+            return
+        shown_at = now
+        rate = (tally.n_done - tally.n_before) / (now - started)
+        left_s = (tally.n_entries - tally.n_done) / max(rate, 1e-9)
+        print(
+            f"{spaced(tally.n_done)} of {spaced(tally.n_entries)} · rejected {spaced(tally.n_rejected)}"
+            f" · {spaced(round(rate))} ECG/s · {left_s:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    return show

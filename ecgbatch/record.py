@@ -1,0 +1,133 @@
+"""The nouns everyone shares: one decoded ECG, or the reason why there is none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+
+import numpy as np
+
+__all__ = ["INDEPENDENT_LEADS", "INVALID", "LEADS", "Quality", "Reason", "Record", "Reject", "Row", "lead_name"]
+
+LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+"""The leads that carry all information of the twelve: the other four are sums of I and II."""
+
+INVALID = -(2**31)
+"""The int32 that stands for "no sample here", in counts and in nanovolts."""
+
+_CANONICAL: Mapping[str, str] = MappingProxyType({lead.upper(): lead for lead in LEADS})
+
+
+def lead_name(text: str) -> str | None:
+    """The standard name of a lead, whatever the file's spelling (`avr`, `Lead II`); None for any other channel."""
+    name = text.strip().upper()
+    return _CANONICAL.get(name.removeprefix("LEAD").strip(" _"))
+
+
+class Reason(StrEnum):
+    """Why a record is not scored: the closed list of `rejects.reason`."""
+
+    UNREADABLE = "unreadable"
+    """The bytes cannot be had: permission, I/O error, a dangling link, not a regular file."""
+    SOURCE_CHANGED = "source-changed"
+    """Size or modification time differ from the plan's."""
+    EMPTY = "empty"
+    TOO_LARGE = "too-large"
+    """Larger than any resting ECG of its kind."""
+    UNKNOWN_FORMAT = "unknown-format"
+    ORPHAN_SIGNAL = "orphan-signal"
+    """A signal file without the header that gives its rate, gain and leads."""
+    MISSING_SIGNAL = "missing-signal"
+    """A header names a signal file that is not there."""
+    UNSAFE_XML = "unsafe-xml"
+    """The document declares entities."""
+    TRUNCATED = "truncated"
+    """The file ends before what it declares."""
+    MALFORMED = "malformed"
+    """The structure contradicts itself or the format."""
+    CORRUPT_PAYLOAD = "corrupt-payload"
+    """The samples' encoding is broken (base64, FLAC, byte counts)."""
+    CHECKSUM = "checksum"
+    """The samples do not have the checksum stored beside them."""
+    NO_RHYTHM = "no-rhythm"
+    """The file holds no rhythm waveform (a median beat only, say)."""
+    MISSING_LEADS = "missing-leads"
+    DUPLICATE_LEAD = "duplicate-lead"
+    UNKNOWN_RATE = "unknown-rate"
+    UNKNOWN_GAIN = "unknown-gain"
+    TOO_SHORT = "too-short"
+    INVALID_SAMPLES = "invalid-samples"
+    """Samples marked as missing lie in the part that a model would see."""
+    NO_SIGNAL = "no-signal"
+    """Every lead is flat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Record:
+    """One resting ECG as its file stores it: the rhythm, nothing derived, nothing resampled."""
+
+    format: str
+    """Container, e.g. `muse-xml`, `wfdb`."""
+    fs_hz: float
+    leads: tuple[str, ...]
+    """Names of the stored channels, each one of `LEADS`, in stored order."""
+    counts: np.ndarray
+    """int16 or int32 (lead, time), any strides: a view of the file's own samples where possible."""
+    uv_per_count: tuple[float, ...]
+    """One a channel."""
+    zero_counts: tuple[float, ...]
+    """One a channel: the count that means 0 µV."""
+    invalid_count: int | None = None
+    """The count that means "no sample", or None where the container has no such mark."""
+    acquired_at: datetime | None = None
+    """Local time of the device, without zone."""
+    device_model: str | None = None
+
+    @property
+    def n_samples(self) -> int:
+        return self.counts.shape[1]
+
+    @property
+    def seconds(self) -> float:
+        return self.n_samples / self.fs_hz
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """The row of an entry that could not be scored."""
+
+    record_id: str
+    source_path: str
+    stage: str
+    """Where it failed: `read`, `decode` or `prepare`."""
+    reason: Reason
+    detail: str
+    """One line for a person; never patient data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """What a reader would want to know of a signal before trusting its score."""
+
+    flat_leads: tuple[str, ...]
+    """Leads stored without any signal."""
+    amplitude_uv: float
+    """Largest peak-to-peak amplitude of the eight independent leads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What the row of a scored record says besides its scores."""
+
+    record_id: str
+    source_path: str
+    format: str
+    waveform_hash: str
+    acquired_at: datetime | None
+    device_model: str | None
+    fs_hz: float
+    seconds: float
+    leads_derived: tuple[str, ...]
+    quality: Quality

@@ -1,0 +1,176 @@
+"""The main path: an archive in, one row for every entry out."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from ecgbatch import admission, archive, formats
+from ecgbatch.bundle import Bundle
+from ecgbatch.errors import OutputError, UsageError
+from ecgbatch.facts import Facts
+from ecgbatch.feed.batch import Batch, batches
+from ecgbatch.output import Output, Outputs, exclusive
+from ecgbatch.plan import Plan
+from ecgbatch.runtimes import Engine, open_engine
+from ecgbatch.tally import Tally
+
+__all__ = ["Options", "run", "score"]
+
+Observer = Callable[[Tally], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to score. A run that is gone on with may change `device`, `batch` and `workers`, nothing else."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    batch: int = 32
+    """Records the engine takes at once."""
+    shard_size: int = 4096
+    """Entries committed together: what a crash can lose."""
+    embeddings: bool = False
+    limit: int | None = None
+    """Score only the first so many entries."""
+    workers: int = 2
+    """Threads that read and decode."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "shard_size", "workers", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value}, expected at least 1")
+
+
+def score(feed: Iterable[Batch], engines: Sequence[Engine], out: Output, tally: Tally, observe: Observer) -> None:
+    """Score every batch; each entry ends as exactly one score row or one reject row."""
+    for batch, outputs in tally.timed(_scored(tally.timed(feed, "wait-feed"), engines), "wait-engine"):
+        started = perf_counter()
+        out.add(batch.rows, batch.rejects, outputs)
+        if batch.is_last:
+            out.commit(batch.shard)
+        tally.stage_s["write"] += perf_counter() - started
+        tally.stage_s["decode"] += batch.decode_s
+        tally.stage_s["prepare"] += batch.prepare_s
+        tally.n_scored += len(batch.rows)
+        tally.n_rejected += len(batch.rejects)
+        observe(tally)
+    tally.stage_s["wait-engine"] -= tally.stage_s["wait-feed"]  # the engines pull the feed
+
+
+def run(
+    sources: Sequence[Path],
+    folder: Path,
+    bundles: Sequence[Bundle],
+    options: Options,
+    *,
+    observe: Observer = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Tally:
+    """Plan the run in `folder` or go on with it, score what is left, and check that every entry has its row.
+
+    Raises:
+        EcgbatchError: the run failed; what was committed stays, and the same call goes on from there.
+    """
+    if len({bundle.name for bundle in bundles}) != len(bundles):
+        raise UsageError("two models of one name: their columns could not be told apart")
+    engines = [
+        admission.admitted(open_engine(bundle, options.device, options.precision, batch=options.batch))
+        for bundle in bundles
+    ]
+    tally = Tally(str(engines[0]))
+    say(f"device: {tally.engine}")
+    existed = folder.exists()
+    with exclusive(folder):
+        plan = _planned(folder, sources, _settings(sources, bundles, options), existed=existed)
+        fingerprint = hashlib.sha256(json.dumps(plan.settings, sort_keys=True).encode()).hexdigest()
+        out = Output(folder, bundles, fingerprint=fingerprint, embeddings=options.embeddings)
+        facts = Facts(folder, plan, fingerprint, bundles, tally)
+        done = out.committed()
+        before = out.counts()
+        tally.n_entries = plan.n_entries
+        tally.n_scored, tally.n_rejected = before["scored"], before["rejected"]
+        tally.n_before = tally.n_done
+        say(f"{plan.n_entries} entries in {plan.n_shards} shards, {len(done)} of them done before")
+        facts.write("running", before)
+        started = perf_counter()
+        feed = batches(
+            plan.shards(done=done),
+            list(dict.fromkeys(bundle.input for bundle in bundles)),
+            size=options.batch,
+            workers=options.workers,
+        )
+        score(feed, engines, out, tally, observe)
+        tally.seconds = perf_counter() - started
+        after = out.counts()
+        if after["scored"] + after["rejected"] != plan.n_entries or tally.n_done != plan.n_entries:
+            facts.write("failed", after)
+            raise OutputError(
+                f"{folder}: {plan.n_entries} entries, but {after['scored']} scored and {after['rejected']} rejected; "
+                "please report this with run.json"
+            )
+        facts.write("finished", after)
+    return tally
+
+
+def _scored(feed: Iterable[Batch], engines: Sequence[Engine]) -> Iterator[tuple[Batch, Outputs]]:
+    """Each batch with what every model says of it; all engines work at once, each on a batch of its own."""
+    stream: Iterator[tuple[Batch, Outputs]] = ((batch, {}) for batch in feed)
+    for engine in engines:
+        stream = _through(engine, stream)
+    return stream
+
+
+def _through(engine: Engine, stream: Iterator[tuple[Batch, Outputs]]) -> Iterator[tuple[Batch, Outputs]]:
+    bundle = engine.bundle
+    inputs = ((item, item[0].x[bundle.input]) for item in stream)
+    for (batch, outputs), logits, embedding in engine.stream(inputs):
+        yield batch, {**outputs, bundle.name: (bundle.probabilities(logits), embedding)}
+
+
+def _settings(sources: Sequence[Path], bundles: Sequence[Bundle], options: Options) -> dict[str, Any]:
+    """What a run is the result of; another value of any of them is another run."""
+    return {
+        "source": [os.path.abspath(source) for source in sources],
+        "model": {bundle.name: bundle.fingerprint for bundle in bundles},
+        "precision": "fp32" if options.precision == "auto" else options.precision,
+        "embeddings": options.embeddings,
+        "limit": options.limit,
+        "shard_size": options.shard_size,
+    }
+
+
+def _planned(folder: Path, sources: Sequence[Path], settings: Mapping[str, Any], *, existed: bool) -> Plan:
+    """The plan in `folder` if it is of these settings, else a new one in an empty folder.
+
+    Raises:
+        OutputError: the folder holds another run, or something else.
+        ArchiveError: the sources cannot be listed; a folder that is new is removed again.
+    """
+    path = folder / "plan.parquet"
+    if path.exists():
+        plan = Plan.open(path)
+        for name, planned in plan.settings.items():
+            if settings.get(name) != planned:
+                found = settings.get(name) if name != "model" else ", ".join(settings["model"])
+                detail = f"made with another {name.replace('_', '-')} than {found!r}"
+                raise OutputError(f"{folder}: holds a run {detail}; use another --out for another run")
+        return plan
+    if leftovers := {item.name for item in folder.iterdir()} - {".lock", "plan.parquet.partial"}:
+        raise OutputError(f"{folder}: holds {min(leftovers)!r} and no plan, expected a new folder or a run to go on with")
+    try:
+        entries = archive.scan(sources, companions=formats.companions, skip=folder)
+        if settings["limit"] is not None:
+            entries = islice(entries, settings["limit"])
+        return Plan.write(path, entries, shard_size=settings["shard_size"], settings=settings)
+    except BaseException:
+        if not existed:
+            shutil.rmtree(folder)
+        raise

@@ -1,0 +1,72 @@
+"""The tally of a run: what became of the entries, and where the time went."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TypeVar
+
+__all__ = ["Tally", "spaced"]
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts and seconds; `str` is the last line of a run."""
+
+    engine: str
+    """Device, library and precision, e.g. `cpu openvino fp32`."""
+    n_entries: int = 0
+    n_scored: int = 0
+    n_rejected: int = 0
+    n_before: int = 0
+    """Entries that an earlier invocation had finished."""
+    seconds: float = 0.0
+    """Of this invocation, planning left out."""
+    stage_s: Counter[str] = field(default_factory=Counter)
+    """`decode` and `prepare`: processor seconds of the feed's threads. `wait-feed`, `wait-engine`, `write`: seconds
+    of the main thread; where it waits longest is what holds the run back."""
+
+    @property
+    def n_done(self) -> int:
+        return self.n_scored + self.n_rejected
+
+    @property
+    def rate(self) -> float:
+        """Entries a second in this invocation."""
+        return (self.n_done - self.n_before) / max(self.seconds, 1e-9)
+
+    @property
+    def slowest(self) -> str | None:
+        """The stage that the main thread waited for longest: `feed`, `engine` or `write`."""
+        waits = {stage.removeprefix("wait-"): s for stage, s in self.stage_s.items() if stage not in ("decode", "prepare")}
+        return max(waits, key=lambda stage: waits[stage], default=None)
+
+    def timed(self, items: Iterable[T], stage: str) -> Iterator[T]:
+        """The same items; the time it takes to get each is booked on `stage`."""
+        source = iter(items)
+        while True:
+            started = perf_counter()
+            try:
+                item = next(source)
+            except StopIteration:
+                return
+            finally:
+                self.stage_s[stage] += perf_counter() - started
+            yield item
+
+    def __str__(self) -> str:
+        parts = (
+            f"scored {spaced(self.n_scored)}",
+            f"rejected {spaced(self.n_rejected)}",
+            f"{self.seconds:.0f} s" if self.seconds >= 10 else f"{self.seconds:.1f} s",
+            f"{spaced(round(self.rate))} ECG/s",
+            self.engine,
+        )
+        return " · ".join(parts)
+
+
+def spaced(n: int) -> str:
+    """A number with a space between thousands."""
+    return f"{n:,}".replace(",", " ")

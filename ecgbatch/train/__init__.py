@@ -1,0 +1,1 @@
+"""Models from labelled ECGs; never imported by the scoring path."""

@@ -1,0 +1,92 @@
+"""What happens to an ECG between heart and file, done again at random: new training examples with the same labels."""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["distort", "mixup"]
+
+GAIN = 0.1
+"""Standard deviation of the logarithm of a record's gain: thorax and electrodes."""
+LEAD_GAIN = 0.04
+WANDER_MV = 0.08
+"""Mean amplitude of baseline wander, 0.05 to 0.6 Hz: breathing and electrode drift."""
+MAINS_MV = 0.015
+MUSCLE_MV = 0.02
+NEIGHBOUR = 0.15
+"""Largest share of the neighbouring lead in a chest lead: an electrode placed too high, low or far aside."""
+LEAD_LOSS = 0.04
+"""Chance that a lead is flat."""
+SHORT = 0.3
+"""Chance that a record starts later or ends earlier, and is padded with zeros at its end as scoring does."""
+SHORTEST = 0.5
+"""Shortest such record, as a share of the full length."""
+
+
+def distort(x: Tensor, *, scale_mv: Tensor, fs_hz: int) -> Tensor:
+    """Another recording of the same hearts: (record, lead, time), scaled as the network's input is.
+
+    Draws from torch's global random state.
+    """
+    mv = 1 / scale_mv.view(1, -1, 1)
+    x = _misplace(x * _gain(x))
+    x = x + mv * (_wander(x, fs_hz) + _mains(x, fs_hz) + _muscle(x))
+    x = x * (torch.rand(x.shape[0], x.shape[1], 1) >= LEAD_LOSS)
+    return _shorten(x)
+
+
+def mixup(x: Tensor, y: Tensor, *, alpha: float) -> tuple[Tensor, Tensor]:
+    """Each record blended with another one, labels likewise (Zhang et al. 2018); the share is drawn for each record."""
+    share = torch.distributions.Beta(alpha, alpha).sample((len(x),))
+    share = torch.maximum(share, 1 - share)
+    other = torch.randperm(len(x))
+    mixed = share.view(-1, 1, 1) * x + (1 - share).view(-1, 1, 1) * x[other]
+    return mixed, share.view(-1, 1) * y + (1 - share).view(-1, 1) * y[other]
+
+
+def _gain(x: Tensor) -> Tensor:
+    record = GAIN * torch.randn(x.shape[0], 1, 1)
+    return torch.exp(record + LEAD_GAIN * torch.randn(x.shape[0], x.shape[1], 1))
+
+
+def _misplace(x: Tensor) -> Tensor:
+    """Chest leads, which follow the two limb leads, take in some of the next one."""
+    chest = x[:, 2:]
+    share = NEIGHBOUR * torch.rand(x.shape[0], chest.shape[1], 1)
+    neighbour = torch.where(torch.rand(x.shape[0], 1, 1) < 0.5, chest.roll(1, 1), chest.roll(-1, 1))
+    share[:, 0] = share[:, -1] = 0  # V1 and V6 have a neighbour on one side only
+    return torch.cat([x[:, :2], (1 - share) * chest + share * neighbour], 1)
+
+
+def _wander(x: Tensor, fs_hz: int) -> Tensor:
+    """Two slow waves a record, in mV; each lead has its own share of them."""
+    wave = torch.stack([_sine(x, fs_hz, hz=0.05 + 0.55 * torch.rand(x.shape[0], 1, 1)) for _ in range(2)]).sum(0)
+    share = torch.randn(x.shape[0], x.shape[1], 1)
+    return WANDER_MV * torch.rand(x.shape[0], 1, 1) * share * wave
+
+
+def _mains(x: Tensor, fs_hz: int) -> Tensor:
+    hz = torch.where(torch.rand(x.shape[0], 1, 1) < 0.5, 50.0, 60.0)
+    amplitude = torch.rand(x.shape[0], 1, 1) ** 3 * torch.rand(x.shape[0], x.shape[1], 1)
+    return MAINS_MV * amplitude * _sine(x, fs_hz, hz=hz)
+
+
+def _muscle(x: Tensor) -> Tensor:
+    amplitude = torch.rand(x.shape[0], 1, 1) ** 2 * torch.rand(x.shape[0], x.shape[1], 1)
+    return MUSCLE_MV * amplitude * torch.randn_like(x)
+
+
+def _sine(x: Tensor, fs_hz: int, *, hz: Tensor) -> Tensor:
+    turns = torch.arange(x.shape[2]) / fs_hz * hz + torch.rand(x.shape[0], 1, 1)
+    return torch.sin(2 * math.pi * turns)
+
+
+def _shorten(x: Tensor) -> Tensor:
+    n_samples = x.shape[2]
+    is_short = torch.rand(len(x)) < SHORT
+    length = torch.where(is_short, (SHORTEST + (1 - SHORTEST) * torch.rand(len(x))) * n_samples, n_samples).long()
+    start = (torch.rand(len(x)) * (n_samples - length + 1)).long()
+    at = torch.arange(n_samples).view(1, 1, -1).expand_as(x)
+    shifted = x.gather(2, (at + start.view(-1, 1, 1)).clamp(max=n_samples - 1))
+    return shifted * (at < length.view(-1, 1, 1))

@@ -1,0 +1,165 @@
+"""A trained network as a bundle folder: everything that `bundle.Bundle.load` and the runtimes read."""
+
+import copy
+import csv
+import hashlib
+import logging
+import shutil
+import warnings
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import tomli_w
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ecgbatch import golden, synth
+from ecgbatch.bundle import Bundle, Label
+from ecgbatch.errors import BundleError
+from ecgbatch.feed import host
+from ecgbatch.network import Network
+
+__all__ = ["write", "write_onnx"]
+
+OPSET = 18
+GOLDEN = (
+    ("sinus", 500),
+    ("afib", 500),
+    ("lbbb", 500),
+    ("st-elevation-inferior", 500),
+    ("tachycardia", 250),
+    ("lvh", 250),
+    ("pvc", 1000),
+    ("paced", 400),
+)
+"""Rhythm and rate in Hz of each golden record."""
+TOLERANCE = 1e-5
+"""Largest difference in a logit that ONNX Runtime may show against PyTorch, relative to logits beyond ±1."""
+
+
+def write(bundle: Bundle, network: Network, *, card: str) -> Bundle:
+    """Write the folder of a bundle whose hashes are not yet taken, whole or not at all, and load it.
+
+    A bundle already there is replaced.
+
+    Raises:
+        BundleError: the ONNX graph does not say what the network says.
+    """
+    partial = bundle.folder.with_name(f".{bundle.folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
+
+    _write_labels(partial / "labels.csv", bundle.labels)
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, partial / "weights.safetensors")
+    write_onnx(partial / "model.onnx", network, n_leads=len(bundle.input.leads), n_samples=bundle.input.samples)
+    _write_golden(partial / "golden.parquet", bundle, network)
+    (partial / "CARD.md").write_text(card, "utf-8")
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(partial.iterdir())}
+    hashes.pop("CARD.md")
+    (partial / "bundle.toml").write_text(_toml(replace(bundle, hashes=hashes)), "utf-8")
+
+    shutil.rmtree(bundle.folder, ignore_errors=True)
+    partial.replace(bundle.folder)
+    return Bundle.load(bundle.folder)
+
+
+def write_onnx(path: Path, network: Network, *, n_leads: int, n_samples: int) -> None:
+    """Write the graph `x` (record, lead, time) -> `logits`, `embedding`; any number of records, plain operators.
+
+    Raises:
+        BundleError: ONNX Runtime does not get the network's own logits from it.
+    """
+    x = torch.randn(2, n_leads, n_samples, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations are not our users' concern
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        torch.onnx.export(
+            _folded(network),
+            (x,),
+            path,
+            input_names=["x"],
+            output_names=["logits", "embedding"],
+            dynamic_shapes={"x": {0: torch.export.Dim("record", min=1, max=65536)}},
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    _strip(path)
+    _check_onnx(path, network, x)
+
+
+def _folded(network: Network) -> Network:
+    """The same function with each normalisation folded into the convolution before it."""
+    folded = copy.deepcopy(network).eval()
+    for parent in folded.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Sequential) and [type(layer) for layer in child] == [nn.Conv2d, nn.BatchNorm2d]:
+                setattr(parent, name, fuse_conv_bn_eval(child[0], child[1]))
+    return folded
+
+
+def _strip(path: Path) -> None:
+    """Drop the exporter's notes, which hold paths of the machine that ran it."""
+    model = onnx.load(path)
+    model.ClearField("metadata_props")
+    model.graph.ClearField("metadata_props")
+    for part in (
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.initializer,
+    ):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.save(model, path)
+
+
+def _check_onnx(path: Path, network: Network, x: torch.Tensor) -> None:
+    with torch.inference_mode():
+        expected = [output.numpy() for output in network(x)]
+    found = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})
+    for one, other in zip(expected, found, strict=True):
+        worst = float((np.abs(one - other) / np.maximum(1, np.abs(one))).max())
+        if not worst <= TOLERANCE:
+            raise BundleError(f"{path.name}: differs from the network by {worst:.1e}, expected at most {TOLERANCE:.0e}")
+
+
+def _write_labels(path: Path, labels: tuple[Label, ...]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as lines:
+        rows = csv.DictWriter(lines, [field.name for field in fields(Label)], lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(asdict(label) for label in labels)
+
+
+def _write_golden(path: Path, bundle: Bundle, network: Network) -> None:
+    records = [
+        synth.record(seed=seed, rhythm=rhythm, fs_hz=fs_hz) for seed, (rhythm, fs_hz) in enumerate(GOLDEN, start=1)
+    ]
+    x = np.empty((len(records), len(bundle.input.leads), bundle.input.samples), np.float32)
+    for record, out in zip(records, x, strict=True):
+        host.normalise(record, bundle.input, out)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(x))[0].numpy()
+    golden.save(path, records, logits, bundle.probabilities(logits))
+
+
+def _toml(bundle: Bundle) -> str:
+    return tomli_w.dumps(
+        {
+            "name": bundle.name,
+            "version": bundle.version,
+            "licence": bundle.licence,
+            "input": asdict(bundle.input),
+            "network": dict(bundle.network),
+            "training": dict(bundle.training),
+            "hashes": dict(bundle.hashes),
+        }
+    )

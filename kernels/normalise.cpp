@@ -1,0 +1,174 @@
+#include "normalise.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "clones.h"
+#include "sample.h"
+
+namespace ecg {
+namespace {
+
+// A channel's samples side by side, so that the loop after it runs on vectors.
+template <class Count>
+const Count* contiguous(const Counts<Count>& counts, int64_t channel, std::vector<Count>& scratch) {
+    const Count* first = counts.data + channel * counts.channel_stride;
+    if (counts.time_stride == 1) return first;
+    scratch.resize(static_cast<size_t>(counts.n_samples));
+    for (int64_t t = 0; t < counts.n_samples; ++t) scratch[static_cast<size_t>(t)] = first[t * counts.time_stride];
+    return scratch.data();
+}
+
+ECG_CLONES void one_channel(const int16_t* counts, int64_t n, double nv_per_count, double zero, int32_t* out) {
+    for (int64_t t = 0; t < n; ++t) out[t] = saturate_nv((counts[t] - zero) * nv_per_count);
+}
+
+ECG_CLONES void one_channel(const int32_t* counts, int64_t n, double nv_per_count, double zero, int32_t* out) {
+    for (int64_t t = 0; t < n; ++t) out[t] = saturate_nv((counts[t] - zero) * nv_per_count);
+}
+
+template <class Count>
+void mark_invalid(const Count* counts, int64_t n, int64_t invalid, int32_t* out) {
+    if (invalid != static_cast<int64_t>(static_cast<Count>(invalid))) return;
+    const Count mark = static_cast<Count>(invalid);
+    for (int64_t t = 0; t < n; ++t) out[t] = counts[t] == mark ? kInvalid : out[t];
+}
+
+template <class Count>
+void nanovolts(const Counts<Count>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
+    thread_local std::vector<Count> first_scratch;
+    thread_local std::vector<Count> second_scratch;
+    const int64_t n = counts.n_samples;
+    const Count* first = contiguous(counts, mix.channel[0], first_scratch);
+    if (mix.nv_per_count[1] == 0) {
+        one_channel(first, n, mix.nv_per_count[0], mix.zero_counts[0], out);
+        mark_invalid(first, n, invalid, out);
+        return;
+    }
+    const Count* second = contiguous(counts, mix.channel[1], second_scratch);
+    for (int64_t t = 0; t < n; ++t) {
+        out[t] = saturate_nv((first[t] - mix.zero_counts[0]) * mix.nv_per_count[0] +
+                             (second[t] - mix.zero_counts[1]) * mix.nv_per_count[1]);
+    }
+    mark_invalid(first, n, invalid, out);
+    mark_invalid(second, n, invalid, out);
+}
+
+typedef float Vec __attribute__((vector_size(64), aligned(4)));
+constexpr int64_t kVec = 16;
+
+// The lead in scaled units, extended at both ends by its edge samples and split by index modulo `down`:
+// parts + r * stride holds the samples down*j + r. With it, outputs of one phase are unit-stride sums.
+ECG_CLONES void split(const int32_t* nv, int64_t n, int64_t before, int64_t total, int64_t down, int64_t stride,
+                      float per_nv, float* line, float* parts) {
+    const int64_t middle = std::min(n, total - before);
+    std::fill(line, line + before, static_cast<float>(nv[0]) * per_nv);
+    for (int64_t i = 0; i < middle; ++i) line[before + i] = static_cast<float>(nv[i]) * per_nv;
+    std::fill(line + before + middle, line + total, static_cast<float>(nv[inside(total - before, n)]) * per_nv);
+    if (down == 2) {
+        for (int64_t j = 0; 2 * j + 1 < total; ++j) {
+            parts[j] = line[2 * j];
+            parts[stride + j] = line[2 * j + 1];
+        }
+        return;
+    }
+    for (int64_t r = 0; r < down; ++r) {
+        for (int64_t j = 0; j * down + r < total; ++j) parts[r * stride + j] = line[j * down + r];
+    }
+}
+
+// n outputs (a multiple of kVec) of one phase: out[j] = sum over k of row[k] * x[offset + k + down*j].
+ECG_CLONES void one_phase(const float* parts, int64_t stride, int64_t down, int64_t offset, const float* row,
+                          int64_t n_taps, int64_t n, float* out) {
+    int64_t j = 0;
+    for (; j + 4 * kVec <= n; j += 4 * kVec) {
+        Vec a{}, b{}, c{}, d{};
+        int64_t r = offset % down;
+        const float* x = parts + offset / down + j;
+        for (int64_t k = 0; k < n_taps; ++k) {
+            const Vec* at = reinterpret_cast<const Vec*>(x + r * stride);
+            a += row[k] * at[0];
+            b += row[k] * at[1];
+            c += row[k] * at[2];
+            d += row[k] * at[3];
+            if (++r == down) r = 0, ++x;
+        }
+        Vec* to = reinterpret_cast<Vec*>(out + j);
+        to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+    }
+    for (; j < n; j += kVec) {
+        Vec a{};
+        int64_t r = offset % down;
+        const float* x = parts + offset / down + j;
+        for (int64_t k = 0; k < n_taps; ++k) {
+            a += row[k] * *reinterpret_cast<const Vec*>(x + r * stride);
+            if (++r == down) r = 0, ++x;
+        }
+        *reinterpret_cast<Vec*>(out + j) = a;
+    }
+}
+
+ECG_CLONES void clip_all(float* x, int64_t n, float clip) {
+    for (int64_t i = 0; i < n; ++i) x[i] = limit(x[i], clip);
+}
+
+}  // namespace
+
+void lead_nanovolts(const Counts<int16_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
+    nanovolts(counts, mix, invalid, out);
+}
+
+void lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
+    nanovolts(counts, mix, invalid, out);
+}
+
+void lead_model_input(const int32_t* nv, int64_t n, const Resampler& r, float per_nv, float clip, int64_t samples,
+                      float* out) {
+    const int64_t made = std::min(samples, resampled_length(n, r.up, r.down));
+    std::fill(out + made, out + samples, 0.0f);
+    if (r.up == r.down) {
+        for (int64_t t = 0; t < made; ++t) out[t] = limit(static_cast<float>(nv[t]) * per_nv, clip);
+        return;
+    }
+    const int64_t before = -position(0, r.up, r.down, r.half, r.n_taps).first;
+    const int64_t per_phase = (made + r.up - 1) / r.up;
+    const int64_t padded = (per_phase + kVec - 1) / kVec * kVec;  // whole vectors; what lies beyond is not stored
+    const int64_t total = before + position(r.up - 1, r.up, r.down, r.half, r.n_taps).first + r.n_taps +
+                          padded * r.down + r.down;
+    const int64_t stride = total / r.down + 1;
+
+    thread_local std::vector<float> line, parts, phase_out;
+    line.resize(static_cast<size_t>(total));
+    parts.resize(static_cast<size_t>(stride * r.down + kVec));
+    phase_out.resize(static_cast<size_t>(padded));
+    split(nv, n, before, total, r.down, stride, per_nv, line.data(), parts.data());
+
+    for (int64_t t = 0; t < std::min(r.up, made); ++t) {
+        const Position at = position(t, r.up, r.down, r.half, r.n_taps);
+        one_phase(parts.data(), stride, r.down, before + at.first, r.taps + at.phase * r.n_taps, r.n_taps, padded,
+                  phase_out.data());
+        for (int64_t j = 0; t + j * r.up < made; ++j) out[t + j * r.up] = phase_out[static_cast<size_t>(j)];
+    }
+    clip_all(out, made, clip);
+}
+
+ECG_CLONES void interleaved_sums(const int16_t* frames, int64_t n_frames, int64_t n_channels, uint16_t* sums) {
+    constexpr int64_t kFrames = 32;  // lanes = kFrames * n_channels: whole vectors whatever n_channels is
+    const int64_t lanes = kFrames * n_channels;
+    thread_local std::vector<uint16_t> partial;
+    partial.assign(static_cast<size_t>(lanes), 0);
+    uint16_t* acc = partial.data();
+    int64_t t = 0;
+    for (; t + kFrames <= n_frames; t += kFrames) {
+        const int16_t* block = frames + t * n_channels;
+        for (int64_t i = 0; i < lanes; ++i) acc[i] = static_cast<uint16_t>(acc[i] + static_cast<uint16_t>(block[i]));
+    }
+    for (int64_t i = 0; i < (n_frames - t) * n_channels; ++i) {
+        acc[i] = static_cast<uint16_t>(acc[i] + static_cast<uint16_t>(frames[t * n_channels + i]));
+    }
+    std::fill(sums, sums + n_channels, uint16_t{0});
+    for (int64_t i = 0; i < lanes; ++i) sums[i % n_channels] = static_cast<uint16_t>(sums[i % n_channels] + acc[i]);
+}
+
+}  // namespace ecg

@@ -1,0 +1,141 @@
+#include "xml.h"
+
+#include <cstring>
+
+namespace ecg {
+namespace {
+
+constexpr size_t kMaxDepth = 256;  // real ECG documents stay under 20
+constexpr size_t kNone = std::string_view::npos;
+
+bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
+bool blank(std::string_view text) {
+    for (char c : text) {
+        if (!is_space(c)) return false;
+    }
+    return true;
+}
+
+// The '>' that ends the tag or declaration at `from`, beyond quotes and, in a DOCTYPE, beyond its brackets.
+size_t tag_end(std::string_view text, size_t from) {
+    char quote = 0;
+    int brackets = 0;
+    for (size_t i = from; i < text.size(); ++i) {
+        const char c = text[i];
+        if (quote) {
+            if (c == quote) quote = 0;
+        } else if (c == '"' || c == '\'') {
+            quote = c;
+        } else if (c == '[') {
+            ++brackets;
+        } else if (c == ']') {
+            --brackets;
+        } else if (c == '>' && brackets <= 0) {
+            return i;
+        }
+    }
+    return kNone;
+}
+
+std::string_view name_at(std::string_view text, size_t from) {
+    size_t end = from;
+    while (end < text.size() && !is_space(text[end]) && text[end] != '/' && text[end] != '>' && text[end] != '<') ++end;
+    return text.substr(from, end - from);
+}
+
+struct Open {
+    std::string_view name;
+    int node;
+    int64_t span;  // index into the spans, or -1
+};
+
+}  // namespace
+
+XmlPaths::XmlPaths(const std::vector<std::string>& paths) : nodes_(1) {
+    for (size_t p = 0; p < paths.size(); ++p) {
+        int node = 0;
+        for (size_t from = 0; from <= paths[p].size();) {
+            const size_t slash = std::min(paths[p].find('/', from), paths[p].size());
+            const std::string name = paths[p].substr(from, slash - from);
+            int next = child(node, name);
+            if (next < 0) {
+                next = static_cast<int>(nodes_.size());
+                nodes_.push_back({name, -1, {}});
+                nodes_[static_cast<size_t>(node)].children.push_back(next);
+            }
+            node = next;
+            from = slash + 1;
+        }
+        nodes_[static_cast<size_t>(node)].path = static_cast<int64_t>(p);
+    }
+}
+
+int XmlPaths::child(int node, std::string_view name) const {
+    if (node < 0) return -1;
+    for (int next : nodes_[static_cast<size_t>(node)].children) {
+        if (nodes_[static_cast<size_t>(next)].name == name) return next;
+    }
+    return -1;
+}
+
+XmlStatus XmlPaths::scan(std::string_view text, std::vector<XmlSpan>& spans, size_t& at) const {
+    std::vector<Open> open;
+    bool has_root = false;
+    at = text.substr(0, 3) == "\xEF\xBB\xBF" ? 3 : 0;
+    const auto skip_past = [&](size_t from, std::string_view end) {
+        const size_t found = text.find(end, from);
+        if (found == kNone) return false;
+        at = found + end.size();
+        return true;
+    };
+    while (true) {
+        const size_t tag = text.find('<', at);
+        if (open.empty() && !blank(text.substr(at, tag == kNone ? kNone : tag - at))) return XmlStatus::malformed;
+        if (tag == kNone) return has_root && open.empty() ? XmlStatus::complete : XmlStatus::truncated;
+        at = tag;
+        const std::string_view rest = text.substr(tag);
+        if (rest.size() < 2) return XmlStatus::truncated;
+        if (rest[1] == '?') {
+            if (!skip_past(tag + 2, "?>")) return XmlStatus::truncated;
+        } else if (rest.substr(0, 4) == "<!--") {
+            if (!skip_past(tag + 4, "-->")) return XmlStatus::truncated;
+        } else if (rest.substr(0, 9) == "<![CDATA[" && !open.empty()) {
+            if (!skip_past(tag + 9, "]]>")) return XmlStatus::truncated;
+        } else if (rest[1] == '!') {
+            const size_t end = tag_end(text, tag);
+            if (text.substr(tag, end == kNone ? kNone : end - tag).find("<!ENTITY") != kNone) return XmlStatus::entities;
+            if (end == kNone) return XmlStatus::truncated;
+            if (rest.substr(0, 9) != "<!DOCTYPE" || has_root) return XmlStatus::malformed;
+            at = end + 1;
+        } else if (rest[1] == '/') {
+            const std::string_view name = name_at(text, tag + 2);
+            const size_t end = text.find('>', tag);
+            if (end == kNone) return XmlStatus::truncated;
+            if (open.empty() || open.back().name != name || !blank(text.substr(tag + 2 + name.size(), end - tag - 2 - name.size()))) {
+                return XmlStatus::malformed;
+            }
+            if (open.back().span >= 0) spans[static_cast<size_t>(open.back().span)].end = static_cast<int64_t>(tag);
+            open.pop_back();
+            at = end + 1;
+        } else {
+            const std::string_view name = name_at(text, tag + 1);
+            const size_t end = tag_end(text, tag + 1 + name.size());
+            if (end == kNone) return XmlStatus::truncated;
+            if (name.empty() || (open.empty() && has_root) || open.size() == kMaxDepth) return XmlStatus::malformed;
+            has_root = true;
+            const int node = child(open.empty() ? 0 : open.back().node, name);
+            const int64_t path = node < 0 ? -1 : nodes_[static_cast<size_t>(node)].path;
+            const auto begin = static_cast<int64_t>(end + 1);
+            int64_t span = -1;
+            if (path >= 0) {
+                span = static_cast<int64_t>(spans.size());
+                spans.push_back({path, begin, begin});
+            }
+            if (text[end - 1] != '/') open.push_back({name, node, span});
+            at = end + 1;
+        }
+    }
+}
+
+}  // namespace ecg

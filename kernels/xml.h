@@ -1,0 +1,41 @@
+// Where the wanted elements of an XML document lie. No entity is ever resolved, nothing recurses, nothing is copied.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace ecg {
+
+enum class XmlStatus : int { complete = 0, truncated = 1, malformed = 2, entities = 3 };
+
+// The content of one wanted element: text[begin, end), markup inside it included.
+struct XmlSpan {
+    int64_t path;
+    int64_t begin;
+    int64_t end;
+};
+
+class XmlPaths {
+public:
+    // Paths from the root, such as "RestingECG/Waveform/WaveformType"; a span names its path by index.
+    explicit XmlPaths(const std::vector<std::string>& paths);
+
+    // Spans in the order of their start tags; `stopped_at` is the byte at which a bad document was left.
+    XmlStatus scan(std::string_view text, std::vector<XmlSpan>& spans, size_t& stopped_at) const;
+
+private:
+    struct Node {
+        std::string name;
+        int64_t path = -1;
+        std::vector<int> children;
+    };
+
+    int child(int node, std::string_view name) const;
+
+    std::vector<Node> nodes_;
+};
+
+}  // namespace ecg

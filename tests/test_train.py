@@ -1,0 +1,268 @@
+"""Training: what is trained can be killed and resumed, is split by patient, and says of itself what is true."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.testing import assert_allclose
+
+from ecgbatch import golden, synth
+from ecgbatch.bundle import Bundle
+from ecgbatch.errors import UsageError
+
+torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
+
+from ecgbatch.feed import host  # noqa: E402
+from ecgbatch.runtimes import eager  # noqa: E402
+from ecgbatch.train import augment, calibrate, cohort, metrics  # noqa: E402
+from ecgbatch.train.pretrain import pretrain  # noqa: E402
+
+TINY = {
+    "widths": [8, 8, 16],
+    "depths": [1, 1],
+    "kernel": 3,
+    "stem_kernel": 5,
+    "squeezed": [False, True],
+    "dropout": 0.1,
+}
+CODES = {"sinus": "SR", "afib": "AFIB"}
+SETTINGS = {"name": "tiny", "epochs": 2, "seed": 3, "batch": 8, "architecture": TINY, "n_positives": 5}
+
+
+def write_cohort(path: Path, *, patients: list[str] | None = None) -> Path:
+    """45 synthetic ECGs in nine folds, sinus rhythm and atrial fibrillation by turns."""
+    rows = []
+    for at in range(45):
+        rhythm = ("sinus", "afib")[at % 2]
+        ecg = synth.record(seed=at, rhythm=rhythm, fs_hz=500, uv_per_count=1.0)
+        rows.append(
+            {
+                "patient_id": patients[at] if patients else f"p{at}",
+                "fold": at % 9 + 1,
+                "scp_codes": [{"code": CODES[rhythm], "likelihood": 0.0}],
+                "fs_hz": 500,
+                "uv_per_count": 1.0,
+                "leads": list(ecg.leads),
+                "samples": ecg.counts.astype(np.int16).ravel(),
+            }
+        )
+    pl.DataFrame(rows, schema_overrides={"samples": pl.List(pl.Int16)}).write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cohort_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("cohort") / "cohort.parquet")
+
+
+@pytest.fixture(scope="module")
+def tiny(cohort_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle of an undisturbed training of two epochs."""
+    return pretrain(cohort_path, tmp_path_factory.mktemp("training"), **SETTINGS)
+
+
+def auc_by_pairs(is_positive: np.ndarray, score: np.ndarray) -> float:
+    """The definition: every positive against every negative."""
+    above = score[is_positive == 1][:, None] - score[is_positive == 0][None, :]
+    return float(np.mean((above > 0) + 0.5 * (above == 0)))
+
+
+@pytest.mark.parametrize("n_values", [3, 1000], ids=["many-ties", "few-ties"])
+def test_the_auc_is_the_share_of_pairs_in_order(n_values):
+    rng = np.random.default_rng(1)
+    truth, score = rng.integers(0, 2, 200), rng.integers(0, n_values, 200).astype(np.float32)
+
+    assert metrics.auc(truth, score) == pytest.approx(auc_by_pairs(truth, score), abs=1e-12)
+
+
+def test_the_auc_of_one_class_alone_is_not_a_number():
+    assert np.isnan(metrics.auc(np.ones(5), np.arange(5.0)))
+
+
+def test_a_bootstrap_draw_is_the_auc_of_the_patients_drawn():
+    rng = np.random.default_rng(2)
+    truth, score = rng.integers(0, 2, (40, 2)), rng.normal(size=(40, 2))
+    patients = np.array([f"p{at // 2}" for at in range(40)])
+    drawn = np.random.default_rng(5).multinomial(20, np.full(20, 1 / 20), size=3)
+
+    got = metrics.bootstrap_auc(truth, score, patients=patients, n_draws=3, seed=5)
+
+    names = np.unique(patients)
+    for draw, counts in enumerate(drawn):
+        at = np.concatenate([np.flatnonzero(patients == name) for name in np.repeat(names, counts)])
+        expected = [auc_by_pairs(truth[at, label], score[at, label]) for label in range(2)]
+        assert_allclose(got[draw], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_values", [4, 1000], ids=["many-ties", "few-ties"])
+def test_average_precision_is_the_precision_at_each_threshold_weighted_by_recall_gained(n_values):
+    rng = np.random.default_rng(3)
+    truth, score = rng.integers(0, 2, 100), rng.integers(0, n_values, 100).astype(np.float64)
+    expected, recall = 0.0, 0.0
+    for threshold in sorted(set(score), reverse=True):
+        called = score >= threshold
+        gained = truth[called].sum() / truth.sum() - recall
+        expected, recall = expected + gained * truth[called].mean(), recall + gained
+
+    assert metrics.average_precision(truth, score) == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_threshold_beats_youdens():
+    rng = np.random.default_rng(4)
+    truth, score = rng.integers(0, 2, 60), rng.integers(0, 12, 60) / 12
+
+    def gain(threshold: float) -> float:
+        return float((score >= threshold)[truth == 1].mean() - (score >= threshold)[truth == 0].mean())
+
+    assert gain(metrics.youden(truth, score)) == pytest.approx(max(gain(value) for value in score))
+
+
+def overconfident() -> tuple[np.ndarray, np.ndarray]:
+    """300 records of 6 labels, common to rare, whose logits are three times too large and shifted."""
+    rng = np.random.default_rng(6)
+    honest = rng.normal(size=(300, 6)) * 1.5 - np.array([0, 0, 1, 2, 3, 4])
+    truth = (rng.random((300, 6)) < 1 / (1 + np.exp(-honest))).astype(np.float32)
+    return truth, (3 * honest + 1).astype(np.float32)
+
+
+def test_calibration_keeps_the_order_of_scores():
+    slope, _ = calibrate.platt(*overconfident())
+
+    assert (slope > 0).all()
+
+
+def test_calibration_improves_the_brier_score_of_every_label():
+    truth, logits = overconfident()
+    slope, intercept = calibrate.platt(truth, logits)
+
+    before = ((1 / (1 + np.exp(-logits)) - truth) ** 2).mean(0)
+    after = ((1 / (1 + np.exp(-(slope * logits + intercept))) - truth) ** 2).mean(0)
+
+    assert (after < before).all()
+
+
+def test_calibration_finds_the_slope_that_was_lost():
+    slope, _ = calibrate.platt(*overconfident())
+
+    assert_allclose(slope, 1 / 3, rtol=0.4)
+
+
+def test_a_label_without_positives_gets_the_slope_of_the_others():
+    truth, logits = overconfident()
+    truth[:, 5] = 0
+
+    slope, intercept = calibrate.platt(truth, logits)
+
+    assert np.isfinite(intercept).all()
+    assert_allclose(slope[5], np.median(slope), rtol=0.5)
+
+
+def test_distortion_keeps_shape_and_zeros_only_ends_and_lost_leads():
+    x = torch.ones(64, 8, 500)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        got = augment.distort(x, scale_mv=torch.full((8,), 0.2), fs_hz=250)
+
+    assert got.shape == x.shape
+    is_zero = (got == 0).numpy()  # (record, lead, time)
+    kept = ~is_zero.all(2)
+    ends = is_zero.argmax(2) * is_zero.any(2)
+    assert ((ends == 0) | (ends >= 250))[kept].all()
+
+
+def test_a_patient_on_two_sides_of_the_split_is_refused(tmp_path):
+    patients = [f"p{at}" for at in range(45)]
+    patients[8] = patients[0]  # folds 9 and 1
+    path = write_cohort(tmp_path / "leaky.parquet", patients=patients)
+
+    with pytest.raises(UsageError, match="1 patients lie on two sides"):
+        cohort.read(path)
+
+
+def test_a_cohort_without_folds_is_refused_by_column_name(tmp_path):
+    path = write_cohort(tmp_path / "cohort.parquet")
+    pl.read_parquet(path).drop("fold").write_parquet(path)
+
+    with pytest.raises(UsageError, match="no column fold"):
+        cohort.read(path)
+
+
+def test_the_scale_is_the_training_records_own_spread(cohort_path):
+    ecgs = cohort.read(cohort_path)
+    training = [ecg for ecg, fold in zip(ecgs.records, ecgs.folds, strict=True) if fold <= 7]
+    mv = np.stack([ecg.counts for ecg in training]) * 1e-3
+
+    assert_allclose(cohort.scale_mv(ecgs, training[0].leads), np.sqrt(mv.var(2).mean(0)), atol=6e-4)
+
+
+def test_a_training_that_was_killed_and_resumed_ends_in_the_same_bits(cohort_path, tiny, tmp_path):
+    out = tmp_path / "training"
+    program = (
+        "import os, signal, pathlib, torch\n"
+        "from ecgbatch.train.pretrain import pretrain\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
+        "def die(line):\n"
+        "    if line.startswith('epoch 1/'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"pretrain(pathlib.Path({str(cohort_path)!r}), pathlib.Path({str(out)!r}), say=die, **{SETTINGS!r})\n"
+    )
+    path = os.pathsep.join(sys.path)
+    killed = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (out / "tiny").exists()
+
+    resumed = pretrain(cohort_path, out, is_resumed=True, **SETTINGS)
+
+    assert resumed.hashes == tiny.hashes
+
+
+def test_a_training_is_not_overwritten_by_another(cohort_path, tiny):
+    with pytest.raises(UsageError, match="holds a training"):
+        pretrain(cohort_path, tiny.folder.parent, **SETTINGS)
+
+
+def test_a_training_is_not_resumed_with_another_seed(cohort_path, tiny):
+    with pytest.raises(UsageError, match="not a training with seed 4"):
+        pretrain(cohort_path, tiny.folder.parent, is_resumed=True, **{**SETTINGS, "seed": 4})
+
+
+def test_an_exported_graph_says_what_the_network_says(tiny):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the check runs the graph in ONNX Runtime")
+    x = np.random.default_rng(7).normal(size=(5, 8, 2500)).astype(np.float32)
+    session = onnxruntime.InferenceSession(tiny.folder / "model.onnx", providers=["CPUExecutionProvider"])
+
+    for found, expected in zip(session.run(["logits", "embedding"], {"x": x}), eager.load(tiny)(x), strict=True):
+        assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_bundle_written_over_another_replaces_it_whole(cohort_path, tiny, tmp_path):
+    out = tmp_path / "training"
+    pretrain(cohort_path, out, **SETTINGS)
+    (out / "tiny" / "stray").touch()
+
+    pretrain(cohort_path, out, is_resumed=True, **SETTINGS)
+
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint.safetensors", "tiny"]
+    assert not (out / "tiny" / "stray").exists()
+
+
+def test_the_card_gives_every_label_and_says_what_the_model_is_not(tiny):
+    card = (tiny.folder / "CARD.md").read_text("utf-8")
+
+    assert "Not a medical device" in card
+    assert all(f"| {label.code} | {label.name} |" in card for label in tiny.labels)
+
+
+def test_golden_records_come_back_as_they_were_scored(tiny):
+    records, expected = golden.load(tiny)
+    x = np.empty((len(records), 8, 2500), np.float32)
+    for record, out in zip(records, x, strict=True):
+        host.normalise(record, tiny.input, out)
+
+    assert sorted(record.fs_hz for record in records) == [250, 250, 400, 500, 500, 500, 500, 1000]
+    assert_allclose(tiny.probabilities(eager.load(tiny)(x)[0]), expected, atol=1e-6)
