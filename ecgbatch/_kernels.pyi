@@ -10,11 +10,13 @@ def nanovolts(
     zero: NDArray[np.float64],
     invalid: int,
     out: NDArray[np.int32],
+    extent: NDArray[np.int32],
 ) -> None:
     """Leads of a record in nV: out[lead] = sum over two channels of (counts - zero) * nv_per_count.
 
     `counts` is (channel, time) of any strides, the tables are (lead, 2). Where a contributing count equals
-    `invalid`, out is INT32_MIN.
+    `invalid`, out is INT32_MIN. `extent` (lead, 3) gets the smallest and
+    largest value that is not, and how many are.
     """
 
 def model_input(
@@ -45,10 +47,10 @@ def base64_blocks(text: bytes, spans: NDArray[np.int64], out: NDArray[np.uint8])
     """Decode text[begin:end] of each span into a row of out; the bytes each gave (-1: damaged) and their CRC-32."""
 
 def crc32(data: bytes, /) -> int: ...
-def wfdb_bytes(format: int, n: int) -> int:
+def wfdb_bytes(fmt: int, n: int) -> int:
     """Bytes that `n` samples take in a packed WFDB format; 0 for any other format."""
 
-def wfdb_unpack(format: int, data: bytes, offset: int, out: NDArray[np.int32]) -> None:
+def wfdb_unpack(fmt: int, data: bytes, offset: int, out: NDArray[np.int32]) -> None:
     """As many samples as out holds, from data[offset:]; format 8's differences are left as they are."""
 
 def frame_sums(frames: NDArray[np.int16]) -> list[int]:
@@ -58,8 +60,10 @@ class XmlPaths:
     """Elements wanted from XML documents, by path from the root."""
 
     def __init__(self, paths: list[str], /) -> None: ...
-    def scan(self, text: bytes) -> tuple[int, int, list[tuple[int, int, int]]]:
-        """Status (0 complete, 1 truncated, 2 malformed, 3 entities), the byte where it ended, and the spans.
+    def scan(
+        self, text: bytes, begin: int = 0, end: int = ...
+    ) -> tuple[int, int, list[tuple[int, int, int]]]:
+        """Of text[begin:end], one document: status (0 complete, 1 truncated, 2 malformed, 3 entities), the byte where it ended, and the spans.
 
         A span is (index of the path, begin, end) of an element's content, in the order of the start tags.
         """

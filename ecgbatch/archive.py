@@ -56,6 +56,8 @@ def read(path: str, missing: Reason = Reason.UNREADABLE) -> bytes:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block the run
     except FileNotFoundError:
         raise RecordError(missing, "no such file") from None
+    except ValueError:
+        raise RecordError(missing, "no file can have this name") from None  # a NUL in it
     except OSError as err:
         raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be opened") from err
     try:
@@ -75,7 +77,7 @@ def stamp(path: str, belongings: Sequence[str]) -> tuple[int | None, int | None]
     """Total size and latest modification of a record's files; (None, None) where its own file is not to be had."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return None, None
     n_bytes, modified_ns = status.st_size, status.st_mtime_ns
     for name in belongings:
@@ -127,13 +129,14 @@ def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str,
         records = {name: _belongings(folder + "/" + name, name, companions) for name in files if _may_own(name)}
         owned = {name for names in records.values() for name in names}
         for name in files:
-            if name not in owned:
+            if name not in owned or name in records:  # a header stays an entry, whatever names it
                 yield relative + name, os.path.join(folder, name), records.get(name, ())
 
 
 def _list_folder(folder: str) -> tuple[list[str], list[str]]:
     """Sorted names of the files and of the folders in a folder."""
-    files, inner = [], []
+    files: list[str] = []
+    inner: list[str] = []
     try:
         with os.scandir(folder) as items:
             for item in items:
@@ -183,9 +186,13 @@ def _manifest(source: Path, companions: Companions) -> Iterator[tuple[str, str, 
     if n_wrong := paths.null_count() + int(paths.is_duplicated().sum()):
         raise ArchiveError(f"{source}: {n_wrong} rows with an empty or repeated path, expected every file once")
     folder = os.path.abspath(source.parent)
+    seen = set()
     for listed in paths:
         path = os.path.join(folder, listed)
         if not os.path.exists(path) and os.path.exists(path + ".hea"):
             path += ".hea"
+        if os.path.normpath(path) in seen:
+            raise ArchiveError(f"{source}: {listed!r} is a file listed before, expected every file once")
+        seen.add(os.path.normpath(path))
         record_id = os.path.relpath(path, folder) if path.startswith(folder + "/") else path
         yield record_id, path, _belongings(path, os.path.basename(path), companions)

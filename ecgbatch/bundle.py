@@ -126,7 +126,9 @@ class Bundle:
     @property
     def fingerprint(self) -> str:
         """Changes with anything that can change a score."""
-        return hashlib.sha256(repr((self.name, self.version, self.input, sorted(self.hashes.items()))).encode()).hexdigest()
+        return hashlib.sha256(
+            repr((self.name, self.version, self.input, sorted(self.hashes.items()))).encode()
+        ).hexdigest()
 
     @cached_property
     def _calibration(self) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +173,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _same_keys(where: str, found: Mapping[str, Any], expected: set[str]) -> None:
     if wrong := set(found) ^ expected:
-        raise BundleError(f"{where}: unknown or missing {', '.join(sorted(wrong))}, expected {', '.join(sorted(expected))}")
+        raise BundleError(
+            f"{where}: unknown or missing {', '.join(sorted(wrong))}, expected {', '.join(sorted(expected))}"
+        )
 
 
 def _sha256(path: Path) -> str:
@@ -184,9 +188,15 @@ def _sha256(path: Path) -> str:
 def _read_labels(path: Path) -> Iterator[Label]:
     with path.open(newline="", encoding="utf-8") as lines:
         rows = csv.DictReader(lines)
-        _same_keys(f"bundle {path.parent.name!r}, labels.csv", dict.fromkeys(rows.fieldnames or ()), {f.name for f in fields(Label)})
+        _same_keys(
+            f"bundle {path.parent.name!r}, labels.csv",
+            dict.fromkeys(rows.fieldnames or ()),
+            {f.name for f in fields(Label)},
+        )
         for row in rows:
             label = Label(**{f.name: f.type(row[f.name]) for f in fields(Label)})  # type: ignore[operator]
             if not label.slope > 0:
-                raise BundleError(f"bundle {path.parent.name!r}: label {label.code!r} has slope {label.slope}, expected > 0")
+                raise BundleError(
+                    f"bundle {path.parent.name!r}: label {label.code!r} has slope {label.slope}, expected > 0"
+                )
             yield label

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Exit, Option
 
-from ecgbatch.errors import EcgbatchError, RecordError, UsageError
+from ecgbatch.errors import EcgbatchError, MissingExtraError, RecordError, UsageError
 
 __all__ = ["app", "main"]
 
@@ -44,6 +44,15 @@ def report_errors() -> Iterator[None]:
         raise Exit(1) from None
 
 
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """A library that is not installed becomes the name of the extra that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as err:
+        raise MissingExtraError(f"this command ({err.name})", extra) from err
+
+
 def say(line: str) -> None:
     """Print a message for the person at the terminal."""
     print(line, file=sys.stderr, flush=True)
@@ -51,7 +60,9 @@ def say(line: str) -> None:
 
 @app.command("score")
 def score_command(
-    source: Annotated[list[Path], Argument(help="Folders, ECG files, or manifests (CSV, Parquet) with a column 'path'.")],
+    source: Annotated[
+        list[Path], Argument(help="Folders, ECG files, or manifests (CSV, Parquet) with a column 'path'.")
+    ],
     out: Annotated[Path, Option(help="Run folder: new, or one to go on with.")],
     model: Annotated[list[str], Option(help="Shipped bundle or bundle folder; several are scored in one pass.")] = [  # noqa: B006
         "foundation"
@@ -91,7 +102,9 @@ def score_command(
 def inspect_command(
     path: Annotated[Path, Argument(help="An ECG file, a bundle folder or a run folder.")],
     as_json: Annotated[bool, Option("--json", help="Metadata and each lead's statistics in µV, as JSON.")] = False,
-    samples: Annotated[Path | None, Option(help="Write the 12 leads in µV as float32 (lead, time) to this .npy.")] = None,
+    samples: Annotated[
+        Path | None, Option(help="Write the 12 leads in µV as float32 (lead, time) to this .npy.")
+    ] = None,
     draw: Annotated[Path | None, Option(help="Draw the 12 leads into this .png or .svg.")] = None,
 ) -> None:
     """Show what was decoded from an ECG file, or what a bundle or run holds.
@@ -109,21 +122,14 @@ def inspect_command(
             return
         record = inspection.record_of(path)
         facts = inspection.describe(record)
-        if samples or draw:
-            _write_views(inspection.leads_uv(record), record.fs_hz, facts, samples, draw)
+        if samples:
+            inspection.write_samples(record, samples)
+        if draw:
+            from ecgbatch import drawing
+
+            caption = f"{record.format} · {record.fs_hz:g} Hz"
+            drawing.draw(inspection.leads_uv(record), record.fs_hz, draw, caption=caption)
     print(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else inspection.record_text(facts))
-
-
-def _write_views(leads_uv, fs_hz, facts, samples, draw):  # type: ignore[no-untyped-def]
-    import numpy as np
-
-    from ecgbatch import drawing
-
-    if samples:
-        with samples.open("wb") as file:
-            np.save(file, leads_uv)
-    if draw:
-        drawing.draw(leads_uv, fs_hz, draw, caption=f"{facts['format']} {facts['fs_hz']:g} Hz")
 
 
 @app.command("models")
@@ -149,7 +155,9 @@ def synth_command(
         "wfdb",
     ],
     damaged: Annotated[float, Option(help="Share of files that are damaged in documented ways.")] = 0.0,
-    truth: Annotated[Path | None, Option(help="Write what each file holds, and the reject it must become, as CSV.")] = None,
+    truth: Annotated[
+        Path | None, Option(help="Write what each file holds, and the reject it must become, as CSV.")
+    ] = None,
     workers: Annotated[int | None, Option(help="Processes; as many as cores by default.")] = None,
 ) -> None:
     """Write a synthetic archive: realistic 12-lead ECGs of nobody, in vendor formats.
@@ -179,12 +187,10 @@ def pretrain_command(
 
     Example: ecgbatch train pretrain ptbxl.parquet --out training
     """
-    with report_errors():
+    with report_errors(), needs("train"):
         from ecgbatch.train.pretrain import pretrain
 
-        made = pretrain(
-            data, out, name=name, epochs=epochs, seed=seed, batch=batch, is_resumed=resume, say=say
-        )
+        made = pretrain(data, out, name=name, epochs=epochs, seed=seed, batch=batch, is_resumed=resume, say=say)
     print(made.folder)
 
 

@@ -7,7 +7,7 @@ EcgbatchError
 ├── BundleError     a model bundle is missing, incomplete or altered
 ├── EngineError     a device or precision cannot be had, or an engine is not the model it claims to be
 ├── OutputError     the run folder cannot be written, or belongs to another run
-└── MissingExtra    an optional dependency is not installed
+└── MissingExtraError   an optional dependency is not installed
 """
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "BundleError",
     "EcgbatchError",
     "EngineError",
-    "MissingExtra",
+    "MissingExtraError",
     "OutputError",
     "RecordError",
     "UsageError",
@@ -55,7 +55,7 @@ class OutputError(EcgbatchError):
     """A run folder cannot be written, does not add up, or belongs to another run."""
 
 
-class MissingExtra(EcgbatchError):
+class MissingExtraError(EcgbatchError):
     """A feature needs an optional dependency that is not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:

@@ -5,6 +5,7 @@ An engine is admitted only after it says the same.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -59,13 +60,13 @@ def load(bundle: Bundle) -> tuple[list[Record], np.ndarray]:
     return records, probabilities
 
 
-def _record(row: dict[str, object]) -> Record:
-    leads = tuple(row["leads"])  # type: ignore[arg-type]
+def _record(row: dict[str, Any]) -> Record:
+    leads = tuple(row["leads"])
     return Record(
         format="golden",
-        fs_hz=float(row["fs_hz"]),  # type: ignore[arg-type]
+        fs_hz=float(row["fs_hz"]),
         leads=leads,
         counts=np.array(row["counts"], np.int16).reshape(len(leads), -1),
-        uv_per_count=tuple(row["uv_per_count"]),  # type: ignore[arg-type]
+        uv_per_count=tuple(row["uv_per_count"]),
         zero_counts=(0.0,) * len(leads),
     )

@@ -15,7 +15,7 @@ from ecgbatch.errors import OutputError, RecordError
 from ecgbatch.feed import batch, host
 from ecgbatch.record import INDEPENDENT_LEADS, INVALID, LEADS, Record, Reject
 
-__all__ = ["bundle_text", "describe", "leads_uv", "record_text", "record_of", "run_text"]
+__all__ = ["bundle_text", "describe", "leads_uv", "record_of", "record_text", "run_text", "write_samples"]
 
 
 def record_of(path: Path) -> Record:
@@ -41,6 +41,19 @@ def leads_uv(record: Record) -> np.ndarray:
     return np.where(nv == INVALID, np.nan, nv * 1e-3).astype(np.float32)
 
 
+def write_samples(record: Record, path: Path) -> None:
+    """Write `leads_uv` as an .npy file.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        with path.open("wb") as file:
+            np.save(file, leads_uv(record))
+    except OSError as err:
+        raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
+
+
 def describe(record: Record) -> dict[str, Any]:
     """Metadata of the rhythm as stored, and each of the twelve leads' statistics in µV."""
     uv = leads_uv(record)
@@ -54,7 +67,9 @@ def describe(record: Record) -> dict[str, Any]:
         "leads_derived": [lead for lead in LEADS if lead not in record.leads],
         "flat_leads": list(host.flat_leads(record)),
         "missing_samples": int(np.isnan(uv).any(axis=0).sum()),
-        "waveform_hash": batch.waveform_hash(host.nanovolts(record, INDEPENDENT_LEADS, host.flat_leads(record)), record.fs_hz),
+        "waveform_hash": batch.waveform_hash(
+            host.nanovolts(record, INDEPENDENT_LEADS, host.flat_leads(record)), record.fs_hz
+        ),
         "leads": {lead: _statistics(row) for lead, row in zip(LEADS, uv, strict=True)},
     }
 
@@ -64,8 +79,8 @@ def record_text(facts: dict[str, Any]) -> str:
     lines = [
         f"{facts['format']} · {facts['fs_hz']:g} Hz · {facts['seconds']:g} s · {facts['n_samples']} samples",
         f"acquired {facts['acquired_at'] or 'unknown'} · device {facts['device_model'] or 'unknown'}",
-        f"derived {', '.join(facts['leads_derived']) or 'none'} · flat {', '.join(facts['flat_leads']) or 'none'}"
-        f" · missing samples {facts['missing_samples']}",
+        f"derived {', '.join(facts['leads_derived']) or 'none'} · flat {', '.join(facts['flat_leads']) or 'none'}",
+        f"missing samples {facts['missing_samples']}",
         f"waveform {facts['waveform_hash']}",
         "",
         f"{'lead':<5}{'mean µV':>10}{'std µV':>10}{'min µV':>10}{'max µV':>10}",
@@ -103,7 +118,7 @@ def run_text(folder: Path) -> str:
         facts = json.loads((folder / "run.json").read_text("utf-8"))
         counts = facts["counts"]
         lines = [
-            f"{facts['status']} · {counts['entries']} entries · scored {counts['scored']} · rejected {counts['rejected']}",
+            f"{facts['status']} · scored {counts['scored']} · rejected {counts['rejected']} · of {counts['entries']}",
             f"engine {facts['engine']} · models {', '.join(model['name'] for model in facts['models'])}",
             *(f"rejected {n}: {reason}" for reason, n in counts["rejects"].items()),
         ]

@@ -1,9 +1,9 @@
 """The run folder: Parquet parts, their commit, and the sums that must hold at the end.
 
-    RUN/plan.parquet                 written once, before the first score
-    RUN/rejects/part-000000.parquet  one pair a shard: the rejects are renamed into place first,
-    RUN/scores/part-000000.parquet   the scores last, even when empty: this is the commit and the only ledger
-    RUN/run.json                     a report
+RUN/plan.parquet                 written once, before the first score
+RUN/rejects/part-000000.parquet  one pair a shard: the rejects are renamed into place first,
+RUN/scores/part-000000.parquet   the scores last, even when empty: this is the commit and the only ledger
+RUN/run.json                     a report
 """
 
 import fcntl
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgbatch.bundle import Bundle
@@ -89,10 +90,14 @@ class Output:
         found: Counter[str] = Counter(scored=0, rejected=0)
         for shard in self.committed():
             name = f"part-{shard:06}.parquet"
-            found["scored"] += pq.read_metadata(self.folder / "scores" / name).num_rows
-            for reason in pl.read_parquet(self.folder / "rejects" / name, columns=["reason"])["reason"]:
-                found["rejected"] += 1
-                found[f"reason:{reason}"] += 1
+            try:
+                found["scored"] += pq.read_metadata(self.folder / "scores" / name).num_rows
+                reasons = pl.read_parquet(self.folder / "rejects" / name, columns=["reason"])["reason"].to_list()
+            except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as err:
+                found_bad = f"{self.folder}: the parts {name} are not a readable pair"
+                raise OutputError(f"{found_bad}; delete scores/{name} to have the shard done again") from err
+            found["rejected"] += len(reasons)
+            found.update(f"reason:{reason}" for reason in reasons)
         return found
 
     def _scores(self) -> pl.DataFrame:
@@ -136,11 +141,17 @@ def exclusive(folder: Path) -> Iterator[None]:
         OutputError: another process holds it.
     """
     _made(folder)
-    with (folder / ".lock").open("w") as lock:
+    try:
+        lock = (folder / ".lock").open("w")
+    except OSError as err:
+        raise OutputError(f"{folder}: cannot be written: {_cause(err)}") from err
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
-            raise OutputError(f"{folder}: another process is writing this run; wait for it, or use another --out") from err
+            raise OutputError(
+                f"{folder}: another process is writing this run; wait for it, or use another --out"
+            ) from err
         yield
 
 
@@ -148,7 +159,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a report; the file is replaced whole or not at all."""
     partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        partial.write_text(text, "utf-8", "backslashreplace")  # a file name may hold what UTF-8 cannot; JSON can
         partial.replace(path)
     except OSError as err:
         partial.unlink(missing_ok=True)

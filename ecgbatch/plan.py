@@ -115,7 +115,7 @@ def _table(entries: list[Entry], n_before: int, shard_size: int) -> pa.Table:
 
 
 def _text(name: str) -> str:
-    """A file name as valid Unicode; bytes that are not UTF-8 are shown as \\xNN, and the file cannot be opened."""
+    """A file name as valid Unicode; bytes that are not UTF-8 are spelt out, and the file cannot be opened."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -8,7 +8,18 @@ from types import MappingProxyType
 
 import numpy as np
 
-__all__ = ["INDEPENDENT_LEADS", "INVALID", "LEADS", "Quality", "Reason", "Record", "Reject", "Row", "lead_name"]
+__all__ = [
+    "INDEPENDENT_LEADS",
+    "INVALID",
+    "LEADS",
+    "RATES_HZ",
+    "Quality",
+    "Reason",
+    "Record",
+    "Reject",
+    "Row",
+    "lead_name",
+]
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -16,6 +27,9 @@ INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 
 INVALID = -(2**31)
 """The int32 that stands for "no sample here", in counts and in nanovolts."""
+
+RATES_HZ = (50.0, 100_000.0)
+"""The sampling rates that a resting ECG may have; any other number is damage, and no resampler could serve it."""
 
 _CANONICAL: Mapping[str, str] = MappingProxyType({lead.upper(): lead for lead in LEADS})
 
@@ -87,7 +101,7 @@ class Record:
 
     @property
     def n_samples(self) -> int:
-        return self.counts.shape[1]
+        return int(self.counts.shape[1])
 
     @property
     def seconds(self) -> float:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +87,7 @@ def run(
     tally = Tally(str(engines[0]))
     say(f"device: {tally.engine}")
     existed = folder.exists()
+    _refuse_foreign(folder)
     with exclusive(folder):
         plan = _planned(folder, sources, _settings(sources, bundles, options), existed=existed)
         fingerprint = hashlib.sha256(json.dumps(plan.settings, sort_keys=True).encode()).hexdigest()
@@ -138,7 +138,7 @@ def _through(engine: Engine, stream: Iterator[tuple[Batch, Outputs]]) -> Iterato
 def _settings(sources: Sequence[Path], bundles: Sequence[Bundle], options: Options) -> dict[str, Any]:
     """What a run is the result of; another value of any of them is another run."""
     return {
-        "source": [os.path.abspath(source) for source in sources],
+        "source": [str(source.absolute()) for source in sources],
         "model": {bundle.name: bundle.fingerprint for bundle in bundles},
         "precision": "fp32" if options.precision == "auto" else options.precision,
         "embeddings": options.embeddings,
@@ -147,11 +147,25 @@ def _settings(sources: Sequence[Path], bundles: Sequence[Bundle], options: Optio
     }
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """Leave alone a folder that is neither a run nor empty.
+
+    Raises:
+        OutputError: it holds something else, or cannot be looked into.
+    """
+    try:
+        found = {item.name for item in folder.iterdir()} if folder.exists() else set()
+    except OSError as err:
+        raise OutputError(f"{folder}: cannot be a run folder: {err.strerror}") from err
+    if "plan.parquet" not in found and (foreign := found - {".lock", "plan.parquet.partial"}):
+        raise OutputError(f"{folder}: holds {min(foreign)!r} and no plan, expected a new folder or a run of ecgbatch")
+
+
 def _planned(folder: Path, sources: Sequence[Path], settings: Mapping[str, Any], *, existed: bool) -> Plan:
     """The plan in `folder` if it is of these settings, else a new one in an empty folder.
 
     Raises:
-        OutputError: the folder holds another run, or something else.
+        OutputError: the folder holds another run.
         ArchiveError: the sources cannot be listed; a folder that is new is removed again.
     """
     path = folder / "plan.parquet"
@@ -163,8 +177,6 @@ def _planned(folder: Path, sources: Sequence[Path], settings: Mapping[str, Any],
                 detail = f"made with another {name.replace('_', '-')} than {found!r}"
                 raise OutputError(f"{folder}: holds a run {detail}; use another --out for another run")
         return plan
-    if leftovers := {item.name for item in folder.iterdir()} - {".lock", "plan.parquet.partial"}:
-        raise OutputError(f"{folder}: holds {min(leftovers)!r} and no plan, expected a new folder or a run to go on with")
     try:
         entries = archive.scan(sources, companions=formats.companions, skip=folder)
         if settings["limit"] is not None:

@@ -1,6 +1,6 @@
 """The tally of a run: what became of the entries, and where the time went."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -24,7 +24,7 @@ class Tally:
     """Entries that an earlier invocation had finished."""
     seconds: float = 0.0
     """Of this invocation, planning left out."""
-    stage_s: Counter[str] = field(default_factory=Counter)
+    stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """`decode` and `prepare`: processor seconds of the feed's threads. `wait-feed`, `wait-engine`, `write`: seconds
     of the main thread; where it waits longest is what holds the run back."""
 
@@ -38,10 +38,10 @@ class Tally:
         return (self.n_done - self.n_before) / max(self.seconds, 1e-9)
 
     @property
-    def slowest(self) -> str | None:
+    def slowest(self) -> str:
         """The stage that the main thread waited for longest: `feed`, `engine` or `write`."""
-        waits = {stage.removeprefix("wait-"): s for stage, s in self.stage_s.items() if stage not in ("decode", "prepare")}
-        return max(waits, key=lambda stage: waits[stage], default=None)
+        waits = {stage: self.stage_s[stage] for stage in ("wait-feed", "wait-engine", "write")}
+        return max(waits, key=lambda stage: waits[stage]).removeprefix("wait-")
 
     def timed(self, items: Iterable[T], stage: str) -> Iterator[T]:
         """The same items; the time it takes to get each is booked on `stage`."""

@@ -81,7 +81,7 @@ class Polyphase:
 
     @property
     def n_taps(self) -> int:
-        return self.taps.shape[1]
+        return int(self.taps.shape[1])
 
     def position(self, t: int) -> tuple[int, int]:
         """Phase and first input index of output `t`."""
@@ -104,6 +104,7 @@ def polyphase(fs_hz: float, to_hz: float) -> Polyphase:
     widest = max(up, down)
     half = 10 * widest
     prototype = np.sinc(np.arange(-half, half + 1) / widest) * np.kaiser(2 * half + 1, 5.0)
+    prototype[np.abs(prototype) < 1e-12] = 0  # the sinc's own zeros, but for rounding: kernels skip them
     prototype *= up / prototype.sum()
     n_taps = -(-prototype.size // up)
     padded = np.zeros(n_taps * up)

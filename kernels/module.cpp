@@ -34,8 +34,10 @@ void require(bool holds, const char* what) {
 
 template <class Count>
 void nanovolts(In<Count, 2> counts, Dense<int64_t, 2> channel, Dense<double, 2> nv_per_count, Dense<double, 2> zero,
-               int64_t invalid, Out<int32_t, 2> out) {
+               int64_t invalid, Out<int32_t, 2> out, Out<int32_t, 2> extent) {
     const size_t n_leads = out.shape(0);
+    require(extent.shape(0) == n_leads && extent.shape(1) == 3, "extent is (lead, 3)");
+    require(counts.shape(1) > 0, "a record has samples");
     require(channel.shape(0) == n_leads && nv_per_count.shape(0) == n_leads && zero.shape(0) == n_leads &&
                 channel.shape(1) == 2 && nv_per_count.shape(1) == 2 && zero.shape(1) == 2,
             "channel, nv_per_count and zero are (lead, 2)");
@@ -43,13 +45,17 @@ void nanovolts(In<Count, 2> counts, Dense<int64_t, 2> channel, Dense<double, 2> 
     for (size_t i = 0; i < 2 * n_leads; ++i) {
         require(channel.data()[i] >= 0 && channel.data()[i] < static_cast<int64_t>(counts.shape(0)), "channel is stored");
     }
-    const Counts<Count> view{counts.data(), static_cast<int64_t>(counts.shape(1)), counts.stride(0), counts.stride(1)};
+    Counts<Count> view{counts.data(), static_cast<int64_t>(counts.shape(1)), counts.stride(0), counts.stride(1)};
     nb::gil_scoped_release free;
+    thread_local std::vector<Count> scratch;
+    if (view.time_stride != 1) view = planar(view, static_cast<int64_t>(counts.shape(0)), scratch);
     for (size_t lead = 0; lead < n_leads; ++lead) {
         const int64_t* c = channel.data() + 2 * lead;
         const double* w = nv_per_count.data() + 2 * lead;
         const double* z = zero.data() + 2 * lead;
-        lead_nanovolts(view, {{c[0], c[1]}, {w[0], w[1]}, {z[0], z[1]}}, invalid, out.data() + lead * out.shape(1));
+        int32_t* row = out.data() + lead * out.shape(1);
+        lead_nanovolts(view, {{c[0], c[1]}, {w[0], w[1]}, {z[0], z[1]}}, invalid, row);
+        lead_extent(row, view.n_samples, extent.data() + 3 * lead);
     }
 }
 
@@ -121,17 +127,20 @@ nb::tuple base64_blocks(nb::bytes text, Dense<int64_t, 2> spans, Out<uint8_t, 2>
     return nb::make_tuple(n_bytes, crcs);
 }
 
-nb::tuple scan(const XmlPaths& paths, nb::bytes text) {
+nb::tuple scan(const XmlPaths& paths, nb::bytes text, size_t begin, size_t end) {
+    end = std::min(end, text.size());
+    require(begin <= end, "the range lies in the text");
     std::vector<XmlSpan> spans;
     size_t stopped_at = 0;
     XmlStatus status;
     {
         nb::gil_scoped_release free;
-        status = paths.scan({text.c_str(), text.size()}, spans, stopped_at);
+        status = paths.scan({text.c_str() + begin, end - begin}, spans, stopped_at);
     }
     nb::list rows;
-    for (const XmlSpan& span : spans) rows.append(nb::make_tuple(span.path, span.begin, span.end));
-    return nb::make_tuple(static_cast<int>(status), stopped_at, rows);
+    const auto base = static_cast<int64_t>(begin);
+    for (const XmlSpan& span : spans) rows.append(nb::make_tuple(span.path, base + span.begin, base + span.end));
+    return nb::make_tuple(static_cast<int>(status), begin + stopped_at, rows);
 }
 
 void unpack(int format, nb::bytes data, size_t offset, Out<int32_t, 1> out) {
@@ -158,15 +167,24 @@ std::vector<int> frame_sums(Dense<int16_t, 2> frames) {
 
 NB_MODULE(_kernels, m) {
     using namespace nb::literals;
-    m.def("nanovolts", &nanovolts<int16_t>, "counts"_a, "channel"_a, "nv_per_count"_a, "zero"_a, "invalid"_a, "out"_a);
-    m.def("nanovolts", &nanovolts<int32_t>, "counts"_a, "channel"_a, "nv_per_count"_a, "zero"_a, "invalid"_a, "out"_a);
-    m.def("model_input", &model_input_rows, "nv"_a, "up"_a, "down"_a, "half"_a, "taps"_a, "per_nv"_a, "clip"_a, "out"_a);
-    m.def("model_input_by_sample", &model_input_samples, "nv"_a, "up"_a, "down"_a, "half"_a, "taps"_a, "per_nv"_a,
-          "clip"_a, "out"_a);
-    m.def("base64_blocks", &base64_blocks, "text"_a, "spans"_a, "out"_a);
+    // Arrays are taken as they are: a converted copy would swallow what is written, or wrap what is read.
+    const auto nanovolts_of = [&m](auto face) {
+        m.def("nanovolts", face, "counts"_a.noconvert(), "channel"_a.noconvert(), "nv_per_count"_a.noconvert(),
+              "zero"_a.noconvert(), "invalid"_a, "out"_a.noconvert(), "extent"_a.noconvert());
+    };
+    nanovolts_of(&nanovolts<int16_t>);
+    nanovolts_of(&nanovolts<int32_t>);
+    const auto model_input_of = [&m](const char* name, auto face) {
+        m.def(name, face, "nv"_a.noconvert(), "up"_a, "down"_a, "half"_a, "taps"_a.noconvert(), "per_nv"_a.noconvert(),
+              "clip"_a, "out"_a.noconvert());
+    };
+    model_input_of("model_input", &model_input_rows);
+    model_input_of("model_input_by_sample", &model_input_samples);
+    m.def("base64_blocks", &base64_blocks, "text"_a, "spans"_a.noconvert(), "out"_a.noconvert());
     m.def("crc32", [](nb::bytes data) { return crc32(reinterpret_cast<const uint8_t*>(data.c_str()), data.size()); });
-    m.def("wfdb_bytes", &wfdb_bytes, "format"_a, "n"_a);
-    m.def("wfdb_unpack", &unpack, "format"_a, "data"_a, "offset"_a, "out"_a);
-    m.def("frame_sums", &frame_sums, "frames"_a);
-    nb::class_<XmlPaths>(m, "XmlPaths").def(nb::init<const std::vector<std::string>&>()).def("scan", &scan, "text"_a);
+    m.def("wfdb_bytes", &wfdb_bytes, "fmt"_a, "n"_a);
+    m.def("wfdb_unpack", &unpack, "fmt"_a, "data"_a, "offset"_a, "out"_a.noconvert());
+    m.def("frame_sums", &frame_sums, "frames"_a.noconvert());
+    nb::class_<XmlPaths>(m, "XmlPaths").def(nb::init<const std::vector<std::string>&>())
+        .def("scan", &scan, "text"_a, "begin"_a = 0, "end"_a = SIZE_MAX);
 }

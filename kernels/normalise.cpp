@@ -1,8 +1,13 @@
 #include "normalise.h"
 
 #include <algorithm>
-#include <cstring>
+#include <limits>
+#include <type_traits>
 #include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "clones.h"
 #include "sample.h"
@@ -10,49 +15,89 @@
 namespace ecg {
 namespace {
 
-// A channel's samples side by side, so that the loop after it runs on vectors.
 template <class Count>
-const Count* contiguous(const Counts<Count>& counts, int64_t channel, std::vector<Count>& scratch) {
-    const Count* first = counts.data + channel * counts.channel_stride;
-    if (counts.time_stride == 1) return first;
-    scratch.resize(static_cast<size_t>(counts.n_samples));
-    for (int64_t t = 0; t < counts.n_samples; ++t) scratch[static_cast<size_t>(t)] = first[t * counts.time_stride];
-    return scratch.data();
+void copy_tile(const Counts<Count>& counts, int64_t c0, int64_t n_channels, int64_t t0, int64_t n, Count* out) {
+    for (int64_t c = c0; c < c0 + n_channels; ++c) {
+        for (int64_t t = t0; t < t0 + n; ++t) {
+            out[c * counts.n_samples + t] = counts.data[c * counts.channel_stride + t * counts.time_stride];
+        }
+    }
 }
 
-ECG_CLONES void one_channel(const int16_t* counts, int64_t n, double nv_per_count, double zero, int32_t* out) {
-    for (int64_t t = 0; t < n; ++t) out[t] = saturate_nv((counts[t] - zero) * nv_per_count);
+#if defined(__x86_64__)
+// Eight frames of eight channels: an 8 × 8 transpose of int16.
+void transpose_tile(const int16_t* frames, int64_t time_stride, int16_t* out, int64_t out_stride) {
+    __m128i a[8], b[8];
+    for (int i = 0; i < 8; ++i) a[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(frames + i * time_stride));
+    for (int i = 0; i < 4; ++i) {
+        b[2 * i] = _mm_unpacklo_epi16(a[i], a[i + 4]);
+        b[2 * i + 1] = _mm_unpackhi_epi16(a[i], a[i + 4]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        a[2 * i] = _mm_unpacklo_epi16(b[i], b[i + 4]);
+        a[2 * i + 1] = _mm_unpackhi_epi16(b[i], b[i + 4]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        b[2 * i] = _mm_unpacklo_epi16(a[i], a[i + 4]);
+        b[2 * i + 1] = _mm_unpackhi_epi16(a[i], a[i + 4]);
+    }
+    for (int i = 0; i < 8; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i * out_stride), b[i]);
 }
-
-ECG_CLONES void one_channel(const int32_t* counts, int64_t n, double nv_per_count, double zero, int32_t* out) {
-    for (int64_t t = 0; t < n; ++t) out[t] = saturate_nv((counts[t] - zero) * nv_per_count);
-}
+#endif
 
 template <class Count>
-void mark_invalid(const Count* counts, int64_t n, int64_t invalid, int32_t* out) {
-    if (invalid != static_cast<int64_t>(static_cast<Count>(invalid))) return;
-    const Count mark = static_cast<Count>(invalid);
-    for (int64_t t = 0; t < n; ++t) out[t] = counts[t] == mark ? kInvalid : out[t];
+Counts<Count> planar_copy(const Counts<Count>& counts, int64_t n_channels, std::vector<Count>& scratch) {
+    const int64_t n = counts.n_samples;
+    scratch.resize(static_cast<size_t>(n_channels * n));
+    int64_t t = 0;
+#if defined(__x86_64__)
+    if constexpr (sizeof(Count) == 2) {
+        if (counts.channel_stride == 1 && n_channels >= 8) {
+            for (; t + 8 <= n; t += 8) {
+                for (int64_t c = 0;; c = std::min(c + 8, n_channels - 8)) {  // the last tile overlaps the one before
+                    transpose_tile(counts.data + t * counts.time_stride + c, counts.time_stride,
+                                   scratch.data() + c * n + t, n);
+                    if (c + 8 == n_channels) break;
+                }
+            }
+        }
+    }
+#endif
+    copy_tile(counts, 0, n_channels, t, n - t, scratch.data());
+    return {scratch.data(), n, n, 1};
+}
+
+// A count equal to `mark` is missing; a mark that no Count can equal marks nothing.
+template <class Count, class Wide>
+inline int32_t one(Count count, double nv_per_count, double zero, Wide mark) {
+    return count == mark ? kInvalid : saturate_nv((count - zero) * nv_per_count);
+}
+
+ECG_CLONES void one_channel(const int16_t* counts, int64_t n, double nv_per_count, double zero, int32_t mark, int32_t* out) {
+    for (int64_t t = 0; t < n; ++t) out[t] = one(counts[t], nv_per_count, zero, mark);
+}
+
+ECG_CLONES void one_channel(const int32_t* counts, int64_t n, double nv_per_count, double zero, int64_t mark, int32_t* out) {
+    for (int64_t t = 0; t < n; ++t) out[t] = one(counts[t], nv_per_count, zero, mark);
 }
 
 template <class Count>
 void nanovolts(const Counts<Count>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
-    thread_local std::vector<Count> first_scratch;
-    thread_local std::vector<Count> second_scratch;
     const int64_t n = counts.n_samples;
-    const Count* first = contiguous(counts, mix.channel[0], first_scratch);
+    const Count* first = counts.data + mix.channel[0] * counts.channel_stride;
     if (mix.nv_per_count[1] == 0) {
-        one_channel(first, n, mix.nv_per_count[0], mix.zero_counts[0], out);
-        mark_invalid(first, n, invalid, out);
+        using Wide = std::conditional_t<sizeof(Count) == 2, int32_t, int64_t>;
+        const auto mark = static_cast<Wide>(std::min<int64_t>(invalid, std::numeric_limits<Wide>::max()));
+        one_channel(first, n, mix.nv_per_count[0], mix.zero_counts[0], mark, out);
         return;
     }
-    const Count* second = contiguous(counts, mix.channel[1], second_scratch);
+    const Count* second = counts.data + mix.channel[1] * counts.channel_stride;
     for (int64_t t = 0; t < n; ++t) {
-        out[t] = saturate_nv((first[t] - mix.zero_counts[0]) * mix.nv_per_count[0] +
-                             (second[t] - mix.zero_counts[1]) * mix.nv_per_count[1]);
+        const bool is_missing = first[t] == invalid || second[t] == invalid;
+        out[t] = is_missing ? kInvalid
+                            : saturate_nv((first[t] - mix.zero_counts[0]) * mix.nv_per_count[0] +
+                                          (second[t] - mix.zero_counts[1]) * mix.nv_per_count[1]);
     }
-    mark_invalid(first, n, invalid, out);
-    mark_invalid(second, n, invalid, out);
 }
 
 typedef float Vec __attribute__((vector_size(64), aligned(4)));
@@ -87,11 +132,13 @@ ECG_CLONES void one_phase(const float* parts, int64_t stride, int64_t down, int6
         int64_t r = offset % down;
         const float* x = parts + offset / down + j;
         for (int64_t k = 0; k < n_taps; ++k) {
-            const Vec* at = reinterpret_cast<const Vec*>(x + r * stride);
-            a += row[k] * at[0];
-            b += row[k] * at[1];
-            c += row[k] * at[2];
-            d += row[k] * at[3];
+            if (row[k] != 0) {  // half of a halving filter's taps are 0
+                const Vec* at = reinterpret_cast<const Vec*>(x + r * stride);
+                a += row[k] * at[0];
+                b += row[k] * at[1];
+                c += row[k] * at[2];
+                d += row[k] * at[3];
+            }
             if (++r == down) r = 0, ++x;
         }
         Vec* to = reinterpret_cast<Vec*>(out + j);
@@ -115,12 +162,31 @@ ECG_CLONES void clip_all(float* x, int64_t n, float clip) {
 
 }  // namespace
 
+Counts<int16_t> planar(const Counts<int16_t>& counts, int64_t n_channels, std::vector<int16_t>& scratch) {
+    return planar_copy(counts, n_channels, scratch);
+}
+
+Counts<int32_t> planar(const Counts<int32_t>& counts, int64_t n_channels, std::vector<int32_t>& scratch) {
+    return planar_copy(counts, n_channels, scratch);
+}
+
 void lead_nanovolts(const Counts<int16_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
     nanovolts(counts, mix, invalid, out);
 }
 
 void lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
     nanovolts(counts, mix, invalid, out);
+}
+
+ECG_CLONES void lead_extent(const int32_t* nv, int64_t n, int32_t* extent) {
+    int32_t low = INT32_MAX, high = kInvalid, n_missing = 0;
+    for (int64_t t = 0; t < n; ++t) {
+        const bool is_missing = nv[t] == kInvalid;
+        low = std::min(low, is_missing ? INT32_MAX : nv[t]);
+        high = std::max(high, nv[t]);
+        n_missing += is_missing;
+    }
+    extent[0] = low, extent[1] = high, extent[2] = n_missing;
 }
 
 void lead_model_input(const int32_t* nv, int64_t n, const Resampler& r, float per_nv, float clip, int64_t samples,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace ecg {
 
@@ -21,9 +22,16 @@ struct Counts {
     int64_t time_stride;
 };
 
-// One lead in nanovolts. `invalid` is the count that marks a missing sample (any value outside Count's range: none).
+// The same samples channel after channel in `scratch`, so that the loops after it run on vectors.
+Counts<int16_t> planar(const Counts<int16_t>& counts, int64_t n_channels, std::vector<int16_t>& scratch);
+Counts<int32_t> planar(const Counts<int32_t>& counts, int64_t n_channels, std::vector<int32_t>& scratch);
+
+// One lead in nanovolts, of counts whose time stride is 1. `invalid` is the count that marks a missing sample (any value outside Count's range: none).
 void lead_nanovolts(const Counts<int16_t>& counts, const Mix& mix, int64_t invalid, int32_t* out);
 void lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t invalid, int32_t* out);
+
+// Smallest and largest of the samples that are not kInvalid, and how many are.
+void lead_extent(const int32_t* nv, int64_t n, int32_t* extent);
 
 struct Resampler {
     int64_t up;

@@ -1,6 +1,7 @@
 #include "xml.h"
 
-#include <cstring>
+#include <algorithm>
+#include <array>
 
 namespace ecg {
 namespace {
@@ -9,6 +10,12 @@ constexpr size_t kMaxDepth = 256;  // real ECG documents stay under 20
 constexpr size_t kNone = std::string_view::npos;
 
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
+constexpr auto kEndsName = [] {
+    std::array<bool, 256> ends{};
+    for (char c : {' ', '\t', '\r', '\n', '/', '>', '<'}) ends[static_cast<unsigned char>(c)] = true;
+    return ends;
+}();
 
 bool blank(std::string_view text) {
     for (char c : text) {
@@ -40,7 +47,7 @@ size_t tag_end(std::string_view text, size_t from) {
 
 std::string_view name_at(std::string_view text, size_t from) {
     size_t end = from;
-    while (end < text.size() && !is_space(text[end]) && text[end] != '/' && text[end] != '>' && text[end] != '<') ++end;
+    while (end < text.size() && !kEndsName[static_cast<unsigned char>(text[end])]) ++end;
     return text.substr(from, end - from);
 }
 

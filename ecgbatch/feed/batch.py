@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import thread_time
+from typing import TypeVar
 
 import numpy as np
 import xxhash
@@ -16,9 +17,11 @@ from ecgbatch.bundle import InputSpec
 from ecgbatch.errors import RecordError
 from ecgbatch.feed import host
 from ecgbatch.plan import Shard
-from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Reason, Record, Reject, Row
+from ecgbatch.record import INDEPENDENT_LEADS, Reason, Record, Reject, Row
 
 __all__ = ["Batch", "batches", "read", "waveform_hash"]
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,16 +41,10 @@ class Batch:
     """Processor time of hashing, measuring and normalising."""
 
 
-def batches(
-    shards: Iterable[Shard], specs: Sequence[InputSpec], *, size: int, workers: int
-) -> Iterator[Batch]:
+def batches(shards: Iterable[Shard], specs: Sequence[InputSpec], *, size: int, workers: int) -> Iterator[Batch]:
     """Every entry of every shard, in order, in batches of at most `size` records; full ones but at a shard's end."""
-    chunks = (
-        (shard.index, shard.entries[start : start + size], start + size >= len(shard.entries))
-        for shard in shards
-        for start in range(0, len(shard.entries), size)
-    )
-    yield from _filled(_ahead(lambda chunk: _load(*chunk, specs), chunks, workers), size)
+    chunks = ((shard, start) for shard in shards for start in range(0, len(shard.entries), size))
+    yield from _filled(_ahead(lambda chunk: _load(*chunk, size, specs), chunks, workers), size)
 
 
 def read(entry: Entry) -> Record | Reject:
@@ -72,14 +69,16 @@ def read(entry: Entry) -> Record | Reject:
 
 def waveform_hash(nv: np.ndarray, fs_hz: float) -> str:
     """128 bits of the eight independent leads as int32 nV (lead, time) and the rate; equal for equal signals."""
-    digest = xxhash.xxh3_128(nv)
+    digest = xxhash.xxh3_128(nv.data)
     digest.update(np.float64(fs_hz).tobytes())
     return digest.hexdigest()
 
 
-def _load(shard: int, entries: Sequence[Entry], is_last: bool, specs: Sequence[InputSpec]) -> Batch:
+def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec]) -> Batch:
+    """`size` entries of a shard from `start` on."""
+    entries = shard.entries[start : start + size]
     x = {spec: np.empty((len(entries), len(spec.leads), spec.samples), np.float32) for spec in specs}
-    batch = Batch(shard=shard, is_last=is_last, rows=[], x=x, rejects=[])
+    batch = Batch(shard=shard.index, is_last=start + size >= len(shard.entries), rows=[], x=x, rejects=[])
     for entry in entries:
         started = thread_time()
         record = read(entry)
@@ -100,12 +99,14 @@ def _load(shard: int, entries: Sequence[Entry], is_last: bool, specs: Sequence[I
 def _prepare(entry: Entry, record: Record, out: dict[InputSpec, np.ndarray]) -> Row:
     """Write the record's input for every spec, and say what is known of it."""
     flat = host.flat_leads(record)
-    nv = host.nanovolts(record, INDEPENDENT_LEADS, flat)
+    nv, extent = host.measured(record, INDEPENDENT_LEADS, flat)
     if len(flat) == len(record.leads):
         raise RecordError(Reason.NO_SIGNAL, f"all {len(flat)} leads are flat")
     for spec, row in out.items():
-        leads = nv if spec.leads == INDEPENDENT_LEADS else host.nanovolts(record, spec.leads, flat)
-        host.model_input(leads, record.fs_hz, spec, row)
+        if spec.leads == INDEPENDENT_LEADS:
+            host.model_input(nv, record.fs_hz, spec, row, has_gaps=bool(extent[:, 2].any()))
+        else:
+            host.model_input(host.nanovolts(record, spec.leads, flat), record.fs_hz, spec, row)
     return Row(
         record_id=entry.record_id,
         source_path=entry.path,
@@ -115,8 +116,8 @@ def _prepare(entry: Entry, record: Record, out: dict[InputSpec, np.ndarray]) -> 
         device_model=record.device_model,
         fs_hz=record.fs_hz,
         seconds=record.seconds,
-        leads_derived=tuple(lead for lead in LEADS if lead not in record.leads or lead in flat),
-        quality=quality.measure(nv, flat),
+        leads_derived=host.leads_derived(record, flat),
+        quality=quality.measure(extent, flat),
     )
 
 
@@ -130,7 +131,7 @@ def _reject(entry: Entry, stage: str, defect: RecordError) -> Reject:
     )
 
 
-def _ahead(load: Callable[..., Batch], chunks: Iterable[object], workers: int) -> Iterator[Batch]:
+def _ahead(load: Callable[[T], Batch], chunks: Iterable[T], workers: int) -> Iterator[Batch]:
     """`load` of every chunk, in order, by `workers` threads a few chunks ahead; their exceptions are raised here."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="feed")
     running: deque[Future[Batch]] = deque()

@@ -7,10 +7,10 @@ import numpy as np
 from ecgbatch import _kernels
 from ecgbatch.bundle import InputSpec
 from ecgbatch.errors import RecordError
-from ecgbatch.record import INVALID, Reason, Record
+from ecgbatch.record import INVALID, LEADS, Reason, Record
 from ecgbatch.waveform import mixing, polyphase
 
-__all__ = ["flat_leads", "model_input", "nanovolts", "normalise"]
+__all__ = ["flat_leads", "leads_derived", "measured", "model_input", "nanovolts", "normalise"]
 
 _NO_MARK = 2**40
 """No count of any type equals it: for containers that do not mark missing samples."""
@@ -23,8 +23,21 @@ def flat_leads(record: Record) -> tuple[str, ...]:
     return tuple(record.leads[i] for i in suspects if (record.counts[i] == first[i]).all())
 
 
+def leads_derived(record: Record, flat: tuple[str, ...]) -> tuple[str, ...]:
+    """The leads that are computed from others: absent ones, and those in `flat` where that is possible."""
+    alive = tuple(lead for lead in record.leads if lead not in flat)
+    return tuple(lead for lead in LEADS if lead not in alive and (lead not in record.leads or _follows(alive, lead)))
+
+
 def nanovolts(record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()) -> np.ndarray:
-    """int32 nV (lead, time) of the asked leads; INVALID where a contributing sample is marked as missing.
+    """int32 nV (lead, time) of the asked leads: the first of `measured`."""
+    return measured(record, leads, flat)[0]
+
+
+def measured(record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """int32 nV (lead, time) of the asked leads, INVALID where a contributing sample is marked as missing.
+
+    And int32 (lead, 3): each lead's smallest and largest nV, and how many of its samples are missing.
 
     A lead in `flat` is derived from others where that is possible, and taken as stored where not.
 
@@ -34,13 +47,8 @@ def nanovolts(record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()
     if not flat or not set(flat) & set(leads):
         return _mixed(record, record.leads, leads)
     alive = tuple(lead for lead in record.leads if lead not in flat)
-    rows = []
-    for lead in leads:
-        try:
-            rows.append(_mixed(record, alive, (lead,)))
-        except RecordError:
-            rows.append(_mixed(record, record.leads, (lead,)))
-    return np.concatenate(rows)
+    rows = [_mixed(record, alive if _follows(alive, lead) else record.leads, (lead,)) for lead in leads]
+    return np.concatenate([nv for nv, _ in rows]), np.concatenate([extent for _, extent in rows])
 
 
 def normalise(record: Record, spec: InputSpec, out: np.ndarray) -> None:
@@ -52,8 +60,10 @@ def normalise(record: Record, spec: InputSpec, out: np.ndarray) -> None:
     model_input(nanovolts(record, spec.leads, flat_leads(record)), record.fs_hz, spec, out)
 
 
-def model_input(nv: np.ndarray, fs_hz: float, spec: InputSpec, out: np.ndarray) -> None:
+def model_input(nv: np.ndarray, fs_hz: float, spec: InputSpec, out: np.ndarray, *, has_gaps: bool = True) -> None:
     """Resample, fit and scale int32 nV (lead, time) of `spec.leads` into float32 `out` (lead, time).
+
+    `has_gaps` is False where the caller knows that no sample is missing.
 
     Raises:
         RecordError: too short, or missing samples where the model looks.
@@ -64,18 +74,28 @@ def model_input(nv: np.ndarray, fs_hz: float, spec: InputSpec, out: np.ndarray) 
         raise RecordError(Reason.TOO_SHORT, detail)
     bank = polyphase(fs_hz, spec.fs_hz)
     seen = nv[:, : bank.position(spec.samples - 1)[1] + bank.n_taps]
-    if seen.min() == INVALID:
+    if has_gaps and seen.min() == INVALID:
         detail = f"{int((seen == INVALID).any(axis=0).sum())} missing samples in the first {spec.seconds:g} s"
         raise RecordError(Reason.INVALID_SAMPLES, detail)
     _kernels.model_input(nv, bank.up, bank.down, bank.half, bank.taps, _per_nv(spec.scale_mv), spec.clip, out)
 
 
-def _mixed(record: Record, stored: tuple[str, ...], leads: tuple[str, ...]) -> np.ndarray:
+def _follows(stored: tuple[str, ...], lead: str) -> bool:
+    """Whether a lead is stored, or a sum of stored ones."""
+    try:
+        mixing(stored, (lead,))
+    except RecordError:
+        return False
+    return True
+
+
+def _mixed(record: Record, stored: tuple[str, ...], leads: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     channel, nv_per_count, zero = _mix(record.leads, record.uv_per_count, record.zero_counts, stored, leads)
     nv = np.empty((len(leads), record.n_samples), np.int32)
     invalid = _NO_MARK if record.invalid_count is None else record.invalid_count
-    _kernels.nanovolts(record.counts, channel, nv_per_count, zero, invalid, nv)
-    return nv
+    extent = np.empty((len(leads), 3), np.int32)
+    _kernels.nanovolts(record.counts, channel, nv_per_count, zero, invalid, nv, extent)
+    return nv, extent
 
 
 @lru_cache(maxsize=1024)

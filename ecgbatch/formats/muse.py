@@ -1,7 +1,6 @@
 """GE MUSE XML (`RestingECG`): base64 int16, one block a lead, each with its CRC-32."""
 
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from math import isfinite
 
@@ -10,7 +9,7 @@ import numpy as np
 from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
 from ecgbatch.formats import xml
-from ecgbatch.record import Reason, Record, lead_name
+from ecgbatch.record import RATES_HZ, Reason, Record, lead_name
 
 __all__ = ["decode"]
 
@@ -29,29 +28,21 @@ _LEAD = (
     "WaveFormData",
 )
 _TEST = ("AcquisitionDate", "AcquisitionTime", "AcquisitionDevice")
-_FIELDS = ("", "", *_WAVEFORM, *_LEAD, *_TEST)
-"""Name of each path below, by its index; the first two open a new waveform and a new lead."""
-_PATHS = _kernels.XmlPaths(
+_DOCUMENT = _kernels.XmlPaths(
     [
         "RestingECG/Waveform",
-        "RestingECG/Waveform/LeadData",
         *(f"RestingECG/Waveform/{name}" for name in _WAVEFORM),
-        *(f"RestingECG/Waveform/LeadData/{name}" for name in _LEAD),
         *(f"RestingECG/TestDemographics/{name}" for name in _TEST),
     ]
 )
-_FIRST_LEAD_FIELD = 2 + len(_WAVEFORM)
-_FIRST_TEST_FIELD = _FIRST_LEAD_FIELD + len(_LEAD)
+_LEADS = _kernels.XmlPaths(["Waveform/LeadData", *(f"Waveform/LeadData/{name}" for name in _LEAD)])
+"""Leads are looked up in the rhythm alone: a median beat has as many elements again."""
 _UV_PER_UNIT = {"MICROVOLTS": 1.0, "MILLIVOLTS": 1000.0, "NANOVOLTS": 0.001, "VOLTS": 1e6}
-_MAX_RATE_HZ = 100_000
+_MAX_COUNT = 2**31  # of any sample
 
 _Span = tuple[int, int]
-
-
-@dataclass(slots=True)
-class _Waveform:
-    fields: dict[str, _Span] = field(default_factory=dict)
-    leads: list[dict[str, _Span]] = field(default_factory=list)
+_Fields = dict[str, _Span]
+"""Where the content of each field lies in the text, by element name."""
 
 
 def decode(text: bytes) -> Record:
@@ -61,9 +52,9 @@ def decode(text: bytes) -> Record:
         RecordError: no rhythm, or anything about it is missing, contradictory or damaged.
     """
     waveforms, test = _outline(text)
-    rhythms = [w for w in waveforms if _text(text, w.fields, "WaveformType").upper() == "RHYTHM"]
+    rhythms = [w for w in waveforms if _text(text, w, "WaveformType").upper() == "RHYTHM"]
     if len(rhythms) != 1:
-        found = ", ".join(_text(text, w.fields, "WaveformType")[:20] or "none" for w in waveforms) or "none"
+        found = ", ".join(_text(text, w, "WaveformType")[:20] or "none" for w in waveforms) or "none"
         raise RecordError(Reason.NO_RHYTHM, f"waveforms {found}, expected one Rhythm")
     rhythm = rhythms[0]
     leads = _standard_leads(text, rhythm)
@@ -73,33 +64,36 @@ def decode(text: bytes) -> Record:
         leads=tuple(leads),
         counts=_counts(text, leads),
         uv_per_count=tuple(_gain_uv(text, name, lead) for name, lead in leads.items()),
-        zero_counts=tuple(-_number(text, lead, "FirstSampleBaseline", "0") for lead in leads.values()),
+        zero_counts=tuple(_zero_count(text, lead) for lead in leads.values()),
         acquired_at=_acquired_at(text, test),
         device_model=_text(text, test, "AcquisitionDevice")[:64] or None,
     )
 
 
-def _outline(text: bytes) -> tuple[list[_Waveform], dict[str, _Span]]:
-    waveforms: list[_Waveform] = []
-    test: dict[str, _Span] = {}
-    for path, begin, end in xml.spans(text, _PATHS):
+def _outline(text: bytes) -> tuple[list[_Fields], _Fields]:
+    """The waveforms, each with its whole content under an empty name, and the fields of the test."""
+    waveforms: list[_Fields] = []
+    test: _Fields = {}
+    for path, begin, end in xml.spans(text, _DOCUMENT):
         if path == 0:
-            waveforms.append(_Waveform())
-        elif path == 1:
-            waveforms[-1].leads.append({})
-        elif path < _FIRST_LEAD_FIELD:
-            waveforms[-1].fields[_FIELDS[path]] = (begin, end)
-        elif path < _FIRST_TEST_FIELD:
-            waveforms[-1].leads[-1][_FIELDS[path]] = (begin, end)
+            waveforms.append({"": (begin, end)})
+        elif path <= len(_WAVEFORM):
+            waveforms[-1][_WAVEFORM[path - 1]] = (begin, end)
         else:
-            test[_FIELDS[path]] = (begin, end)
+            test[_TEST[path - 1 - len(_WAVEFORM)]] = (begin, end)
     return waveforms, test
 
 
-def _standard_leads(text: bytes, rhythm: _Waveform) -> dict[str, dict[str, _Span]]:
+def _standard_leads(text: bytes, rhythm: _Fields) -> dict[str, _Fields]:
     """The twelve standard leads among those stored; extra ones (V3R, V7) are left alone."""
-    leads: dict[str, dict[str, _Span]] = {}
-    for lead in rhythm.leads:
+    stored: list[_Fields] = []
+    for path, begin, end in xml.spans(text, _LEADS, *xml.with_tags(text, rhythm[""])):
+        if path == 0:
+            stored.append({})
+        else:
+            stored[-1][_LEAD[path - 1]] = (begin, end)
+    leads: dict[str, _Fields] = {}
+    for lead in stored:
         name = lead_name(_text(text, lead, "LeadID"))
         if name in leads:
             raise RecordError(Reason.DUPLICATE_LEAD, f"lead {name} is stored twice")
@@ -110,18 +104,18 @@ def _standard_leads(text: bytes, rhythm: _Waveform) -> dict[str, dict[str, _Span
     return leads
 
 
-def _rate_hz(text: bytes, rhythm: _Waveform) -> float:
+def _rate_hz(text: bytes, rhythm: _Fields) -> float:
     try:
-        base = float(_text(text, rhythm.fields, "SampleBase"))
-        rate_hz = base * 10.0 ** int(_text(text, rhythm.fields, "SampleExponent") or "0")
+        base = float(_text(text, rhythm, "SampleBase"))
+        rate_hz = base * 10.0 ** int(_text(text, rhythm, "SampleExponent") or "0")
     except (ValueError, OverflowError):
         rate_hz = 0.0
-    if not 0 < rate_hz <= _MAX_RATE_HZ:
+    if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
         raise RecordError(Reason.UNKNOWN_RATE, "SampleBase and SampleExponent do not give a sampling rate")
     return rate_hz
 
 
-def _gain_uv(text: bytes, name: str, lead: dict[str, _Span]) -> float:
+def _gain_uv(text: bytes, name: str, lead: _Fields) -> float:
     try:
         gain = float(_text(text, lead, "LeadAmplitudeUnitsPerBit"))
         uv_per_count = gain * _UV_PER_UNIT[_text(text, lead, "LeadAmplitudeUnits").upper()]
@@ -133,7 +127,14 @@ def _gain_uv(text: bytes, name: str, lead: dict[str, _Span]) -> float:
     return uv_per_count
 
 
-def _counts(text: bytes, leads: dict[str, dict[str, _Span]]) -> np.ndarray:
+def _zero_count(text: bytes, lead: _Fields) -> float:
+    baseline = _number(text, lead, "FirstSampleBaseline", "0")
+    if abs(baseline) > _MAX_COUNT:
+        raise RecordError(Reason.MALFORMED, "FirstSampleBaseline is beyond any sample")
+    return -baseline
+
+
+def _counts(text: bytes, leads: dict[str, _Fields]) -> np.ndarray:
     """int16 (lead, time), held to every count and checksum that the file states."""
     n_bytes = _declared_bytes(text, leads)
     spans = np.array([lead["WaveFormData"] for lead in leads.values()], np.int64)
@@ -149,7 +150,7 @@ def _counts(text: bytes, leads: dict[str, dict[str, _Span]]) -> np.ndarray:
     return samples.view("<i2")
 
 
-def _declared_bytes(text: bytes, leads: dict[str, dict[str, _Span]]) -> int:
+def _declared_bytes(text: bytes, leads: dict[str, _Fields]) -> int:
     """Bytes of samples in every lead, as the counts of all of them agree."""
     declared = set()
     for name, lead in leads.items():
@@ -165,7 +166,7 @@ def _declared_bytes(text: bytes, leads: dict[str, dict[str, _Span]]) -> int:
             n_bytes = 2 * n_samples
         elif n_samples < 0 <= n_bytes:
             n_samples = n_bytes / 2
-        if not 0 < n_bytes <= at_most or n_bytes != 2 * n_samples:
+        if not 0 < n_bytes <= at_most or n_bytes % 2 or n_bytes != 2 * n_samples:
             detail = f"lead {name}: {n_bytes:.0f} bytes, {n_samples:g} samples declared for {at_most} bytes of payload"
             raise RecordError(Reason.MALFORMED, detail)
         declared.add((n_bytes, _text(text, lead, "LeadTimeOffset") or "0"))
@@ -174,14 +175,14 @@ def _declared_bytes(text: bytes, leads: dict[str, dict[str, _Span]]) -> int:
     return int(declared.pop()[0])
 
 
-def _acquired_at(text: bytes, test: dict[str, _Span]) -> datetime | None:
+def _acquired_at(text: bytes, test: _Fields) -> datetime | None:
     stamp = f"{_text(text, test, 'AcquisitionDate')} {_text(text, test, 'AcquisitionTime') or '00:00:00'}"
     with suppress(ValueError):
         return datetime.strptime(stamp, "%m-%d-%Y %H:%M:%S")
     return None
 
 
-def _number(text: bytes, fields: dict[str, _Span], name: str, default: str) -> float:
+def _number(text: bytes, fields: _Fields, name: str, default: str) -> float:
     """The number in a field; `default` where it is absent or empty."""
     try:
         number = float(_text(text, fields, name) or default)
@@ -192,7 +193,7 @@ def _number(text: bytes, fields: dict[str, _Span], name: str, default: str) -> f
     return number
 
 
-def _text(text: bytes, fields: dict[str, _Span], name: str) -> str:
+def _text(text: bytes, fields: _Fields, name: str) -> str:
     """Stripped content of a field; empty where it is absent."""
     span = fields.get(name)
     return text[span[0] : span[1]].decode("latin-1").strip() if span else ""

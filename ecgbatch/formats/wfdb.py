@@ -13,21 +13,22 @@ import numpy as np
 
 from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
-from ecgbatch.record import INVALID, Reason, Record, lead_name
+from ecgbatch.record import INVALID, RATES_HZ, Reason, Record, lead_name
 
 __all__ = ["decode", "is_header", "signal_files"]
 
 _RECORD_LINE = re.compile(
-    rb"(?P<name>[^\s/]+)(?P<segments>/\d+)?[ \t]+(?P<n_signals>\d+)"
-    rb"(?:[ \t]+(?P<fs>[-+.\deE]+)(?:/\S+)?(?:[ \t]+(?P<n_samples>\d+)(?:[ \t]+(?P<start>\S.*))?)?)?\s*"
+    rb"(?P<name>[^\s/]+)(?P<segments>/\d+)?[ \t]+(?P<n_signals>\d{1,9})"
+    rb"(?:[ \t]+(?P<fs>[-+.\deE]+)(?:/\S+)?(?:[ \t]+(?P<n_samples>\d{1,15})(?:[ \t]+(?P<start>\S.*))?)?)?\s*"
 )
-_FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?")
+_FORMAT = re.compile(r"(\d{1,9})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,9}))?")
 _GAIN = re.compile(r"([-+.\deE]+)(?:\(([-+\d]+)\))?(?:/(.*))?")
 _UV_PER_UNIT = {"mv": 1000.0, "uv": 1.0, "µv": 1.0, "v": 1e6, "nv": 1e-3}
 _FLAC_BITS = {508: 8, 516: 16, 524: 24}
 _INVALID_BITS = {16: 16, 61: 16, 160: 16, 212: 12, 80: 8, 310: 10, 311: 10, 24: 24, 32: 32, **_FLAC_BITS}
 """Bits of the most negative sample, which marks a missing one; format 8 has no such mark."""
-_MAX_RATE_HZ = 100_000
+_MAX_COUNT = 2**31  # of any sample
+_MAX_SAMPLES = 2**40  # more than any file holds
 _MAX_FLAC_SAMPLES = 2**24  # FLAC may pack silence without bound: 64 MiB once decoded
 
 
@@ -84,10 +85,10 @@ def decode(raw: bytes, sibling: Callable[[str], bytes]) -> Record:
     if len({per_frame for per_frame, _ in encodings}) > 1:
         raise RecordError(Reason.MALFORMED, "leads of different rates, expected one rate")
     per_frame = next(iter(leads.values())).encoding.per_frame
-    counts, invalid = _counts(signals, leads, int(line["n_samples"] or 0), sibling)
+    counts, invalid = _counts(signals, int(line["n_samples"] or 0), sibling)
     return Record(
         format="wfdb",
-        fs_hz=_rate_hz(line["fs"]) * per_frame,
+        fs_hz=_rate_hz(line["fs"], per_frame),
         leads=tuple(leads),
         counts=counts,
         uv_per_count=tuple(signal.uv_per_count for signal in leads.values()),
@@ -111,12 +112,12 @@ def _signal_lines(raw: bytes) -> list[bytes]:
     return lines[1 : 1 + int(line["n_signals"])] if line and not line["segments"] else []
 
 
-def _rate_hz(field: bytes | None) -> float:
+def _rate_hz(field: bytes | None, per_frame: int) -> float:
     try:
-        rate_hz = float(field or b"")
+        rate_hz = float(field or b"") * per_frame
     except ValueError:
         rate_hz = 0.0
-    if not 0 < rate_hz <= _MAX_RATE_HZ:
+    if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
         raise RecordError(Reason.UNKNOWN_RATE, "the record line does not give a sampling rate")
     return rate_hz
 
@@ -137,7 +138,9 @@ def _signal(line: str) -> _Signal:
         uv_per_count, zero_count = _calibration(fields[2] if len(fields) > 2 else "0", adc_zero)
         initial = int(fields[5]) if len(fields) > 5 else adc_zero
         checksum = int(fields[6]) % 65536 if len(fields) > 6 else None
-    except (ValueError, IndexError) as err:
+        if not max(abs(zero_count), abs(initial)) <= _MAX_COUNT:
+            raise ValueError(zero_count, initial)
+    except (ValueError, OverflowError, IndexError) as err:
         raise RecordError(Reason.MALFORMED, "a signal line that is not one") from err
     lead = lead_name(fields[8]) if len(fields) > 8 else None
     return _Signal(fields[0], encoding, uv_per_count, zero_count, initial, checksum, lead)
@@ -160,6 +163,8 @@ def _calibration(field: str, adc_zero: int) -> tuple[float, float]:
     gain = float(found[1])
     uv_per_unit = _UV_PER_UNIT.get((found[3] or "mV").strip().lower(), 0.0)
     uv_per_count = uv_per_unit / gain if isfinite(gain) and gain > 0 else 0.0
+    if not isfinite(uv_per_count):
+        raise ValueError(field)
     return uv_per_count, float(found[2] if found[2] is not None else adc_zero)
 
 
@@ -175,21 +180,23 @@ def _standard_leads(signals: list[_Signal]) -> dict[str, _Signal]:
     return leads
 
 
-def _counts(
-    signals: list[_Signal], leads: dict[str, _Signal], n_frames: int, sibling: Callable[[str], bytes]
-) -> tuple[np.ndarray, int | None]:
-    """int16 or int32 (lead, time) in the order of `leads`, and the count that marks a missing sample."""
+def _counts(signals: list[_Signal], n_frames: int, sibling: Callable[[str], bytes]) -> tuple[np.ndarray, int | None]:
+    """int16 or int32 (lead, time) in the header's order, and the count that marks a missing sample."""
+    groups = [(file, list(group)) for file, group in groupby(signals, key=lambda signal: signal.file)]
+    if len({file for file, _ in groups}) != len(groups):
+        raise RecordError(Reason.MALFORMED, "signals of one file stand apart, expected them together")
     parts: list[np.ndarray] = []
     marks: list[int | None] = []
-    for file, group in groupby(signals, key=lambda signal: signal.file):
-        together = list(group)
+    for file, together in groups:
         if not any(signal.lead for signal in together):
             continue
         frames = _frames(file, together, n_frames, sibling)
-        for signal, counts in _channels(frames, together):
-            parts.append(counts)
-            marks.append(_mark(signal.encoding.format))
+        channels = _channels(frames, together)
+        parts.extend(channels)
+        marks.extend([_mark(together[0].encoding.format)] * len(channels))
     n_samples = min(part.shape[1] for part in parts)
+    if n_samples < 1:
+        raise RecordError(Reason.TRUNCATED, "a lead without samples")
     if len(parts) == 1:
         return parts[0], marks[0]
     if len(set(marks)) == 1 and len({part.dtype for part in parts}) == 1:
@@ -210,12 +217,12 @@ def _frames(file: str, signals: list[_Signal], n_frames: int, sibling: Callable[
         raise RecordError(Reason.MALFORMED, "a signal file outside of its header's folder")
     data = sibling(file)
     width = sum(signal.encoding.per_frame for signal in signals)
-    if width < 1:
-        raise RecordError(Reason.MALFORMED, "no samples in a frame")
+    if any(signal.encoding.per_frame < 1 for signal in signals):
+        raise RecordError(Reason.MALFORMED, "a signal without samples in a frame")
     if first.format in _FLAC_BITS:
         return _flac(data, first, n_frames, len(signals))
     n = n_frames * width or _whole_samples(first.format, len(data) - first.offset, width)
-    needed = _kernels.wfdb_bytes(first.format, n)
+    needed = _kernels.wfdb_bytes(first.format, min(n, _MAX_SAMPLES))
     if not n:
         raise RecordError(Reason.TRUNCATED, "a signal file without samples")
     if not needed:
@@ -252,7 +259,11 @@ def _flac(data: bytes, encoding: _Encoding, n_frames: int, n_signals: int) -> np
         with soundfile.SoundFile(io.BytesIO(data[encoding.offset :])) as flac:
             n = n_frames * encoding.per_frame or flac.frames
             if flac.channels != n_signals or n > flac.frames or n * n_signals > _MAX_FLAC_SAMPLES:
-                raise RecordError(Reason.TRUNCATED, f"FLAC of {flac.frames} samples, {flac.channels} channels, expected {n}, {n_signals}")
+                raise RecordError(
+                    Reason.TRUNCATED,
+                    f"FLAC of {flac.frames} samples, {flac.channels} channels, expected {n}, {n_signals}",
+                )
+            n -= n % encoding.per_frame
             samples = flac.read(n, dtype="int32", always_2d=True)
     except (soundfile.SoundFileError, ValueError) as err:
         raise RecordError(Reason.CORRUPT_PAYLOAD, "not a readable FLAC stream") from err
@@ -262,11 +273,11 @@ def _flac(data: bytes, encoding: _Encoding, n_frames: int, n_signals: int) -> np
     return np.ascontiguousarray(frames).reshape(len(frames), -1) >> (32 - _FLAC_BITS[encoding.format])
 
 
-def _channels(frames: np.ndarray, signals: list[_Signal]) -> list[tuple[_Signal, np.ndarray]]:
-    """Each lead's counts (1, time); one entry (lead, time) where all signals are plain leads, the common case."""
+def _channels(frames: np.ndarray, signals: list[_Signal]) -> list[np.ndarray]:
+    """The leads' counts, each (1, time); all of them (lead, time) where every signal is a plain lead, as mostly."""
     sums = _kernels.frame_sums(frames) if frames.dtype == np.int16 else frames.sum(axis=0, dtype=np.int64).tolist()
     column = 0
-    found = []
+    found: list[np.ndarray] = []
     plain = True
     for signal in signals:
         n = signal.encoding.per_frame
@@ -274,12 +285,12 @@ def _channels(frames: np.ndarray, signals: list[_Signal]) -> list[tuple[_Signal,
             if signal.checksum is not None and sum(sums[column : column + n]) % 65536 != signal.checksum:
                 raise RecordError(Reason.CHECKSUM, f"lead {signal.lead}: the samples' sum differs from the header's")
             skew = signal.encoding.skew
-            found.append((signal, frames[skew:, column : column + n].reshape(1, -1)))
+            found.append(frames[skew:, column : column + n].reshape(1, -1))
             plain = plain and not skew and n == 1
         else:
             plain = False
         column += n
-    return [(signals[0], frames.T)] if plain else found
+    return [frames.T] if plain else found
 
 
 def _mark(format_: int) -> int | None:

@@ -97,13 +97,14 @@ def _heart_uv(rng: np.random.Generator, rhythm: str, n_samples: int, fs_hz: floa
     person = heart.draw_heart(rng, rhythm)
     beats = draw_beats(rng, rhythm, n_samples / fs_hz)
     settled_s = 0.5 * beats.rr_s + 0.5 * beats.rr_s.mean()  # QT follows the rate with a lag
-    direction_mv = np.array([rng.uniform(-0.8, 0.8), rng.choice([-0.9, 1.1]), rng.uniform(-0.7, 0.9)])
+    direction = np.array([rng.uniform(-0.8, 0.8), rng.choice([-0.9, 1.1]), rng.uniform(-0.7, 0.9)])
     breath = 1 + 0.05 * np.sin(2 * np.pi * rng.uniform(0.18, 0.35) * beats.onset_s)  # Moody et al. 1985
     uv = np.zeros((8, n_samples))
     own = ~beats.is_ectopic
     _add(uv, heart.conducted(person, settled_s[own], low_pass_hz=low_pass_hz), beats.onset_s[own], breath[own], fs_hz)
     if beats.is_ectopic.any():
-        early = heart.ectopic(person, direction_mv, settled_s[~own], low_pass_hz=low_pass_hz)
+        focus_mv = direction * (1.4 / np.linalg.norm(direction))
+        early = heart.ectopic(person, focus_mv, settled_s[~own], low_pass_hz=low_pass_hz)
         _add(uv, early, beats.onset_s[~own], breath[~own], fs_hz)
     if rhythm == "afib":
         uv += _fibrillation_uv(rng, person, n_samples, fs_hz)

@@ -31,7 +31,7 @@ ATRIAL_VECTOR = np.array([-0.45, 0.55, -0.70])
 """Direction of fibrillatory waves, which are largest in V1."""
 
 _P = np.array([[0.02, 0.09, -0.05], [0.06, 0.04, 0.05]])
-"""Right, then left atrium: upright in II, up then down in V1; 0.25 mV is abnormal (Surawicz et al. 2009)."""
+"""Right, then left atrium: upright in II, up then down in V1."""
 _NARROW = np.array([[-0.15, -0.05, -0.25], [1.00, 0.70, 0.30], [-0.25, -0.10, 0.55]])
 """Septum, left ventricle, base: r then S in V1, q then R in V6, R growing from V1 to V5."""
 _RIGHT_BLOCK = np.array([[-0.15, -0.05, -0.25], [0.95, 0.65, 0.25], [-0.50, 0.00, -0.55]])
@@ -85,8 +85,8 @@ class Waves:
 def draw_heart(rng: np.random.Generator, rhythm: str) -> Heart:
     """A person with the conduction that `rhythm` names.
 
-    Ranges are those of adults: PR 120-200 ms, QRS below 110 ms and from 120 ms on in a block (Surawicz et al. 2009,
-    AHA/ACCF/HRS part III), QTc below 450 ms (Rautaharju et al. 2009, part IV).
+    Within the limits for adults: PR 120-200 ms; QRS below 110 ms, and from 120 ms on in a block (Surawicz et al. 2009,
+    AHA/ACCF/HRS part III); QTc below 450 ms (Rautaharju et al. 2009, part IV).
     """
     heart = Heart(
         pr_s=rng.uniform(0.130, 0.190),

@@ -12,21 +12,14 @@ from ecgbatch.synth.heart import low_pass_sd_s
 
 __all__ = ["draw_noise"]
 
-_ELECTRODES = np.zeros((8, 9))
-"""I, II, V1 … V6 of the electrodes RA, LA, LL, V1 … V6; chest leads against the mean of the limbs (Wilson)."""
-_ELECTRODES[0, [0, 1]] = -1, 1
-_ELECTRODES[1, [0, 2]] = -1, 1
-_ELECTRODES[2:, :3] = -1 / 3
-_ELECTRODES[2:, 3:] = np.eye(6)
-
 
 def draw_noise(
     rng: np.random.Generator, n_samples: int, fs_hz: float, *, high_pass_hz: float, low_pass_hz: float, mains_hz: float
 ) -> np.ndarray:
     """Noise in µV (8, time) of I, II, V1 … V6: baseline wander, muscle, amplifier, now and then mains and motion.
 
-    Levels at an electrode after Friesen et al. 1990 (IEEE TBME 37:85) and the MIT-BIH noise stress test database
-    (Moody et al. 1984): most recordings are clean, a few are poor.
+    The kinds are those of Friesen et al. 1990 (IEEE TBME 37:85); their levels are our own: most recordings are clean,
+    a few are poor.
     """
     n = _padded(n_samples)
     wander, muscle = _bands(n, fs_hz, high_pass_hz, low_pass_hz)
@@ -36,14 +29,24 @@ def draw_noise(
     # The parts are uniform: enough, as their sum over many bins is normal, and three times as fast.
     spectrum = rng.random((9, muscle.size, 2), np.float32).astype(np.float64)
     spectrum -= 0.5
-    spectrum *= muscle[:, None]
-    spectrum[:, : wander.size] *= wander[:, None] * (wander_uv / muscle_uv)[:, None, None]
-    noise_uv = (_ELECTRODES * muscle_uv) @ np.fft.irfft(spectrum.view(np.complex128)[..., 0], n)[:, :n_samples]
+    spectrum[:, : wander.size] *= np.outer(wander_uv, wander)[..., None]
+    spectrum[:, wander.size :] *= np.outer(muscle_uv, muscle[wander.size :])[..., None]
+    noise_uv = _leads(np.fft.irfft(spectrum.view(np.complex128)[..., 0], n)[:, :n_samples])
     if rng.random() < 0.3:
         noise_uv += _mains(rng, n_samples, fs_hz, mains_hz)
     if rng.random() < 0.06:
-        noise_uv += np.outer(_ELECTRODES[:, rng.integers(9)], _motion(rng, n_samples, fs_hz))
+        pulled = _leads(np.eye(9)[:, rng.integers(9)])
+        noise_uv += np.outer(pulled, _motion(rng, n_samples, fs_hz))
     return noise_uv
+
+
+def _leads(electrodes: np.ndarray) -> np.ndarray:
+    """I, II, V1 … V6 of the electrodes RA, LA, LL, V1 … V6; chest leads against the mean of the limbs (Wilson)."""
+    right, left, foot = electrodes[:3]
+    leads = np.empty((8, *electrodes.shape[1:]))
+    leads[0], leads[1] = left - right, foot - right
+    leads[2:] = electrodes[3:] - (right + left + foot) / 3
+    return leads
 
 
 @lru_cache(maxsize=64)
@@ -59,7 +62,6 @@ def _bands(n: int, fs_hz: float, high_pass_hz: float, low_pass_hz: float) -> tup
     muscle = muscle / np.sqrt((muscle**2).sum()) * low_pass * uniform
     n_wander = int(np.searchsorted(f_hz, 1.0))
     n_muscle = max(int(np.searchsorted(-low_pass, -0.02)), n_wander)
-    muscle[:n_wander] = 1.0
     return wander[:n_wander], muscle[:n_muscle]
 
 
@@ -76,7 +78,7 @@ def _mains(rng: np.random.Generator, n_samples: int, fs_hz: float, mains_hz: flo
     """Hum in µV (8, time): one frequency, its own size and phase at each electrode."""
     turn = 2 * np.pi * (mains_hz + rng.normal(0, 0.02)) / fs_hz * np.arange(n_samples)
     size_uv = 5 * rng.lognormal(0, 0.6) * rng.normal(0, 1, (9, 2))
-    return np.asarray((_ELECTRODES @ size_uv) @ np.stack([np.cos(turn), np.sin(turn)]))
+    return np.asarray(_leads(size_uv) @ np.stack([np.cos(turn), np.sin(turn)]))
 
 
 def _motion(rng: np.random.Generator, n_samples: int, fs_hz: float) -> np.ndarray:

@@ -36,7 +36,8 @@ def _smoothed(is_positive: np.ndarray) -> np.ndarray:
     """Targets a little short of 0 and 1, as if one more record of each kind were undecided (Platt 1999)."""
     n_positive = is_positive.sum(0)
     n_negative = len(is_positive) - n_positive
-    return np.where(is_positive.astype(bool), (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
+    target: np.ndarray = np.where(is_positive > 0, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
+    return target
 
 
 def _common(target: np.ndarray, logits: np.ndarray) -> float:
@@ -60,12 +61,13 @@ def _cost(target: np.ndarray, logits: np.ndarray, log_slope: float) -> float:
 def _intercepts(target: np.ndarray, logits: np.ndarray, log_slope: float) -> np.ndarray:
     """The intercept of each label that makes its mean probability its mean target; by bisection, which cannot fail."""
     z = np.exp(log_slope) * logits
-    low, high = -50 - z.max(0), 50 - z.min(0)
+    low: np.ndarray = -50 - z.max(0)
+    high: np.ndarray = 50 - z.min(0)
     for _ in range(60):
-        middle = (low + high) / 2
+        middle: np.ndarray = (low + high) / 2
         is_low = _sigmoid(z + middle).mean(0) < target.mean(0)
         low, high = np.where(is_low, middle, low), np.where(is_low, high, middle)
-    return (low + high) / 2
+    return middle
 
 
 def _newton(

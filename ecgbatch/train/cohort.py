@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -83,14 +84,14 @@ def read(path: Path) -> Cohort:
     )
 
 
-def _record(row: dict[str, object], samples: pl.Series) -> Record:
-    leads = tuple(row["leads"])  # type: ignore[arg-type]
+def _record(row: dict[str, Any], samples: pl.Series) -> Record:
+    leads = tuple(row["leads"])
     return Record(
         format="cohort",
-        fs_hz=float(row["fs_hz"]),  # type: ignore[arg-type]
+        fs_hz=float(row["fs_hz"]),
         leads=leads,
         counts=samples.to_numpy().reshape(len(leads), -1),
-        uv_per_count=(float(row["uv_per_count"]),) * len(leads),  # type: ignore[arg-type]
+        uv_per_count=(float(row["uv_per_count"]),) * len(leads),
         zero_counts=(0.0,) * len(leads),
     )
 

@@ -53,7 +53,7 @@ def write(bundle: Bundle, network: Network, *, card: str) -> Bundle:
     partial = bundle.folder.with_name(f".{bundle.folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
+    network = network.eval()
 
     _write_labels(partial / "labels.csv", bundle.labels)
     save_file({key: value.contiguous() for key, value in network.state_dict().items()}, partial / "weights.safetensors")
@@ -100,8 +100,9 @@ def _folded(network: Network) -> Network:
     folded = copy.deepcopy(network).eval()
     for parent in folded.modules():
         for name, child in parent.named_children():
-            if isinstance(child, nn.Sequential) and [type(layer) for layer in child] == [nn.Conv2d, nn.BatchNorm2d]:
-                setattr(parent, name, fuse_conv_bn_eval(child[0], child[1]))
+            match list(child.children()):
+                case [nn.Conv2d() as convolution, nn.BatchNorm2d() as normalisation]:
+                    setattr(parent, name, fuse_conv_bn_eval(convolution, normalisation))
     return folded
 
 

@@ -2,13 +2,13 @@
 
 On the command line:
 
-    ecgbatch train pretrain ptbxl.parquet --out training --name foundation --epochs 100 --seed 1 --batch 64
+    ecgbatch train pretrain ptbxl.parquet --out DIR --name foundation --epochs 60 --seed 1 --batch 64
 
 which is no more than
 
     bundle = pretrain(data, out, name=name, epochs=epochs, seed=seed, batch=batch, is_resumed=resume, say=say)
 
-`out` holds `checkpoint.safetensors` while it lasts, and the bundle in a folder of its name at the end.
+`out` holds `checkpoint.safetensors`, written after each epoch, and at the end the bundle in a folder of its name.
 """
 
 import platform
@@ -39,7 +39,7 @@ ARCHITECTURE: Mapping[str, Any] = {
     "kernel": 7,
     "stem_kernel": 15,
     "squeezed": [False, False, True, True],
-    "dropout": 0.3,
+    "dropout": 0.4,
 }
 """Arguments of `network.Network` beyond leads and labels."""
 
@@ -51,7 +51,6 @@ CLIP = 20.0
 """Standard deviations: 3.2 to 6.6 mV, above the largest QRS complexes; only artefacts are cut."""
 N_POSITIVES = 20
 VERSION = "1.0.0"
-LICENCE = "CC-BY-4.0"
 
 
 def pretrain(
@@ -59,61 +58,72 @@ def pretrain(
     out: Path,
     *,
     name: str = "foundation",
-    epochs: int = 100,
+    epochs: int = 60,
     seed: int = 1,
     batch: int = 64,
     architecture: Mapping[str, Any] = ARCHITECTURE,
     n_positives: int = N_POSITIVES,
+    licence: str = "CC-BY-4.0",
     is_resumed: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Train a network on a cohort's training folds and write its bundle to `out / name`.
 
-    The epoch, the calibration and the thresholds are chosen on fold 8, and fold 9 is scored once, at the end.
+    The epoch, the calibration and the thresholds are chosen on fold 8, and fold 9 is scored once, at the end. The
+    default licence is that of PTB-XL; weights made from other data carry those data's.
 
     Raises:
         UsageError: the cohort cannot be trained on, or `out` holds a training and `is_resumed` says otherwise.
     """
-    checkpoint = out / "checkpoint.safetensors"
-    if checkpoint.exists() != is_resumed:
-        found = (
-            "holds a training; resume it or choose another folder" if checkpoint.exists() else "holds none to resume"
-        )
-        raise UsageError(f"{out}: {found}")
-    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = _checkpoint(out, is_resumed)
     ecgs = cohort.read(data)
-    spec = _input_spec(ecgs)
     codes = cohort.codes(ecgs, n_positives=n_positives)
     if not codes:
         raise UsageError(f"{data.name}: no statement has {n_positives} training positives")
+    spec = _input_spec(ecgs)
     x, y = cohort.inputs(ecgs, spec), cohort.targets(ecgs, codes)
-    arguments = {"n_leads": len(spec.leads), "n_labels": len(codes), **architecture}
 
     recipe = Recipe(epochs=epochs, batch=batch, seed=seed, data_sha256=ecgs.sha256)
-    training = Training(arguments, recipe)
+    training = Training({"n_leads": len(spec.leads), "n_labels": len(codes), **architecture}, recipe)
     if is_resumed:
         training.resume(checkpoint)
     _run(training, _split(ecgs, x, y, spec), checkpoint, say)
 
-    facts = _facts(ecgs, recipe, training, data, n_positives)
+    labels, report = _labels(ecgs, codes, x, y, training.best_network())
+    say(f"macro AUC on fold 9: {report.macro}")
+    facts = {"data": data.name, "n_positives": n_positives, **_facts(ecgs, training)}
     facts["command"] = (
         f"ecgbatch train pretrain {data.name} --out DIR --name {name} --epochs {epochs} --seed {seed} --batch {batch}"
     )
-    network = training.best_network()
-    labels, report = _labels(ecgs, codes, x, y, network)
     bundle = Bundle(
         folder=out / name,
         name=name,
         version=VERSION,
-        licence=LICENCE,
+        licence=licence,
         input=spec,
         labels=labels,
-        network=arguments,
+        network=training.network_arguments,
         training=facts,
         hashes={},
     )
-    say(f"macro AUC on fold 9: {report.macro}")
-    return export.write(bundle, network, card=card.text(bundle, report, size=_size(network, spec)))
+    return _export(bundle, training.best_network(), report)
+
+
+def _checkpoint(out: Path, is_resumed: bool) -> Path:
+    """Where the training is kept, in a folder that exists."""
+    path = out / "checkpoint.safetensors"
+    if path.exists() and not is_resumed:
+        raise UsageError(f"{out}: holds a training, expected none; resume it or choose another folder")
+    if is_resumed and not path.exists():
+        raise UsageError(f"{out}: holds no training, expected one to resume")
+    out.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _export(bundle: Bundle, network: Network, report: Report) -> Bundle:
+    n_parameters = sum(weights.numel() for weights in network.parameters())
+    gflop = gflop_per_ecg(network, n_leads=len(bundle.input.leads), n_samples=bundle.input.samples)
+    return export.write(bundle, network, card=card.text(bundle, report, n_parameters=n_parameters, gflop=gflop))
 
 
 def _input_spec(ecgs: Cohort) -> InputSpec:
@@ -141,7 +151,7 @@ def _split(ecgs: Cohort, x: np.ndarray, y: np.ndarray, spec: InputSpec) -> Split
 
 def _run(training: Training, split: Split, checkpoint: Path, say: Callable[[str], None]) -> None:
     """Train the epochs that are left, each of them kept before the next begins."""
-    while len(training.history) < training.recipe.epochs:
+    while not training.is_finished:
         started_s = time.monotonic()
         training.run_epoch(split)
         training.save(checkpoint)
@@ -186,16 +196,14 @@ def _labels(
     return labels, report
 
 
-def _facts(ecgs: Cohort, recipe: Recipe, training: Training, data: Path, n_positives: int) -> dict[str, Any]:
-    """The bundle's [training] table."""
+def _facts(ecgs: Cohort, training: Training) -> dict[str, Any]:
+    """What the bundle's [training] table says of the cohort, the recipe, the choice of epoch and the libraries."""
     return {
-        "data": data.name,
         "provenance": ecgs.provenance,
         "n_train": int(ecgs.side(TRAIN_FOLDS).sum()),
         "n_choose": int(ecgs.side(CHOOSE_FOLDS).sum()),
         "n_report": int(ecgs.side(REPORT_FOLDS).sum()),
-        "n_positives": n_positives,
-        **asdict(recipe),
+        **asdict(training.recipe),
         "best_epoch": training.best_epoch,
         "macro_auc_choose": round(training.history[training.best_epoch - 1]["auc_choose"], 4),
         "python": platform.python_version(),
@@ -203,10 +211,6 @@ def _facts(ecgs: Cohort, recipe: Recipe, training: Training, data: Path, n_posit
     }
 
 
-def _size(network: Network, spec: InputSpec) -> dict[str, float]:
-    gflop = gflop_per_ecg(network, n_leads=len(spec.leads), n_samples=spec.samples)
-    return {"n_parameters": sum(weights.numel() for weights in network.parameters()), "gflop": gflop}
-
-
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits))
+    probability: np.ndarray = 1 / (1 + np.exp(-logits))
+    return probability

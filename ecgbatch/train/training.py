@@ -34,10 +34,12 @@ class Recipe:
     seed: int
     learning_rate: float = 2e-3
     """Peak of the one-cycle schedule."""
-    weight_decay: float = 0.05
-    mixup_alpha: float = 0.4
+    weight_decay: float = 0.1
+    mixup_alpha: float = 1.0
     average_decay: float = 0.995
     """Of the running average of the weights, a step."""
+    patience: int = 15
+    """Epochs without a better one after which training ends."""
     data_sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -64,7 +66,8 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.network = Network(**network_arguments)
-        self.network = self.network.to(memory_format=torch.channels_last)  # twice as fast in bf16 on a CPU
+        # Channels last is twice as fast in bfloat16 on a CPU.
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network_arguments = dict(network_arguments)
         self.recipe = recipe
         self.optimiser = torch.optim.AdamW(
@@ -79,9 +82,16 @@ class Training:
     def best_epoch(self) -> int:
         return 1 + max(range(len(self.history)), key=lambda at: self.history[at]["auc_choose"])
 
+    @property
+    def is_finished(self) -> bool:
+        n_epochs = len(self.history)
+        return n_epochs >= self.recipe.epochs or (n_epochs > 0 and n_epochs - self.best_epoch >= self.recipe.patience)
+
     def best_network(self) -> Network:
         """A network of its own with the best weights, ready to be used."""
-        return self._with(self.best)
+        network = Network(**self.network_arguments)
+        network.load_state_dict(self.best)
+        return network.eval()
 
     def run_epoch(self, split: Split) -> None:
         """Go through the training records once, and keep the averaged weights if they are the best yet."""
@@ -116,7 +126,7 @@ class Training:
             logits, _ = self.network(x)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), y)
         self.optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimiser.step()
         return loss.item()
@@ -180,7 +190,7 @@ def predict(network: Network, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """float32 logits (record, label) and embedding (record, feature) of normalised input."""
     network.eval()
     with torch.inference_mode():
-        parts = [network(part) for part in torch.from_numpy(x).split(64)]
+        parts = [network(torch.from_numpy(x[at : at + 64])) for at in range(0, len(x), 64)]
     return torch.cat([logits for logits, _ in parts]).numpy(), torch.cat([embedding for _, embedding in parts]).numpy()
 
 

@@ -1,0 +1,36 @@
+# make demo   set up, write a synthetic archive, score it, show the result
+# make test   set up, run every check and test
+# Both build their own .venv from the versions in constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(shell find ecgbatch engines kernels -type f -not -name '*.pyc')
+INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test clean
+
+demo: $(VENV)/demo.stamp
+	rm -rf demo
+	$(BIN)/ecgbatch synth demo/archive --n 500 --seed 1 --damaged 0.03
+	$(BIN)/ecgbatch score demo/archive --out demo/run || test $$? -eq 3  # 3: finished, with rejects
+	$(BIN)/ecgbatch inspect demo/run
+
+test: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+$(VENV)/demo.stamp: $(SOURCES)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) .
+	touch $@
+
+$(VENV)/test.stamp: $(SOURCES)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build demo

@@ -1,0 +1,185 @@
+"""How fast one core turns files in the page cache into normalised batch rows, and what it spends the time on.
+
+    python benchmarks/decode.py --out benchmarks/results/decode.json
+
+The rate is the feed's own, `ecgbatch.feed.batches` with one thread, hash and quality included, bound to one core. Its
+stages are timed record by record in the same order, and each is held against what the core could do at best with the
+bytes or multiplications of that stage.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import inputs
+import limits
+import numpy as np
+import plain_pytorch
+import tables
+from inputs import CONTAINERS, SPEC
+from measurement import Spread, arguments, interleaved, ratios, spread, write
+
+from ecgbatch import archive, formats, quality
+from ecgbatch.archive import Entry
+from ecgbatch.feed import host
+from ecgbatch.feed.batch import batches, waveform_hash
+from ecgbatch.plan import Shard
+from ecgbatch.record import INDEPENDENT_LEADS, Record
+from ecgbatch.waveform import polyphase
+
+BATCH = 32
+TARGETS = {"muse-xml": 6000, "wfdb": 10_000}
+"""ECG/s on one core."""
+PLAIN = {"muse-xml": "lxml + base64 + SciPy", "wfdb": "wfdb + SciPy"}
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=7)
+    parser.add_argument("--n", type=int, default=800, help="records of each container")
+    parser.add_argument("--n-plain", type=int, default=100, help="of them, those that the plain script decodes a round")
+    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    args = parser.parse_args()
+    os.sched_setaffinity(0, {args.core})
+    with TemporaryDirectory() as work:
+        archives = {}
+        for container in CONTAINERS:
+            inputs.write_archive(Path(work) / container, container, args.n)
+            archives[container] = inputs.entries(Path(work) / container)
+        measured = _measure(archives, Path(work), n_plain=args.n_plain, rounds=args.rounds)
+    settings = {"n": args.n, "n_plain": args.n_plain, "rounds": args.rounds, "batch": BATCH, "plain": PLAIN}
+    print(tables.render(write(args.out, "decode", settings, measured)))
+
+
+def _measure(archives: dict[str, list[Entry]], work: Path, *, n_plain: int, rounds: int) -> dict[str, Any]:
+    stages: dict[str, dict[str, list[float]]] = {container: defaultdict(list) for container in archives}
+    bounds: dict[str, dict[str, list[float]]] = {container: defaultdict(list) for container in archives}
+
+    def staged(container: str) -> float:
+        taken = stage_us(archives[container])
+        for stage, us in taken.items():
+            stages[container][stage].append(us)
+        for stage, us in limit_us(archives[container][0], work).items():
+            bounds[container][stage].append(us)
+        return sum(taken.values())
+
+    subjects: dict[str, Callable[[], float]] = {}
+    for container, listed in archives.items():
+        subjects[f"{container} feed"] = partial(feed_rate, listed)
+        subjects[f"{container} plain"] = partial(plain_rate, listed[:n_plain])
+        subjects[f"{container} stages"] = partial(staged, container)
+    for subject in subjects.values():
+        subject()  # fills the page cache and every cache in the code
+    for kept in (*stages.values(), *bounds.values()):
+        kept.clear()
+    rates = interleaved(subjects, rounds)
+    return {
+        "containers": {
+            container: {
+                "n_bytes": listed[0].n_bytes,
+                "ecg_per_s": spread(rates[f"{container} feed"]),
+                "target_ecg_per_s": TARGETS[container],
+                "plain_ecg_per_s": spread(rates[f"{container} plain"]),
+                "ratio": ratios(spread(rates[f"{container} feed"]), spread(rates[f"{container} plain"])),
+                "stages": {
+                    stage: _stage(spread(us), bounds[container].get(stage)) for stage, us in stages[container].items()
+                },
+            }
+            for container, listed in archives.items()
+        }
+    }
+
+
+def _stage(us: Spread, bound_us: list[float] | None) -> dict[str, Any]:
+    """A stage's time and, where it has a limit, the share of its rate in the limit's."""
+    if bound_us is None:
+        return {"us": us}
+    return {"us": us, "limit_us": spread(bound_us), "share": ratios(spread(bound_us), us)}
+
+
+def feed_rate(listed: list[Entry]) -> float:
+    """ECG/s of the feed with one thread."""
+    started = perf_counter()
+    n = sum(len(batch.rows) for batch in batches([Shard(0, listed)], [SPEC], size=BATCH, workers=1))
+    seconds = perf_counter() - started
+    if n != len(listed):
+        raise SystemExit(f"{n} of {len(listed)} good records scored, expected all; the benchmark means nothing")
+    return n / seconds
+
+
+def plain_rate(listed: list[Entry]) -> float:
+    """ECG/s of what people would write: the same model input, without hash, checks and quality."""
+    started = perf_counter()
+    for entry in listed:
+        plain_pytorch.model_input(entry.path, SPEC)
+    return len(listed) / (perf_counter() - started)
+
+
+def stage_us(listed: Sequence[Entry]) -> dict[str, float]:
+    """Median µs a record of each stage, in the feed's order."""
+    taken: dict[str, list[float]] = defaultdict(list)
+    x = np.empty((BATCH, len(SPEC.leads), SPEC.samples), np.float32)
+    for index, entry in enumerate(listed):
+        times = _one_record(entry, x[index % BATCH])
+        for (stage, ended), began in zip(times[1:], (at for _, at in times), strict=False):
+            taken[stage].append((ended - began) * 1e6)
+    return {stage: median(us) for stage, us in taken.items()}
+
+
+def _one_record(entry: Entry, row: np.ndarray) -> list[tuple[str, float]]:
+    """When each stage of one record ended."""
+    folder, name = os.path.split(entry.path)
+    times = [("start", perf_counter())]
+    raw = archive.read(entry.path)
+    siblings = {other: archive.read(os.path.join(folder, other)) for other in formats.companions(raw, name)}
+    times.append(("read", perf_counter()))
+    record = formats.decode(raw, name, siblings.__getitem__)
+    times.append(("decode", perf_counter()))
+    archive.stamp(entry.path, tuple(siblings))
+    times.append(("stamp", perf_counter()))
+    flat = host.flat_leads(record)
+    nv = host.nanovolts(record, INDEPENDENT_LEADS, flat)
+    times.append(("nanovolts", perf_counter()))
+    host.model_input(nv, record.fs_hz, SPEC, row)
+    times.append(("model input", perf_counter()))
+    waveform_hash(nv, record.fs_hz)
+    times.append(("hash", perf_counter()))
+    quality.measure(nv, flat)
+    times.append(("quality", perf_counter()))
+    return times
+
+
+def limit_us(entry: Entry, work: Path) -> dict[str, float]:
+    """What each stage would take at the limit of the core: copying its bytes, or multiplying, and nothing else."""
+    raw, record = _decoded(entry)
+    n_file = sum(map(len, raw))
+    n_counts = len(INDEPENDENT_LEADS) * record.n_samples * record.counts.itemsize
+    n_nv = len(INDEPENDENT_LEADS) * record.n_samples * 4
+    bank = polyphase(record.fs_hz, SPEC.fs_hz)
+    n_flop = 2 * len(SPEC.leads) * SPEC.samples * bank.n_taps
+    seconds = {
+        "read": limits.read_s(work, n_file),
+        "decode": limits.copy_s(n_file),
+        "nanovolts": limits.copy_s((n_counts + n_nv) // 2),  # a copy both reads and writes its bytes
+        "model input": n_flop / limits.fp32_flop_per_s(),
+        "hash": limits.copy_s(n_nv // 2),
+        "quality": limits.copy_s(n_nv // 2),
+    }
+    return {stage: s * 1e6 for stage, s in seconds.items()}
+
+
+def _decoded(entry: Entry) -> tuple[list[bytes], Record]:
+    """The content of a record's files, and the record."""
+    folder, name = os.path.split(entry.path)
+    raw = archive.read(entry.path)
+    siblings = {other: archive.read(os.path.join(folder, other)) for other in formats.companions(raw, name)}
+    return [raw, *siblings.values()], formats.decode(raw, name, siblings.__getitem__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The README's tables, made from the JSON results and from nothing else.
+
+    python benchmarks/tables.py            write them between the README's marks
+    python benchmarks/tables.py --check    exit with 1 where the README says anything else
+
+A mark is `<!-- bench:NAME -->` … `<!-- /bench -->`, NAME that of a file in `results/`.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+__all__ = ["render"]
+
+_HERE = Path(__file__).resolve().parent
+_MARKS = re.compile(r"(<!-- bench:(?P<name>[\w-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
+_CONTAINERS = {"muse-xml": "MUSE XML", "wfdb": "WFDB"}
+
+Result = Mapping[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the README is not up to date")
+    parser.add_argument("--readme", type=Path, default=_HERE.parent / "README.md")
+    parser.add_argument("--results", type=Path, default=_HERE / "results")
+    args = parser.parse_args()
+    old = args.readme.read_text("utf-8")
+    new = _MARKS.sub(lambda mark: f"{mark[1]}{_from_file(args.results, mark['name'])}\n{mark[3]}", old)
+    if args.check and new != old:
+        sys.exit(f"{args.readme}: its tables are not those of {args.results}; run benchmarks/tables.py")
+    if not args.check:
+        args.readme.write_text(new, "utf-8")
+
+
+def render(result: Result) -> str:
+    """The table of a result, in Markdown, and a line that says where it comes from."""
+    machine, versions = result["machine"], result["versions"]
+    where = f"{machine['cpu']}, {machine['cores']} cores, {result['date'][:10]}, ecgbatch {versions['ecgbatch']}"
+    return f"{_TABLES[result['benchmark']](result)}\n\n`{result['command']}` · {where}, medians of {_rounds(result)}"
+
+
+def _from_file(results: Path, name: str) -> str:
+    path = results / f"{name}.json"
+    try:
+        return render(json.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        sys.exit(f"{path}: no such result, but the README has a table of it; run benchmarks/{name}.py --out {path}")
+
+
+def _rounds(result: Result) -> str:
+    n = result["settings"]["rounds"]
+    return f"{n} rounds" if n > 1 else "1 round"
+
+
+def _decode(result: Result) -> str:
+    containers = result["containers"]
+    plain = result["settings"]["plain"]
+    rates = _table(
+        ("files in the page cache to batch rows, one core", "ecgbatch", "plain script", "ratio"),
+        (
+            (
+                f"{_CONTAINERS[name]}, {found['n_bytes'] / 1000:.0f} kB",
+                f"**{_number(found['ecg_per_s'])} ECG/s**",
+                f"{_number(found['plain_ecg_per_s'])} ({plain[name]})",
+                f"{found['ratio']['median']:.1f}",
+            )
+            for name, found in containers.items()
+        ),
+    )
+    stages = dict.fromkeys(stage for found in containers.values() for stage in found["stages"])
+    heads = [head for name in containers for head in (f"{_CONTAINERS[name]}, µs", "share of limit")]
+    rows = ((stage, *_stage_cells(containers.values(), stage)) for stage in stages)
+    return f"{rates}\n\n{_table(('stage', *heads), rows)}"
+
+
+def _stage_cells(containers: Iterable[Result], stage: str) -> Iterable[str]:
+    for found in containers:
+        times = found["stages"].get(stage)
+        yield f"{times['us']['median']:.1f}" if times else "–"
+        yield f"{times['share']['median']:.0%}" if times and "share" in times else "–"
+
+
+def _engine(result: Result) -> str:
+    head = (f"engine alone, {result['gflop_per_ecg']:.2f} GFLOP an ECG", "ECG/s", "GFLOP/s", "of the matrix product")
+    rows = [
+        (
+            f"batch {batch}, {found['n_streams']} streams",
+            _number(found["ecg_per_s"]),
+            _number(found["gflop_per_s"]),
+            f"{found['share']['median']:.0%}",
+        )
+        for batch, found in result["batches"].items()
+    ]
+    rows.append(("fp32 matrix product, 2048³", "–", _number(result["matrix_gflop_per_s"]), "100%"))
+    return _table(head, rows)
+
+
+def _end_to_end(result: Result) -> str:
+    rates, whole = result["ecg_per_s"], result["whole_command_s"]
+    n = result["settings"]["n"]
+    names = {
+        "ecgbatch": "**ecgbatch score**",
+        "engine": "its engine alone",
+        "plain": f"plain PyTorch script, DataLoader with {result['settings']['plain_workers']} processes",
+    }
+    head = (f"{_spaced(n)} files, {_CONTAINERS[result['settings']['container']]}", "ECG/s", "ecgbatch to it", "whole command")
+    shares = {"engine": result["to_engine"], "plain": result["to_plain"]}
+    return _table(
+        head,
+        (
+            (
+                text,
+                _number(rates[name]),
+                _range(shares[name]) if name in shares else "1",
+                f"{whole[name]['median']:.1f} s" if name in whole else "–",
+            )
+            for name, text in names.items()
+        ),
+    )
+
+
+def _memory(result: Result) -> str:
+    return _table(
+        ("entries", "peak resident memory", "growth while scoring", "planned a second", "ECG/s"),
+        (
+            (
+                _spaced(int(n)),
+                f"{found['peak_mib']['median']:.0f} MiB",
+                f"{found['growth_mib']['median']:+.0f} MiB",
+                _number(found["planned_per_s"]),
+                _number(found["ecg_per_s"]),
+            )
+            for n, found in result["archives"].items()
+        ),
+    )
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    heads = list(head)
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (heads, rule, *rows))
+
+
+def _number(spread: Result) -> str:
+    value = spread["median"]
+    return _spaced(round(value)) if value >= 100 else f"{value:.1f}"
+
+
+def _range(spread: Result) -> str:
+    return f"{spread['median']:.2f} ({spread['min']:.2f}–{spread['max']:.2f})"
+
+
+def _spaced(n: int) -> str:
+    return f"{n:,}".replace(",", " ")
+
+
+_TABLES: Mapping[str, Callable[[Result], str]] = MappingProxyType(
+    {"decode": _decode, "engine": _engine, "end_to_end": _end_to_end, "memory": _memory}
+)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The rules of the house that a reader relies on, held by a test."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import ecgbatch
+from ecgbatch.cli import app
+from ecgbatch.errors import EcgbatchError
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "ecgbatch"
+MODULES = sorted(path.relative_to(ROOT) for path in SOURCE.rglob("*.py"))
+
+TIERS = (
+    {"errors"},
+    {"record", "waveform"},
+    {"archive", "formats", "bundle", "quality", "plan", "tally", "golden", "_kernels", "network", "drawing"},
+    {"feed", "runtimes", "output"},
+    {"score", "train", "synth", "admission", "facts", "inspection", "progress"},
+    {"cli"},
+)
+"""From the bottom up: a module imports its own tier and those below it, never one above."""
+TIER = {name: level for level, tier in enumerate(TIERS) for name in tier}
+TRAINING_ONLY = {"torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "tomli_w"}
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    """Dotted names that a module imports."""
+    tree = ast.parse((ROOT / path).read_text("utf-8"))
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def part(dotted: str) -> str | None:
+    """The part of ecgbatch that a dotted name belongs to: `feed` for `ecgbatch.feed.host`."""
+    pieces = dotted.split(".")
+    return pieces[1] if pieces[0] == "ecgbatch" and len(pieces) > 1 and pieces[1] in TIER else None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_imports_point_down_only(path):
+    own = part(".".join(path.with_suffix("").parts))
+    if own is None:
+        assert path.name == "__init__.py"
+        return
+    above = {name for name in map(part, imports(path)) if name and TIER[name] > TIER[own]}
+
+    assert not above
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_only_the_oracle_and_training_import_training_libraries(path):
+    if path.parts[1] == "train" or path.name in ("network.py", "eager.py"):
+        return
+
+    assert not {name.split(".")[0] for name in imports(path)} & TRAINING_ONLY
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.name != "__init__.py"], ids=str)
+def test_all_is_sorted_and_names_what_is_there(path):
+    if path.parts[1] == "train" or path.name in ("network.py", "eager.py"):
+        pytest.importorskip("torch")
+    module = importlib.import_module(".".join(path.with_suffix("").parts))
+    constants = sorted(name for name in module.__all__ if name.isupper())
+    classes = sorted(name for name in module.__all__ if name[0].isupper() and not name.isupper())
+    functions = sorted(name for name in module.__all__ if name[0].islower())
+
+    assert list(module.__all__) == constants + classes + functions
+    assert not [name for name in module.__all__ if not hasattr(module, name)]
+
+
+def test_every_error_stands_in_the_drawn_tree():
+    drawing = (SOURCE / "errors.py").read_text("utf-8").split('"""')[1]
+
+    assert {error.__name__ for error in EcgbatchError.__subclasses__()} <= set(re.findall(r"\w+Error", drawing))
+
+
+def commands(group, prefix=()):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*prefix, name))
+        else:
+            yield " ".join((*prefix, name)), command
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), list(commands(get_command(app))), ids=lambda x: x if isinstance(x, str) else ""
+)
+def test_every_command_has_help_an_example_and_a_place_in_the_readme(name, command):
+    readme = (ROOT / "README.md").read_text("utf-8")
+
+    assert f"Example: ecgbatch {name}" in command.help
+    assert all(getattr(option, "help", None) for option in command.params if option.name != "help")
+    assert f"ecgbatch {name}" in readme
+
+
+def test_help_imports_no_heavy_library():
+    code = "import sys, ecgbatch.cli; print(sorted({'torch', 'openvino', 'polars', 'pyarrow', 'numpy'} & set(sys.modules)))"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_package_is_installed_under_one_top_level_name():
+    from importlib.metadata import files
+
+    top = {file.parts[0] for file in files("ecgbatch") if file.parts[0] != ".."}
+
+    assert {name for name in top if not name.endswith(".dist-info")} == {"ecgbatch"}
+    assert Path(ecgbatch.__file__).parent.name == "ecgbatch"
+
+
+def test_the_text_of_the_project_names_no_machine():
+    private = ("/wo" + "rk/", "/fa" + "rm/")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    texts = [ROOT / name for name in tracked if not name.endswith((".parquet", ".onnx", ".safetensors"))]
+
+    assert not [str(path) for path in texts if path.exists() and any(p in path.read_text("utf-8") for p in private)]
