@@ -30,7 +30,7 @@ from ecgbatch.archive import Entry
 from ecgbatch.feed import host
 from ecgbatch.feed.batch import batches, waveform_hash
 from ecgbatch.plan import Shard
-from ecgbatch.record import INDEPENDENT_LEADS, Record
+from ecgbatch.record import INDEPENDENT_LEADS
 from ecgbatch.waveform import polyphase
 
 BATCH = 32
@@ -77,7 +77,9 @@ def _measure(archives: dict[str, list[Entry]], work: Path, *, n_plain: int, roun
         subject()  # fills the page cache and every cache in the code
     for kept in (*stages.values(), *bounds.values()):
         kept.clear()
-    rates = interleaved(subjects, rounds)
+    rates = interleaved({**subjects, "fp32": limits.fp32_flop_per_s}, rounds)
+    for container, listed in archives.items():
+        bounds[container]["model input"] = [n_flop(listed[0]) / rate * 1e6 for rate in rates["fp32"]]
     return {
         "containers": {
             container: {
@@ -133,10 +135,8 @@ def stage_us(listed: Sequence[Entry]) -> dict[str, float]:
 
 def _one_record(entry: Entry, row: np.ndarray) -> list[tuple[str, float]]:
     """When each stage of one record ended."""
-    folder, name = os.path.split(entry.path)
     times = [("start", perf_counter())]
-    raw = archive.read(entry.path)
-    siblings = {other: archive.read(os.path.join(folder, other)) for other in formats.companions(raw, name)}
+    name, raw, siblings = _files(entry)
     times.append(("read", perf_counter()))
     record = formats.decode(raw, name, siblings.__getitem__)
     times.append(("decode", perf_counter()))
@@ -155,30 +155,34 @@ def _one_record(entry: Entry, row: np.ndarray) -> list[tuple[str, float]]:
 
 
 def limit_us(entry: Entry, work: Path) -> dict[str, float]:
-    """What each stage would take at the limit of the core: copying its bytes, or multiplying, and nothing else."""
-    raw, record = _decoded(entry)
-    n_file = sum(map(len, raw))
+    """What a stage would take if it did no more than copy its bytes."""
+    name, raw, siblings = _files(entry)
+    record = formats.decode(raw, name, siblings.__getitem__)
+    n_file = len(raw) + sum(map(len, siblings.values()))
     n_counts = len(INDEPENDENT_LEADS) * record.n_samples * record.counts.itemsize
     n_nv = len(INDEPENDENT_LEADS) * record.n_samples * 4
-    bank = polyphase(record.fs_hz, SPEC.fs_hz)
-    n_flop = 2 * len(SPEC.leads) * SPEC.samples * bank.n_taps
     seconds = {
         "read": limits.read_s(work, n_file),
         "decode": limits.copy_s(n_file),
         "nanovolts": limits.copy_s((n_counts + n_nv) // 2),  # a copy both reads and writes its bytes
-        "model input": n_flop / limits.fp32_flop_per_s(),
         "hash": limits.copy_s(n_nv // 2),
         "quality": limits.copy_s(n_nv // 2),
     }
     return {stage: s * 1e6 for stage, s in seconds.items()}
 
 
-def _decoded(entry: Entry) -> tuple[list[bytes], Record]:
-    """The content of a record's files, and the record."""
-    folder, name = os.path.split(entry.path)
+def n_flop(entry: Entry) -> int:
+    """Operations of resampling a record: two for each tap of each output sample."""
+    name, raw, siblings = _files(entry)
+    fs_hz = formats.decode(raw, name, siblings.__getitem__).fs_hz
+    return 2 * len(SPEC.leads) * SPEC.samples * polyphase(fs_hz, SPEC.fs_hz).n_taps
+
+
+def _files(entry: Entry) -> tuple[str, bytes, dict[str, bytes]]:
+    """Name and content of an entry's own file, and the content of those that belong to it."""
+    folder, _, name = entry.path.rpartition("/")
     raw = archive.read(entry.path)
-    siblings = {other: archive.read(os.path.join(folder, other)) for other in formats.companions(raw, name)}
-    return [raw, *siblings.values()], formats.decode(raw, name, siblings.__getitem__)
+    return name, raw, {other: archive.read(f"{folder}/{other}") for other in formats.companions(raw, name)}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,9 +28,8 @@ from measurement import arguments, interleaved, ratios, spread, write
 from ecgbatch.bundle import Bundle, find
 from ecgbatch.runtimes import cpu
 
-WORKERS = (0, 1, 2)
-"""Processes that the plain script's DataLoader is tried with."""
 N_TRIAL = 600
+"""Files that each number of DataLoader processes is tried with."""
 
 
 class Commands:
@@ -74,19 +74,20 @@ def main() -> None:
     parser.add_argument("--model", default="foundation")
     parser.add_argument("--n", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--plain-workers", type=int, nargs="+", default=[0, 1, 2], help="the best of these is taken")
     parser.add_argument("--container", choices=inputs.CONTAINERS, default="muse-xml")
     args = parser.parse_args()
     bundle = find(args.model)
     with TemporaryDirectory() as work:
         commands = Commands(Path(work), model=str(bundle.folder), batch=args.batch)
         inputs.write_archive(commands.archive, args.container, args.n)
-        trials = {workers: commands.plain(workers=workers, limit=min(args.n, N_TRIAL)) for workers in WORKERS}
-        workers = max(trials, key=lambda workers: trials[workers])
+        trials = {n: commands.plain(workers=n, limit=min(args.n, N_TRIAL)) for n in args.plain_workers}
+        workers = max(trials, key=lambda n: trials[n])
         commands.whole_s.clear()
         measured = _measure(commands, bundle, n=args.n, batch=args.batch, workers=workers, rounds=args.rounds)
     settings = {"model": bundle.name, "version": bundle.version, "container": args.container, "n": args.n}
     settings |= {"batch": args.batch, "rounds": args.rounds, "plain_workers": workers}
-    measured["plain_trials_ecg_per_s"] = {str(tried): rate for tried, rate in trials.items()}
+    measured["plain_trials_ecg_per_s"] = {str(n): rate for n, rate in trials.items()}
     print(tables.render(write(args.out, "end_to_end", settings, measured)))
 
 
@@ -95,7 +96,7 @@ def _measure(commands: Commands, bundle: Bundle, *, n: int, batch: int, workers:
 
     alone, x = cpu.load(bundle, batch=batch), engine.records(bundle)
     engine.ecg_per_s(alone, x, n=max(n // 4, batch))
-    subjects = {
+    subjects: dict[str, Callable[[], float]] = {
         "ecgbatch": commands.ecgbatch,
         "engine": partial(engine.ecg_per_s, alone, x, n=n),
         "plain": partial(commands.plain, workers=workers),

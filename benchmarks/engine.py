@@ -7,7 +7,7 @@ The engine is `ecgbatch.runtimes.cpu` fed from memory through its `stream`, as a
 multiplying reaches, not a law of nature: a convolution that reuses its caches better can pass it by a little.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from time import perf_counter
@@ -37,7 +37,9 @@ def main() -> None:
     bundle = find(args.model)
     engines = {batch: cpu.load(bundle, batch=batch) for batch in args.batch}
     x = records(bundle)
-    subjects = {str(batch): partial(ecg_per_s, engine, x, seconds=args.seconds) for batch, engine in engines.items()}
+    subjects: dict[str, Callable[[], float]] = {
+        str(batch): partial(ecg_per_s, engine, x, seconds=args.seconds) for batch, engine in engines.items()
+    }
     subjects["matrix"] = partial(_matrix_gflop_per_s, _matrix_product(), args.seconds)
     for subject in subjects.values():
         subject()

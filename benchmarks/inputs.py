@@ -3,6 +3,7 @@
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ecgbatch import archive, formats
 from ecgbatch.archive import Entry
@@ -58,7 +59,7 @@ def tiny_bundle(folder: Path) -> Bundle:
     from ecgbatch.train import export
 
     codes = [f"LABEL{index}" for index in range(40)]
-    arguments = {
+    arguments: dict[str, Any] = {
         "n_leads": len(SPEC.leads),
         "n_labels": len(codes),
         "widths": [8, 8, 16],
@@ -69,7 +70,7 @@ def tiny_bundle(folder: Path) -> Bundle:
         "dropout": 0.0,
     }
     torch.manual_seed(0)
-    network = Network(**arguments).eval()  # type: ignore[arg-type]
+    network = Network(**arguments).eval()
     bundle = Bundle(
         folder=folder,
         name="tiny",

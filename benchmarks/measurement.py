@@ -54,13 +54,12 @@ def write(path: Path | None, name: str, settings: Mapping[str, Any], measured: M
     """The result of benchmark `name` with everything about its circumstances, also as JSON in `path`."""
     result = {
         "benchmark": name,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "cpu": _cpu(),
             "cores": os.cpu_count(),
             "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
-            "system": f"{platform.system()} {platform.release()}",
         },
         "versions": {"python": platform.python_version(), **_versions()},
         "settings": dict(settings),

@@ -26,7 +26,7 @@ Result = Mapping[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the README is not up to date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the README is not up to date")
     parser.add_argument("--readme", type=Path, default=_HERE.parent / "README.md")
     parser.add_argument("--results", type=Path, default=_HERE / "results")
     args = parser.parse_args()
@@ -103,13 +103,13 @@ def _engine(result: Result) -> str:
 
 def _end_to_end(result: Result) -> str:
     rates, whole = result["ecg_per_s"], result["whole_command_s"]
-    n = result["settings"]["n"]
+    files = f"{_spaced(result['settings']['n'])} files, {_CONTAINERS[result['settings']['container']]}"
     names = {
         "ecgbatch": "**ecgbatch score**",
         "engine": "its engine alone",
         "plain": f"plain PyTorch script, DataLoader with {result['settings']['plain_workers']} processes",
     }
-    head = (f"{_spaced(n)} files, {_CONTAINERS[result['settings']['container']]}", "ECG/s", "ecgbatch to it", "whole command")
+    head = (files, "ECG/s", "ecgbatch to it", "whole command")
     shares = {"engine": result["to_engine"], "plain": result["to_plain"]}
     return _table(
         head,

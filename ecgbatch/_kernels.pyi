@@ -60,10 +60,9 @@ class XmlPaths:
     """Elements wanted from XML documents, by path from the root."""
 
     def __init__(self, paths: list[str], /) -> None: ...
-    def scan(
-        self, text: bytes, begin: int = 0, end: int = ...
-    ) -> tuple[int, int, list[tuple[int, int, int]]]:
-        """Of text[begin:end], one document: status (0 complete, 1 truncated, 2 malformed, 3 entities), the byte where it ended, and the spans.
+    def scan(self, text: bytes, begin: int = 0, end: int = ...) -> tuple[int, int, list[tuple[int, int, int]]]:
+        """Spans in text[begin:end], one document, with its status and the byte where that was known.
 
-        A span is (index of the path, begin, end) of an element's content, in the order of the start tags.
+        The status is 0 complete, 1 truncated, 2 malformed, 3 entities. A span is (index of the path, begin, end) of
+        an element's content, in the order of the start tags.
         """

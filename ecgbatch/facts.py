@@ -73,5 +73,5 @@ def _model(bundle: Bundle) -> dict[str, Any]:
         "version": bundle.version,
         "licence": bundle.licence,
         "fingerprint": bundle.fingerprint,
-        "labels": bundle.codes,
+        "labels": [{"code": label.code, "name": label.name, "threshold": label.threshold} for label in bundle.labels],
     }

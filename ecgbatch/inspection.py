@@ -3,10 +3,12 @@
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from ecgbatch import archive, formats, waveform
 from ecgbatch.archive import Entry
@@ -108,8 +110,8 @@ def bundle_text(bundle: Bundle) -> str:
     return "\n".join(lines)
 
 
-def run_text(folder: Path) -> str:
-    """A run for a person: how far it got, and what became of its entries.
+def run_text(folder: Path, *, n_records: int = 10) -> str:
+    """A run for a person: how far it got, what became of its entries, and what was called in the first records.
 
     Raises:
         OutputError: the folder holds no readable run.
@@ -120,11 +122,25 @@ def run_text(folder: Path) -> str:
         lines = [
             f"{facts['status']} · scored {counts['scored']} · rejected {counts['rejected']} · of {counts['entries']}",
             f"engine {facts['engine']} · models {', '.join(model['name'] for model in facts['models'])}",
-            *(f"rejected {n}: {reason}" for reason, n in counts["rejects"].items()),
+            f"rejected {', '.join(f'{reason} {n}' for reason, n in counts['rejects'].items()) or 'none'}",
         ]
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise OutputError(f"{folder}: no readable run.json, expected a run of ecgbatch") from err
+        for model in facts["models"]:
+            lines += ["", f"{model['name']}: labels at or above their thresholds, likeliest first"]
+            lines += _called(folder, model, n_records)
+    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as err:
+        raise OutputError(f"{folder}: no readable run, expected a run folder of ecgbatch") from err
     return "\n".join(lines)
+
+
+def _called(folder: Path, model: dict[str, Any], n_records: int) -> Iterator[str]:
+    """A line a record with the labels called in it."""
+    columns = {f"{model['name']}/{label['code']}": label for label in model["labels"]}
+    parts = sorted((folder / "scores").glob("part-*.parquet"))
+    rows = pl.scan_parquet(parts).select("record_id", *columns).head(n_records).collect() if parts else pl.DataFrame()
+    for row in rows.iter_rows(named=True):
+        called = {label["code"]: row[column] for column, label in columns.items() if row[column] >= label["threshold"]}
+        likeliest = sorted(called, key=lambda code: -called[code])[:6]
+        yield f"{row['record_id']:<28} " + " · ".join(f"{code} {called[code]:.2f}" for code in likeliest)
 
 
 def _statistics(uv: np.ndarray) -> dict[str, float | None]:

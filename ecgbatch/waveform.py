@@ -13,6 +13,8 @@ from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Float, Float32, Float64, Int32
+from numpy import ndarray
 
 from ecgbatch.errors import RecordError
 from ecgbatch.record import INVALID, LEADS, Reason, Record
@@ -31,7 +33,7 @@ _LIMB = {
 
 
 @lru_cache(maxsize=256)
-def mixing(stored: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:
+def mixing(stored: tuple[str, ...], wanted: tuple[str, ...]) -> Float64[ndarray, "wanted stored"]:
     """Weights (wanted, stored) that give each wanted lead from the stored ones, at most two of them a row.
 
     A stored lead is taken as it is. A limb lead that is absent follows from the first two stored limb leads.
@@ -55,7 +57,7 @@ def mixing(stored: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:
     return weights
 
 
-def nanovolts(record: Record, leads: tuple[str, ...]) -> np.ndarray:
+def nanovolts(record: Record, leads: tuple[str, ...]) -> Int32[ndarray, "lead time"]:
     """int32 nV (lead, time) of the asked leads; INVALID where any contributing sample is marked as missing."""
     weights = mixing(record.leads, leads)
     counts = record.counts.astype(np.float64)
@@ -76,8 +78,8 @@ class Polyphase:
     down: int
     half: int
     """Half length of the prototype filter, in samples at `up` times the input rate."""
-    taps: np.ndarray
-    """float32 (phase, tap), each row in order of increasing input time."""
+    taps: Float32[ndarray, "phase tap"]
+    """Each row in order of increasing input time."""
 
     @property
     def n_taps(self) -> int:
@@ -90,7 +92,7 @@ class Polyphase:
 
 
 @lru_cache(maxsize=64)
-def polyphase(fs_hz: float, to_hz: float) -> Polyphase:
+def polyphase(fs_hz: float | int, to_hz: int) -> Polyphase:
     """The anti-aliased resampler from one rate to another.
 
     A sinc at the lower of both Nyquist rates under a Kaiser window (beta 5) over ten zero crossings a side: the
@@ -112,7 +114,7 @@ def polyphase(fs_hz: float, to_hz: float) -> Polyphase:
     return Polyphase(up, down, half, padded.reshape(n_taps, up).T[:, ::-1].astype(np.float32).copy())
 
 
-def resample(x: np.ndarray, fs_hz: float, to_hz: float) -> np.ndarray:
+def resample(x: Float[ndarray, "lead time"], fs_hz: float | int, to_hz: int) -> Float64[ndarray, "lead out"]:
     """Band-limit and resample (lead, time); the first and last sample go on for ever beyond the ends."""
     bank = polyphase(fs_hz, to_hz)
     n_out = -(-x.shape[1] * bank.up // bank.down)
@@ -124,19 +126,27 @@ def resample(x: np.ndarray, fs_hz: float, to_hz: float) -> np.ndarray:
     return out
 
 
-def fit(x: np.ndarray, samples: int) -> np.ndarray:
+def fit(x: Float64[ndarray, "lead time"], samples: int) -> Float64[ndarray, "lead {samples}"]:
     """The first `samples` of (lead, time), zeros after the end of a shorter one."""
     return np.pad(x[:, :samples], ((0, 0), (0, max(0, samples - x.shape[1]))))
 
 
-def scale(x_mv: np.ndarray, scale_mv: np.ndarray, clip: float) -> np.ndarray:
+def scale(
+    x_mv: Float[ndarray, "lead time"], scale_mv: Float[ndarray, " lead"], clip: float | int
+) -> Float32[ndarray, "lead time"]:
     """float32 (lead, time): millivolts over each lead's constant, clipped to ±`clip`; amplitude survives."""
     return np.clip(x_mv / scale_mv[:, None], -clip, clip).astype(np.float32)
 
 
 def prepare(
-    record: Record, *, leads: tuple[str, ...], fs_hz: float, samples: int, scale_mv: np.ndarray, clip: float
-) -> np.ndarray:
+    record: Record,
+    *,
+    leads: tuple[str, ...],
+    fs_hz: int,
+    samples: int,
+    scale_mv: Float[ndarray, " lead"],
+    clip: float | int,
+) -> Float32[ndarray, "lead {samples}"]:
     """float32 (lead, time): what a model is fed."""
     x_mv = nanovolts(record, leads) * 1e-6
     return scale(fit(resample(x_mv, record.fs_hz, fs_hz), samples), scale_mv, clip)

@@ -3,15 +3,17 @@
 import ctypes
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from ecgbatch.bundle import Bundle, InputSpec, Label
 from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Record
+from ecgbatch.tally import Tally
 
 TINY_SPEC = InputSpec(
     leads=INDEPENDENT_LEADS, fs_hz=250, seconds=10.0, min_seconds=5.0, scale_mv=(0.2,) * 8, clip=20.0
@@ -65,6 +67,28 @@ def ecg() -> Record:
     from ecgbatch import synth
 
     return synth.record(seed=7, rhythm="sinus")
+
+
+Scored = Callable[..., tuple[Tally, pl.DataFrame, pl.DataFrame]]
+
+
+@pytest.fixture
+def scored(tiny_bundle: Bundle, tmp_path: Path) -> Scored:
+    """Score sources into a run folder: `scored(*sources, out=..., bundles=..., **options)`."""
+
+    def run(*sources: Path, out: Path | None = None, bundles: tuple[Bundle, ...] = (), **options: Any):  # type: ignore[no-untyped-def]
+        from ecgbatch import score
+
+        folder = out or tmp_path / "run"
+        tally = score.run(sources, folder, bundles or (tiny_bundle,), score.Options(**options))
+        return tally, parts(folder, "scores"), parts(folder, "rejects")
+
+    return run
+
+
+def parts(folder: Path, kind: str) -> pl.DataFrame:
+    """All rows of a run, in the order of the plan's shards."""
+    return pl.concat([pl.read_parquet(part) for part in sorted((folder / kind).glob("part-*.parquet"))])
 
 
 def made_bundle(folder: Path, spec: InputSpec, *, seed: int) -> Bundle:

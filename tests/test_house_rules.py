@@ -13,6 +13,7 @@ from typer.main import get_command
 import ecgbatch
 from ecgbatch.cli import app
 from ecgbatch.errors import EcgbatchError
+from ecgbatch.record import Reason
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "ecgbatch"
@@ -105,6 +106,12 @@ def test_every_command_has_help_an_example_and_a_place_in_the_readme(name, comma
     assert f"Example: ecgbatch {name}" in command.help
     assert all(getattr(option, "help", None) for option in command.params if option.name != "help")
     assert f"ecgbatch {name}" in readme
+
+
+def test_every_reason_stands_in_the_readme():
+    readme = (ROOT / "README.md").read_text("utf-8")
+
+    assert not [reason for reason in Reason if f"`{reason}`" not in readme]
 
 
 def test_help_imports_no_heavy_library():

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 import string
 import zlib
 from dataclasses import replace
@@ -93,13 +94,11 @@ def test_padding_in_the_wrong_place_and_half_a_byte_are_damage(text):
 
 @settings(deadline=None, max_examples=300)
 @given(st.text(alphabet="AZaz09+/=\n \t\r!-_", max_size=120))
-def test_what_binascii_refuses_is_refused(text):
+def test_only_whole_groups_with_or_without_their_padding_are_base64(text):
     raw = text.encode()
     plain = b"".join(raw.split())
-    try:
-        expected = binascii.a2b_base64(plain + b"=" * (-len(plain) % 4 if b"=" not in plain else 0), strict_mode=True)
-    except binascii.Error:
-        expected = None
+    is_whole = re.fullmatch(rb"(?:[\w+/]{4})*(?:[\w+/]{2}(?:==)?|[\w+/]{3}=?)?", plain) and b"_" not in plain
+    expected = binascii.a2b_base64(plain.rstrip(b"=") + b"=" * (-len(plain.rstrip(b"=")) % 4)) if is_whole else None
 
     assert decoded(raw) == expected
 
@@ -340,6 +339,8 @@ def test_samples_are_unpacked_as_the_manual_defines_them(rng, fmt):
 def test_samples_are_unpacked_as_wfdb_python_does(rng, fmt, tmp_path):
     wfdb = pytest.importorskip("wfdb")
     raw = rng.bytes(_kernels.wfdb_bytes(fmt, 6 * 50))
+    if fmt == 311:  # wfdb-python wants the two spare bits of each word to be zero
+        raw = (np.frombuffer(raw, "<u4") & 0x3FFFFFFF).tobytes()
     (tmp_path / "r.dat").write_bytes(raw)
     lines = "".join(f"r.dat {fmt} 200 12 0 0 0 0 ch{i}\n" for i in range(6))
     (tmp_path / "r.hea").write_text(f"r 6 250 50\n{lines}", "ascii")

@@ -21,6 +21,7 @@ from ecgbatch.feed import host  # noqa: E402
 from ecgbatch.runtimes import eager  # noqa: E402
 from ecgbatch.train import augment, calibrate, cohort, metrics  # noqa: E402
 from ecgbatch.train.pretrain import pretrain  # noqa: E402
+from ecgbatch.train.training import Recipe, Training  # noqa: E402
 
 TINY = {
     "widths": [8, 8, 16],
@@ -229,6 +230,23 @@ def test_a_training_is_not_overwritten_by_another(cohort_path, tiny):
 def test_a_training_is_not_resumed_with_another_seed(cohort_path, tiny):
     with pytest.raises(UsageError, match="not a training with seed 4"):
         pretrain(cohort_path, tiny.folder.parent, is_resumed=True, **{**SETTINGS, "seed": 4})
+
+
+@pytest.mark.parametrize(
+    ("aucs", "is_finished"),
+    [
+        ([], False),
+        ([0.7, 0.8, 0.8, 0.7], False),
+        ([0.7, 0.8, 0.8, 0.7, 0.7], True),
+        ([0.5, 0.6, 0.7, 0.8, 0.9, 1.0], True),
+    ],
+    ids=["not-begun", "still-hopeful", "nothing-better-in-three", "all-epochs-done"],
+)
+def test_training_ends_after_its_epochs_or_when_nothing_better_comes(aucs, is_finished):
+    training = Training({"n_leads": 8, "n_labels": 2, **TINY}, Recipe(epochs=6, batch=8, seed=0, patience=3))
+    training.history = [{"loss": 0.1, "auc_choose": auc} for auc in aucs]
+
+    assert training.is_finished == is_finished
 
 
 def test_an_exported_graph_says_what_the_network_says(tiny):

@@ -3,6 +3,8 @@
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Float32, Float64, Int32, Int64
+from numpy import ndarray
 
 from ecgbatch import _kernels
 from ecgbatch.bundle import InputSpec
@@ -29,12 +31,14 @@ def leads_derived(record: Record, flat: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(lead for lead in LEADS if lead not in alive and (lead not in record.leads or _follows(alive, lead)))
 
 
-def nanovolts(record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()) -> np.ndarray:
+def nanovolts(record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()) -> Int32[ndarray, "lead time"]:
     """int32 nV (lead, time) of the asked leads: the first of `measured`."""
     return measured(record, leads, flat)[0]
 
 
-def measured(record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
+def measured(
+    record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()
+) -> tuple[Int32[ndarray, "lead time"], Int32[ndarray, "lead 3"]]:
     """int32 nV (lead, time) of the asked leads, INVALID where a contributing sample is marked as missing.
 
     And int32 (lead, 3): each lead's smallest and largest nV, and how many of its samples are missing.
@@ -51,7 +55,7 @@ def measured(record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ())
     return np.concatenate([nv for nv, _ in rows]), np.concatenate([extent for _, extent in rows])
 
 
-def normalise(record: Record, spec: InputSpec, out: np.ndarray) -> None:
+def normalise(record: Record, spec: InputSpec, out: Float32[ndarray, "lead samples"]) -> None:
     """Write the model's float32 (lead, time) input of one record into `out`.
 
     Raises:
@@ -60,7 +64,14 @@ def normalise(record: Record, spec: InputSpec, out: np.ndarray) -> None:
     model_input(nanovolts(record, spec.leads, flat_leads(record)), record.fs_hz, spec, out)
 
 
-def model_input(nv: np.ndarray, fs_hz: float, spec: InputSpec, out: np.ndarray, *, has_gaps: bool = True) -> None:
+def model_input(
+    nv: Int32[ndarray, "lead time"],
+    fs_hz: float | int,
+    spec: InputSpec,
+    out: Float32[ndarray, "lead samples"],
+    *,
+    has_gaps: bool = True,
+) -> None:
     """Resample, fit and scale int32 nV (lead, time) of `spec.leads` into float32 `out` (lead, time).
 
     `has_gaps` is False where the caller knows that no sample is missing.
@@ -89,7 +100,7 @@ def _follows(stored: tuple[str, ...], lead: str) -> bool:
     return True
 
 
-def _mixed(record: Record, stored: tuple[str, ...], leads: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _mixed(record: Record, stored: tuple[str, ...], leads: tuple[str, ...]) -> tuple[ndarray, ndarray]:
     channel, nv_per_count, zero = _mix(record.leads, record.uv_per_count, record.zero_counts, stored, leads)
     nv = np.empty((len(leads), record.n_samples), np.int32)
     invalid = _NO_MARK if record.invalid_count is None else record.invalid_count
@@ -105,7 +116,7 @@ def _mix(
     zero_counts: tuple[float, ...],
     stored: tuple[str, ...],
     leads: tuple[str, ...],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Int64[ndarray, "lead 2"], Float64[ndarray, "lead 2"], Float64[ndarray, "lead 2"]]:
     """The kernel's tables (lead, 2) for a mixing from `stored`, a part of the record's `channels`."""
     weights = mixing(stored, leads)
     channel = np.zeros((len(leads), 2), np.int64)
@@ -121,5 +132,5 @@ def _mix(
 
 
 @lru_cache(maxsize=64)
-def _per_nv(scale_mv: tuple[float, ...]) -> np.ndarray:
+def _per_nv(scale_mv: tuple[float, ...]) -> Float32[ndarray, " lead"]:
     return (1e-6 / np.array(scale_mv)).astype(np.float32)

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from datetime import datetime
 from math import isfinite
+from xml.sax.saxutils import unescape
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def decode(text: bytes) -> Record:
         uv_per_count=tuple(_gain_uv(text, name, lead) for name, lead in leads.items()),
         zero_counts=tuple(_zero_count(text, lead) for lead in leads.values()),
         acquired_at=_acquired_at(text, test),
-        device_model=_text(text, test, "AcquisitionDevice")[:64] or None,
+        device_model=_name(text, test, "AcquisitionDevice"),
     )
 
 
@@ -180,6 +181,16 @@ def _acquired_at(text: bytes, test: _Fields) -> datetime | None:
     with suppress(ValueError):
         return datetime.strptime(stamp, "%m-%d-%Y %H:%M:%S")
     return None
+
+
+def _name(text: bytes, fields: dict[str, _Span], name: str) -> str | None:
+    """A free text, in UTF-8 or else Latin-1, whatever the document says of itself."""
+    begin, end = fields.get(name, (0, 0))
+    try:
+        found = text[begin:end].decode("utf-8")
+    except UnicodeDecodeError:
+        found = text[begin:end].decode("latin-1")
+    return unescape(found).strip()[:64] or None
 
 
 def _number(text: bytes, fields: _Fields, name: str, default: str) -> float:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
 
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import EngineError
@@ -18,7 +20,9 @@ class Engine(Protocol):
 
     bundle: Bundle
 
-    def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, x: Float32[ndarray, "record lead time"]
+    ) -> tuple[Float32[ndarray, "record label"], Float32[ndarray, "record feature"]]:
         """Logits (record, label) and embedding (record, feature) of normalised float32 x (record, lead, time)."""
         ...
 

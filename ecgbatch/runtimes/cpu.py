@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 import openvino as ov
+from jaxtyping import Float32
+from numpy import ndarray
 
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import EngineError
@@ -51,7 +53,9 @@ class CpuEngine:
     def __str__(self) -> str:
         return "cpu openvino fp32"
 
-    def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, x: Float32[ndarray, "record lead time"]
+    ) -> tuple[Float32[ndarray, "record label"], Float32[ndarray, "record feature"]]:
         """Logits (record, label) and embedding (record, feature) of normalised float32 x (record, lead, time)."""
         parts = [x[start : start + self.batch] for start in range(0, max(len(x), 1), self.batch)]
         results = [result for _, *result in self.stream((None, part) for part in parts)]
@@ -85,7 +89,7 @@ class CpuEngine:
         idle.append(request)
         return tag, logits, embedding
 
-    def _padded(self, x: np.ndarray) -> np.ndarray:
+    def _padded(self, x: Float32[ndarray, "record lead time"]) -> Float32[ndarray, "batch lead time"]:
         """A tail filled with zeros to a whole batch; rows do not see each other, and the padding's are dropped."""
         if len(x) == self.batch:
             return np.ascontiguousarray(x)

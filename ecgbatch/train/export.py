@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import tomli_w
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -56,7 +56,8 @@ def write(bundle: Bundle, network: Network, *, card: str) -> Bundle:
     network = network.eval()
 
     _write_labels(partial / "labels.csv", bundle.labels)
-    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, partial / "weights.safetensors")
+    # Not `save_file`: it makes a file that only its owner can read.
+    (partial / "weights.safetensors").write_bytes(save(network.state_dict()))
     write_onnx(partial / "model.onnx", network, n_leads=len(bundle.input.leads), n_samples=bundle.input.samples)
     _write_golden(partial / "golden.parquet", bundle, network)
     (partial / "CARD.md").write_text(card, "utf-8")

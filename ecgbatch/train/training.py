@@ -34,11 +34,11 @@ class Recipe:
     seed: int
     learning_rate: float = 2e-3
     """Peak of the one-cycle schedule."""
-    weight_decay: float = 0.1
-    mixup_alpha: float = 1.0
+    weight_decay: float = 0.05
+    mixup_alpha: float = 0.4
     average_decay: float = 0.995
     """Of the running average of the weights, a step."""
-    patience: int = 15
+    patience: int = 10
     """Epochs without a better one after which training ends."""
     data_sha256: str = ""
 
@@ -122,6 +122,7 @@ class Training:
         return float(np.mean(losses))
 
     def _step(self, x: Tensor, y: Tensor) -> float:
+        # Half the time of float32 on a CPU with AVX512-BF16 or AMX, several times as much on one without.
         with torch.autocast("cpu", torch.bfloat16):
             logits, _ = self.network(x)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), y)

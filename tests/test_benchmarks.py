@@ -1,0 +1,165 @@
+"""The benchmarks: each runs, and what they hold ecgbatch against computes the same thing."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+torch = pytest.importorskip("torch", reason="the plain script needs the extra 'train'")
+pytest.importorskip("lxml", reason="the plain script needs the extra 'dev'")
+pytest.importorskip("wfdb", reason="the plain script needs the extra 'dev'")
+
+from ecgbatch import synth  # noqa: E402
+from ecgbatch.record import LEADS  # noqa: E402
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+README = "before\n<!-- bench:memory -->\nold\n<!-- /bench -->\nafter\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("benchmarks")
+
+
+@pytest.fixture(scope="module")
+def memory(folder):
+    """The result of the memory benchmark, which leaves its tiny bundle behind for the others."""
+    return _result(folder, "memory", "--n", "40", "80", "--folder", folder)
+
+
+@pytest.fixture(scope="module")
+def bundle(folder, memory):
+    return folder / "tiny"
+
+
+@pytest.fixture(scope="module")
+def scored(folder, bundle):
+    """An archive, and the run folder of its scores."""
+    archive, run = folder / "archive", folder / "run"
+    _write_records(archive)
+    command = [sys.executable, "-P", "-m", "ecgbatch.cli", "score", archive, "--out", run, "--model", bundle]
+    subprocess.run(command, check=True, capture_output=True)
+    return archive, run
+
+
+def test_the_memory_benchmark_reads_the_memory_of_every_run(memory):
+    assert list(memory["archives"]) == ["40", "80"]
+    for found in memory["archives"].values():
+        assert 50 < found["peak_mib"]["median"] < 1536
+        assert found["planned_per_s"]["median"] > 0
+
+
+def test_the_decoding_benchmark_times_every_stage_of_both_containers(folder):
+    result = _result(folder, "decode", "--n", "4", "--n-plain", "2", "--rounds", "2")
+
+    assert set(result["containers"]) == {"muse-xml", "wfdb"}
+    for found in result["containers"].values():
+        assert set(found["stages"]) == {"read", "decode", "stamp", "nanovolts", "model input", "hash", "quality"}
+        assert len(found["ecg_per_s"]["all"]) == len(found["ratio"]["all"]) == 2
+
+
+def test_the_engine_benchmark_relates_every_batch_size_to_the_matrix_product(folder, bundle):
+    result = _result(folder, "engine", "--model", bundle, "--batch", "2", "4", "--seconds", "0.05", "--rounds", "1")
+
+    assert set(result["batches"]) == {"2", "4"}
+    for found in result["batches"].values():
+        share = found["ecg_per_s"]["median"] * result["gflop_per_ecg"] / result["matrix_gflop_per_s"]["median"]
+        assert found["share"]["median"] == pytest.approx(share, rel=1e-4)
+
+
+def test_the_end_to_end_benchmark_compares_rates_and_scores(folder, bundle):
+    few = ["--n", "24", "--batch", "8", "--rounds", "1", "--plain-workers", "0"]
+    result = _result(folder, "end_to_end", "--model", bundle, *few)
+
+    assert set(result["ecg_per_s"]) == {"ecgbatch", "engine", "plain"}
+    assert result["to_plain"]["median"] > 0
+    assert result["largest_difference"] <= 1e-4
+
+
+def test_the_plain_script_gives_the_scores_of_ecgbatch(tmp_path, bundle, scored):
+    archive, run = scored
+
+    done = _plain(archive, tmp_path, bundle, run)
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["n"] == 6
+    assert found["largest_difference"] <= 1e-4
+
+
+def test_the_plain_script_notices_one_score_that_differs(tmp_path, bundle, scored):
+    archive, run = scored
+    (other,) = (run / "scores").glob("*.parquet")
+    first = pl.arange(pl.len()) == 0
+    changed = pl.read_parquet(other).with_columns(pl.col("tiny/LABEL7") + pl.when(first).then(2e-4).otherwise(0))
+    (tmp_path / "run" / "scores").mkdir(parents=True)
+    changed.write_parquet(tmp_path / "run" / "scores" / other.name)
+
+    done = _plain(archive, tmp_path, bundle, tmp_path / "run")
+
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["largest_difference"] == pytest.approx(2e-4, rel=0.01)
+
+
+def test_the_readme_holds_what_the_result_says(tmp_path, memory, folder):
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    where = ["--readme", readme, "--results", folder]
+    assert _exit_code("--check", *where) == 1
+
+    assert _exit_code(*where) == 0
+
+    text = readme.read_text()
+    assert re.fullmatch(r"before\n<!-- bench:memory -->\n\| entries .*\n<!-- /bench -->\nafter\n", text, re.DOTALL)
+    assert f"{memory['archives']['80']['peak_mib']['median']:.0f} MiB" in text
+    assert _exit_code("--check", *where) == 0
+
+
+def test_a_table_without_its_result_fails(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+
+    assert _exit_code("--check", "--readme", readme, "--results", tmp_path) == 1
+    assert readme.read_text() == README
+
+
+def test_every_result_tells_its_circumstances(memory):
+    assert {"command", "date", "machine", "versions", "settings"} <= set(memory)
+    assert {"cpu", "cores"} <= set(memory["machine"])
+    assert memory["versions"]["ecgbatch"]
+
+
+def _result(folder, name, *options):
+    out = folder / f"{name}.json"
+    printed = _output(name, *options, "--out", out)
+    assert printed.startswith("| ")
+    return json.loads(out.read_text())
+
+
+def _output(name, *options):
+    command = [sys.executable, BENCHMARKS / f"{name}.py", *options]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _exit_code(*options):
+    return subprocess.run([sys.executable, BENCHMARKS / "tables.py", *options], check=False).returncode
+
+
+def _plain(archive, folder, bundle, run):
+    command = [sys.executable, BENCHMARKS / "plain_pytorch.py", archive, "--csv", folder / "scores.csv"]
+    options = ["--model", bundle, "--workers", "0", "--against", run]
+    return subprocess.run([*command, *options], check=False, capture_output=True, text=True)
+
+
+def _write_records(folder):
+    """Both containers at three rates, one of the records shorter and one longer than the model's input."""
+    folder.mkdir()
+    for seed, (fs_hz, seconds) in enumerate([(500, 8), (250, 12), (400, 10)]):
+        record = synth.record(seed=seed, fs_hz=fs_hz, seconds=seconds, leads=LEADS)
+        files = synth.wfdb_files(record, f"r{seed}") | {f"r{seed}.xml": synth.muse_xml(record)}
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
