@@ -143,13 +143,14 @@ def _one_record(entry: Entry, row: np.ndarray) -> list[tuple[str, float]]:
     archive.stamp(entry.path, tuple(siblings))
     times.append(("stamp", perf_counter()))
     flat = host.flat_leads(record)
-    nv = host.nanovolts(record, INDEPENDENT_LEADS, flat)
+    nv, extent = host.measured(record, INDEPENDENT_LEADS, flat)
     times.append(("nanovolts", perf_counter()))
-    host.model_input(nv, record.fs_hz, SPEC, row)
+    host.model_input(nv, record.fs_hz, SPEC, row, has_gaps=bool(extent[:, 2].any()))
     times.append(("model input", perf_counter()))
     waveform_hash(nv, record.fs_hz)
     times.append(("hash", perf_counter()))
-    quality.measure(nv, flat)
+    host.leads_derived(record, flat)
+    quality.measure(extent, flat)
     times.append(("quality", perf_counter()))
     return times
 
@@ -166,16 +167,15 @@ def limit_us(entry: Entry, work: Path) -> dict[str, float]:
         "decode": limits.copy_s(n_file),
         "nanovolts": limits.copy_s((n_counts + n_nv) // 2),  # a copy both reads and writes its bytes
         "hash": limits.copy_s(n_nv // 2),
-        "quality": limits.copy_s(n_nv // 2),
     }
     return {stage: s * 1e6 for stage, s in seconds.items()}
 
 
-def n_flop(entry: Entry) -> int:
-    """Operations of resampling a record: two for each tap of each output sample."""
+def n_flop(entry: Entry) -> float:
+    """Operations of resampling a record: two for each tap of each output sample, a tap of zero left out."""
     name, raw, siblings = _files(entry)
-    fs_hz = formats.decode(raw, name, siblings.__getitem__).fs_hz
-    return 2 * len(SPEC.leads) * SPEC.samples * polyphase(fs_hz, SPEC.fs_hz).n_taps
+    bank = polyphase(formats.decode(raw, name, siblings.__getitem__).fs_hz, SPEC.fs_hz)
+    return 2 * len(SPEC.leads) * SPEC.samples * np.count_nonzero(bank.taps) / bank.up
 
 
 def _files(entry: Entry) -> tuple[str, bytes, dict[str, bytes]]:

@@ -81,14 +81,21 @@ def main() -> None:
     with TemporaryDirectory() as work:
         commands = Commands(Path(work), model=str(bundle.folder), batch=args.batch)
         inputs.write_archive(commands.archive, args.container, args.n)
-        trials = {n: commands.plain(workers=n, limit=min(args.n, N_TRIAL)) for n in args.plain_workers}
-        workers = max(trials, key=lambda n: trials[n])
+        trials = _trials(commands, args.plain_workers)
+        workers = max(trials, key=lambda n: trials[n], default=args.plain_workers[0])
         commands.whole_s.clear()
         measured = _measure(commands, bundle, n=args.n, batch=args.batch, workers=workers, rounds=args.rounds)
     settings = {"model": bundle.name, "version": bundle.version, "container": args.container, "n": args.n}
     settings |= {"batch": args.batch, "rounds": args.rounds, "plain_workers": workers}
     measured["plain_trials_ecg_per_s"] = {str(n): rate for n, rate in trials.items()}
     print(tables.render(write(args.out, "end_to_end", settings, measured)))
+
+
+def _trials(commands: Commands, plain_workers: list[int]) -> dict[int, float]:
+    """ECG/s of the plain script with each number of DataLoader processes, where there is a choice."""
+    if len(plain_workers) == 1:
+        return {}
+    return {n: commands.plain(workers=n, limit=N_TRIAL) for n in plain_workers}
 
 
 def _measure(commands: Commands, bundle: Bundle, *, n: int, batch: int, workers: int, rounds: int) -> dict[str, Any]:

@@ -66,3 +66,12 @@ class XmlPaths:
         The status is 0 complete, 1 truncated, 2 malformed, 3 entities. A span is (index of the path, begin, end) of
         an element's content, in the order of the start tags.
         """
+
+    def table(
+        self, text: bytes, begin: int = 0, end: int = ...
+    ) -> tuple[int, int, list[list[bytes]], NDArray[np.int64]]:
+        """One row for each element at the first path, with status and byte as of `scan`.
+
+        A row holds the contents of the elements at the paths between first and last (empty where absent); the array
+        (row, 2) says where the content of the last one lies.
+        """

@@ -178,7 +178,7 @@ def pretrain_command(
     data: Annotated[Path, Argument(help="Parquet of labelled ECGs with patient, fold and SCP statements.")],
     out: Annotated[Path, Option(help="Folder for the checkpoint and, at the end, the bundle.")],
     name: Annotated[str, Option(help="Name of the bundle.")] = "foundation",
-    epochs: Annotated[int, Option(help="Passes over the training folds.")] = 100,
+    epochs: Annotated[int, Option(help="Passes over the training folds, at most.")] = 60,
     seed: Annotated[int, Option(help="The same seed gives the same network.")] = 1,
     batch: Annotated[int, Option(help="ECGs a step.")] = 64,
     resume: Annotated[bool, Option("--resume", help="Go on from the checkpoint in --out.")] = False,

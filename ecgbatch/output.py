@@ -117,7 +117,7 @@ class Output:
             yield pl.Series(f"{bundle.name}/{code}", np.ascontiguousarray(probabilities[:, column]), pl.Float32)
         if self._embeddings:
             values = np.concatenate([e for _, e in parts]) if parts else np.empty((0, 1), np.float32)
-            yield pl.Series(f"{bundle.name}/embedding", list(values), pl.List(pl.Float32))
+            yield pl.Series(f"{bundle.name}/embedding", values).cast(pl.List(pl.Float32))
 
     def _write(self, frame: pl.DataFrame, path: Path) -> None:
         partial = path.with_name(f"{path.name}.partial")
@@ -142,7 +142,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     _made(folder)
     try:
-        lock = (folder / ".lock").open("w")
+        lock = (folder / ".lock").open("a")
     except OSError as err:
         raise OutputError(f"{folder}: cannot be written: {_cause(err)}") from err
     with lock:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
@@ -34,6 +35,7 @@ RATES_HZ = (50.0, 100_000.0)
 _CANONICAL: Mapping[str, str] = MappingProxyType({lead.upper(): lead for lead in LEADS})
 
 
+@lru_cache(maxsize=4096)
 def lead_name(text: str) -> str | None:
     """The standard name of a lead, whatever the file's spelling (`avr`, `Lead II`); None for any other channel."""
     name = text.strip().upper()

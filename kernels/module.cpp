@@ -6,6 +6,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
@@ -143,6 +144,45 @@ nb::tuple scan(const XmlPaths& paths, nb::bytes text, size_t begin, size_t end) 
     return nb::make_tuple(static_cast<int>(status), begin + stopped_at, rows);
 }
 
+// One row for each element at the first path: the contents of the elements at the paths between, and where the
+// content of the last lies.
+nb::tuple table(const XmlPaths& paths, nb::bytes text, size_t begin, size_t end) {
+    end = std::min(end, text.size());
+    require(begin <= end, "the range lies in the text");
+    std::vector<XmlSpan> spans;
+    size_t stopped_at = 0;
+    XmlStatus status;
+    {
+        nb::gil_scoped_release free;
+        status = paths.scan({text.c_str() + begin, end - begin}, spans, stopped_at);
+    }
+    const auto n_rows = static_cast<size_t>(std::count_if(spans.begin(), spans.end(), [](const XmlSpan& s) { return s.path == 0; }));
+    const int64_t last = paths.size() - 1;
+    auto* places = new int64_t[2 * n_rows]();
+    nb::capsule owner(places, [](void* p) noexcept { delete[] static_cast<int64_t*>(p); });
+    nb::list rows;
+    nb::list row;
+    int64_t n_seen = 0;
+    for (const XmlSpan& span : spans) {
+        if (span.path == 0) {
+            row = nb::list();
+            for (int64_t i = 1; i < last; ++i) row.append(nb::bytes("", 0));
+            rows.append(row);
+            ++n_seen;
+        } else if (n_seen == 0) {
+            continue;
+        } else if (span.path == last) {
+            places[2 * n_seen - 2] = static_cast<int64_t>(begin) + span.begin;
+            places[2 * n_seen - 1] = static_cast<int64_t>(begin) + span.end;
+        } else {
+            row[static_cast<size_t>(span.path - 1)] =
+                nb::bytes(text.c_str() + begin + span.begin, static_cast<size_t>(span.end - span.begin));
+        }
+    }
+    nb::ndarray<nb::numpy, int64_t, nb::ndim<2>> spots(places, {n_rows, 2}, owner);
+    return nb::make_tuple(static_cast<int>(status), begin + stopped_at, rows, spots);
+}
+
 void unpack(int format, nb::bytes data, size_t offset, Out<int32_t, 1> out) {
     const size_t needed = wfdb_bytes(format, out.shape(0));
     require(needed > 0 || out.shape(0) == 0, "a packed WFDB format");
@@ -186,5 +226,6 @@ NB_MODULE(_kernels, m) {
     m.def("wfdb_unpack", &unpack, "fmt"_a, "data"_a, "offset"_a, "out"_a.noconvert());
     m.def("frame_sums", &frame_sums, "frames"_a.noconvert());
     nb::class_<XmlPaths>(m, "XmlPaths").def(nb::init<const std::vector<std::string>&>())
-        .def("scan", &scan, "text"_a, "begin"_a = 0, "end"_a = SIZE_MAX);
+        .def("scan", &scan, "text"_a, "begin"_a = 0, "end"_a = SIZE_MAX)
+        .def("table", &table, "text"_a, "begin"_a = 0, "end"_a = SIZE_MAX);
 }

@@ -180,13 +180,13 @@ void lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t inval
 
 ECG_CLONES void lead_extent(const int32_t* nv, int64_t n, int32_t* extent) {
     int32_t low = INT32_MAX, high = kInvalid, n_missing = 0;
-    for (int64_t t = 0; t < n; ++t) {
-        const bool is_missing = nv[t] == kInvalid;
-        low = std::min(low, is_missing ? INT32_MAX : nv[t]);
-        high = std::max(high, nv[t]);
-        n_missing += is_missing;
+    for (int64_t t = 0; t < n; ++t) {  // less one, kInvalid wraps round to the largest number
+        const auto less_one = static_cast<int32_t>(static_cast<uint32_t>(nv[t]) - 1u);
+        low = less_one < low ? less_one : low;
     }
-    extent[0] = low, extent[1] = high, extent[2] = n_missing;
+    for (int64_t t = 0; t < n; ++t) high = nv[t] > high ? nv[t] : high;
+    for (int64_t t = 0; t < n; ++t) n_missing += nv[t] == kInvalid;
+    extent[0] = static_cast<int32_t>(static_cast<uint32_t>(low) + 1u), extent[1] = high, extent[2] = n_missing;
 }
 
 void lead_model_input(const int32_t* nv, int64_t n, const Resampler& r, float per_nv, float clip, int64_t samples,
@@ -214,7 +214,8 @@ void lead_model_input(const int32_t* nv, int64_t n, const Resampler& r, float pe
         const Position at = position(t, r.up, r.down, r.half, r.n_taps);
         one_phase(parts.data(), stride, r.down, before + at.first, r.taps + at.phase * r.n_taps, r.n_taps, padded,
                   phase_out.data());
-        for (int64_t j = 0; t + j * r.up < made; ++j) out[t + j * r.up] = phase_out[static_cast<size_t>(j)];
+        if (r.up == 1) std::copy_n(phase_out.data(), made, out);
+        else for (int64_t j = 0; t + j * r.up < made; ++j) out[t + j * r.up] = phase_out[static_cast<size_t>(j)];
     }
     clip_all(out, made, clip);
 }

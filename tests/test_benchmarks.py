@@ -26,24 +26,23 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def memory(folder):
-    """The result of the memory benchmark, which leaves its tiny bundle behind for the others."""
-    return _result(folder, "memory", "--n", "40", "80", "--folder", folder)
+def bundle(tiny_bundle):
+    return tiny_bundle.folder
 
 
 @pytest.fixture(scope="module")
-def bundle(folder, memory):
-    return folder / "tiny"
+def memory(folder, bundle):
+    return _result(folder, "memory", "--n", "40", "80", "--model", bundle, "--folder", folder)
 
 
 @pytest.fixture(scope="module")
-def scored(folder, bundle):
-    """An archive, and the run folder of its scores."""
+def run(folder, bundle):
+    """The run folder of the scores of a small archive, which lies beside it."""
     archive, run = folder / "archive", folder / "run"
     _write_records(archive)
     command = [sys.executable, "-P", "-m", "ecgbatch.cli", "score", archive, "--out", run, "--model", bundle]
     subprocess.run(command, check=True, capture_output=True)
-    return archive, run
+    return run
 
 
 def test_the_memory_benchmark_reads_the_memory_of_every_run(memory):
@@ -80,10 +79,8 @@ def test_the_end_to_end_benchmark_compares_rates_and_scores(folder, bundle):
     assert result["largest_difference"] <= 1e-4
 
 
-def test_the_plain_script_gives_the_scores_of_ecgbatch(tmp_path, bundle, scored):
-    archive, run = scored
-
-    done = _plain(archive, tmp_path, bundle, run)
+def test_the_plain_script_gives_the_scores_of_ecgbatch(tmp_path, bundle, run):
+    done = _plain(run.parent / "archive", tmp_path, bundle, run)
 
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -91,15 +88,14 @@ def test_the_plain_script_gives_the_scores_of_ecgbatch(tmp_path, bundle, scored)
     assert found["largest_difference"] <= 1e-4
 
 
-def test_the_plain_script_notices_one_score_that_differs(tmp_path, bundle, scored):
-    archive, run = scored
+def test_the_plain_script_notices_one_score_that_differs(tmp_path, bundle, run):
     (other,) = (run / "scores").glob("*.parquet")
     first = pl.arange(pl.len()) == 0
-    changed = pl.read_parquet(other).with_columns(pl.col("tiny/LABEL7") + pl.when(first).then(2e-4).otherwise(0))
+    changed = pl.read_parquet(other).with_columns(pl.col("tiny/PVC") + pl.when(first).then(2e-4).otherwise(0))
     (tmp_path / "run" / "scores").mkdir(parents=True)
     changed.write_parquet(tmp_path / "run" / "scores" / other.name)
 
-    done = _plain(archive, tmp_path, bundle, tmp_path / "run")
+    done = _plain(run.parent / "archive", tmp_path, bundle, tmp_path / "run")
 
     assert done.returncode == 1
     assert json.loads(done.stdout)["largest_difference"] == pytest.approx(2e-4, rel=0.01)

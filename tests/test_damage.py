@@ -249,7 +249,7 @@ def damaged_files() -> dict[str, tuple[dict[str, bytes], Reason]]:
         "cut.xml": ({"cut.xml": document[:7000]}, Reason.TRUNCATED),
         "crc.xml": ({"crc.xml": synth.muse_xml(ecg, overrides={"LeadDataCRC32": "123"})}, Reason.CHECKSUM),
         "base64.xml": (
-            {"base64.xml": re.sub(rb"(<WaveFormData>\s*.{99}).", rb"\1*", document)},
+            {"base64.xml": re.sub(rb"(<WaveFormData>\s*.{50}).", rb"\1*", document)},
             Reason.CORRUPT_PAYLOAD,
         ),
         "laughs.xml": ({"laughs.xml": BILLION_LAUGHS}, Reason.UNSAFE_XML),
@@ -395,7 +395,17 @@ def test_a_flat_lead_that_cannot_be_derived_is_named_flat_but_not_derived(scored
     assert scores["leads_derived"].item().to_list() == ["aVF"]
 
 
-def test_quality_of_a_lead_without_any_sample_is_that_of_the_others():
-    nv = np.array([[5, 1000, -3000], [-(2**31)] * 3], np.int32)
+def test_a_lead_without_any_sample_has_no_part_in_the_amplitude():
+    counts = np.array([[5, 1000, -3000], [-32768] * 3], np.int16)
+    leads = ("I", "II")
+    record = Record(
+        format="test",
+        fs_hz=500.0,
+        leads=leads,
+        counts=counts,
+        uv_per_count=(0.001, 0.001),
+        zero_counts=(0.0, 0.0),
+        invalid_count=-32768,
+    )
 
-    assert quality.measure(nv, ()).amplitude_uv == 4.0
+    assert quality.measure(host.measured(record, leads)[1], ()).amplitude_uv == 4.0

@@ -27,8 +27,7 @@ def flat_leads(record: Record) -> tuple[str, ...]:
 
 def leads_derived(record: Record, flat: tuple[str, ...]) -> tuple[str, ...]:
     """The leads that are computed from others: absent ones, and those in `flat` where that is possible."""
-    alive = tuple(lead for lead in record.leads if lead not in flat)
-    return tuple(lead for lead in LEADS if lead not in alive and (lead not in record.leads or _follows(alive, lead)))
+    return _derived(record.leads, flat)
 
 
 def nanovolts(record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()) -> Int32[ndarray, "lead time"]:
@@ -89,6 +88,12 @@ def model_input(
         detail = f"{int((seen == INVALID).any(axis=0).sum())} missing samples in the first {spec.seconds:g} s"
         raise RecordError(Reason.INVALID_SAMPLES, detail)
     _kernels.model_input(nv, bank.up, bank.down, bank.half, bank.taps, _per_nv(spec.scale_mv), spec.clip, out)
+
+
+@lru_cache(maxsize=1024)
+def _derived(stored: tuple[str, ...], flat: tuple[str, ...]) -> tuple[str, ...]:
+    alive = tuple(lead for lead in stored if lead not in flat)
+    return tuple(lead for lead in LEADS if lead not in alive and (lead not in stored or _follows(alive, lead)))
 
 
 def _follows(stored: tuple[str, ...], lead: str) -> bool:

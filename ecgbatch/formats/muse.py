@@ -1,7 +1,8 @@
 """GE MUSE XML (`RestingECG`): base64 int16, one block a lead, each with its CRC-32."""
 
-from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from math import isfinite
 from xml.sax.saxutils import unescape
 
@@ -15,7 +16,7 @@ from ecgbatch.record import RATES_HZ, Reason, Record, lead_name
 __all__ = ["decode"]
 
 _WAVEFORM = ("WaveformType", "SampleBase", "SampleExponent")
-_LEAD = (
+_DECLARED = (
     "LeadID",
     "LeadAmplitudeUnitsPerBit",
     "LeadAmplitudeUnits",
@@ -25,8 +26,6 @@ _LEAD = (
     "LeadTimeOffset",
     "LeadOffsetFirstSample",
     "FirstSampleBaseline",
-    "LeadDataCRC32",
-    "WaveFormData",
 )
 _TEST = ("AcquisitionDate", "AcquisitionTime", "AcquisitionDevice")
 _DOCUMENT = _kernels.XmlPaths(
@@ -36,7 +35,12 @@ _DOCUMENT = _kernels.XmlPaths(
         *(f"RestingECG/TestDemographics/{name}" for name in _TEST),
     ]
 )
-_LEADS = _kernels.XmlPaths(["Waveform/LeadData", *(f"Waveform/LeadData/{name}" for name in _LEAD)])
+_LEADS = _kernels.XmlPaths(
+    [
+        "Waveform/LeadData",
+        *(f"Waveform/LeadData/{name}" for name in (*_DECLARED, "LeadDataCRC32", "WaveFormData")),
+    ]
+)
 """Leads are looked up in the rhythm alone: a median beat has as many elements again."""
 _UV_PER_UNIT = {"MICROVOLTS": 1.0, "MILLIVOLTS": 1000.0, "NANOVOLTS": 0.001, "VOLTS": 1e6}
 _MAX_COUNT = 2**31  # of any sample
@@ -44,6 +48,26 @@ _MAX_COUNT = 2**31  # of any sample
 _Span = tuple[int, int]
 _Fields = dict[str, _Span]
 """Where the content of each field lies in the text, by element name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What a lead's fields say of its samples."""
+
+    lead: str
+    uv_per_count: float
+    zero_count: float
+    n_bytes: int
+    starts_at: str
+
+
+@dataclass(slots=True)
+class _Lead:
+    """One of the twelve leads as stored: its layout, its checksum, and where its base64 lies."""
+
+    layout: _Layout
+    crc32: bytes
+    samples: _Span
 
 
 def decode(text: bytes) -> Record:
@@ -64,8 +88,8 @@ def decode(text: bytes) -> Record:
         fs_hz=_rate_hz(text, rhythm),
         leads=tuple(leads),
         counts=_counts(text, leads),
-        uv_per_count=tuple(_gain_uv(text, name, lead) for name, lead in leads.items()),
-        zero_counts=tuple(_zero_count(text, lead) for lead in leads.values()),
+        uv_per_count=tuple([lead.layout.uv_per_count for lead in leads.values()]),
+        zero_counts=tuple([lead.layout.zero_count for lead in leads.values()]),
         acquired_at=_acquired_at(text, test),
         device_model=_name(text, test, "AcquisitionDevice"),
     )
@@ -85,24 +109,47 @@ def _outline(text: bytes) -> tuple[list[_Fields], _Fields]:
     return waveforms, test
 
 
-def _standard_leads(text: bytes, rhythm: _Fields) -> dict[str, _Fields]:
-    """The twelve standard leads among those stored; extra ones (V3R, V7) are left alone."""
-    stored: list[_Fields] = []
-    for path, begin, end in xml.spans(text, _LEADS, *xml.with_tags(text, rhythm[""])):
-        if path == 0:
-            stored.append({})
-        else:
-            stored[-1][_LEAD[path - 1]] = (begin, end)
-    leads: dict[str, _Fields] = {}
-    for lead in stored:
-        name = lead_name(_text(text, lead, "LeadID"))
-        if name in leads:
-            raise RecordError(Reason.DUPLICATE_LEAD, f"lead {name} is stored twice")
-        if name:
-            leads[name] = lead
+def _standard_leads(text: bytes, rhythm: _Fields) -> dict[str, _Lead]:
+    """The standard leads of the rhythm, in stored order; extra ones are left alone."""
+    leads: dict[str, _Lead] = {}
+    rows, places = xml.table(text, _LEADS, rhythm[""])
+    for (*declared, crc32), (begin, end) in zip(rows, places.tolist(), strict=True):
+        layout = _layout(*declared)
+        if layout is None:
+            continue
+        if layout.lead in leads:
+            raise RecordError(Reason.DUPLICATE_LEAD, f"lead {layout.lead} is stored twice")
+        if layout.n_bytes > (end - begin) * 3 // 4:
+            detail = f"lead {layout.lead}: {layout.n_bytes} bytes declared for {end - begin} characters of base64"
+            raise RecordError(Reason.MALFORMED, detail)
+        leads[layout.lead] = _Lead(layout, crc32.strip(), (begin, end))
     if not leads:
         raise RecordError(Reason.MISSING_LEADS, "no standard lead in the rhythm")
     return leads
+
+
+@lru_cache(maxsize=4096)
+def _layout(*content: bytes) -> _Layout | None:
+    """A lead's layout from the content of its `_DECLARED` fields, None for a lead that is not one of the twelve.
+
+    Kept, for an archive holds few different ones.
+    """
+    field = {name: raw.decode("latin-1").strip() for name, raw in zip(_DECLARED, content, strict=True)}
+    name = lead_name(field["LeadID"])
+    if name is None:
+        return None
+    if _number(field, "LeadSampleSize", 2) != 2 or _number(field, "LeadOffsetFirstSample", 0) != 0:
+        raise RecordError(Reason.MALFORMED, f"lead {name}: expected LeadSampleSize 2 and LeadOffsetFirstSample 0")
+    n_bytes = _number(field, "LeadByteCountTotal", -1)
+    n_samples = _number(field, "LeadSampleCountTotal", n_bytes / 2)
+    if n_bytes < 0:
+        n_bytes = 2 * n_samples
+    if n_bytes <= 0 or n_bytes % 2 or n_bytes != 2 * n_samples:
+        raise RecordError(Reason.MALFORMED, f"lead {name}: {n_bytes:g} bytes and {n_samples:g} samples declared")
+    baseline = _number(field, "FirstSampleBaseline", 0)
+    if abs(baseline) > _MAX_COUNT:
+        raise RecordError(Reason.MALFORMED, f"lead {name}: FirstSampleBaseline is beyond any sample")
+    return _Layout(name, _gain_uv(field), -baseline, int(n_bytes), field["LeadTimeOffset"] or "0")
 
 
 def _rate_hz(text: bytes, rhythm: _Fields) -> float:
@@ -116,71 +163,51 @@ def _rate_hz(text: bytes, rhythm: _Fields) -> float:
     return rate_hz
 
 
-def _gain_uv(text: bytes, name: str, lead: _Fields) -> float:
+def _gain_uv(field: dict[str, str]) -> float:
     try:
-        gain = float(_text(text, lead, "LeadAmplitudeUnitsPerBit"))
-        uv_per_count = gain * _UV_PER_UNIT[_text(text, lead, "LeadAmplitudeUnits").upper()]
+        uv_per_count = float(field["LeadAmplitudeUnitsPerBit"]) * _UV_PER_UNIT[field["LeadAmplitudeUnits"].upper()]
     except (ValueError, KeyError):
         uv_per_count = 0.0
     if not (isfinite(uv_per_count) and uv_per_count > 0):
-        detail = f"lead {name}: LeadAmplitudeUnitsPerBit and LeadAmplitudeUnits do not give a gain"
+        detail = f"lead {field['LeadID'][:8]}: LeadAmplitudeUnitsPerBit and LeadAmplitudeUnits do not give a gain"
         raise RecordError(Reason.UNKNOWN_GAIN, detail)
     return uv_per_count
 
 
-def _zero_count(text: bytes, lead: _Fields) -> float:
-    baseline = _number(text, lead, "FirstSampleBaseline", "0")
-    if abs(baseline) > _MAX_COUNT:
-        raise RecordError(Reason.MALFORMED, "FirstSampleBaseline is beyond any sample")
-    return -baseline
-
-
-def _counts(text: bytes, leads: dict[str, _Fields]) -> np.ndarray:
+def _counts(text: bytes, leads: dict[str, _Lead]) -> np.ndarray:
     """int16 (lead, time), held to every count and checksum that the file states."""
-    n_bytes = _declared_bytes(text, leads)
-    spans = np.array([lead["WaveFormData"] for lead in leads.values()], np.int64)
-    samples = np.empty((len(leads), n_bytes), np.uint8)
-    decoded, crcs = _kernels.base64_blocks(text, spans, samples)
-    for (name, lead), got, crc in zip(leads.items(), decoded, crcs, strict=True):
-        if got < 0:
+    first = next(iter(leads.values())).layout
+    if any((x.layout.n_bytes, x.layout.starts_at) != (first.n_bytes, first.starts_at) for x in leads.values()):
+        raise RecordError(Reason.MALFORMED, "leads of different length or start, expected simultaneous leads")
+    samples = np.empty((len(leads), first.n_bytes), np.uint8)
+    decoded, crcs = _kernels.base64_blocks(text, np.array([lead.samples for lead in leads.values()], np.int64), samples)
+    for (name, lead), n_bytes, crc in zip(leads.items(), decoded, crcs, strict=True):
+        if n_bytes < 0:
             raise RecordError(Reason.CORRUPT_PAYLOAD, f"lead {name}: not base64")
-        if got != n_bytes:
-            raise RecordError(Reason.MALFORMED, f"lead {name}: {got} bytes of samples, expected {n_bytes}")
-        if "LeadDataCRC32" in lead and crc != _number(text, lead, "LeadDataCRC32", str(crc)) % 2**32:
+        if n_bytes != first.n_bytes:
+            raise RecordError(Reason.MALFORMED, f"lead {name}: {n_bytes} bytes of samples, expected {first.n_bytes}")
+        if lead.crc32 and crc != _crc32(lead.crc32):
             raise RecordError(Reason.CHECKSUM, f"lead {name}: CRC-32 differs from LeadDataCRC32")
     return samples.view("<i2")
 
 
-def _declared_bytes(text: bytes, leads: dict[str, _Fields]) -> int:
-    """Bytes of samples in every lead, as the counts of all of them agree."""
-    declared = set()
-    for name, lead in leads.items():
-        if "WaveFormData" not in lead:
-            raise RecordError(Reason.MALFORMED, f"lead {name}: no WaveFormData")
-        if _number(text, lead, "LeadSampleSize", "2") != 2 or _number(text, lead, "LeadOffsetFirstSample", "0") != 0:
-            raise RecordError(Reason.MALFORMED, f"lead {name}: expected LeadSampleSize 2 and LeadOffsetFirstSample 0")
-        begin, end = lead["WaveFormData"]
-        at_most = (end - begin) * 3 // 4
-        n_bytes = _number(text, lead, "LeadByteCountTotal", "-1")
-        n_samples = _number(text, lead, "LeadSampleCountTotal", "-1")
-        if n_bytes < 0 <= n_samples:
-            n_bytes = 2 * n_samples
-        elif n_samples < 0 <= n_bytes:
-            n_samples = n_bytes / 2
-        if not 0 < n_bytes <= at_most or n_bytes % 2 or n_bytes != 2 * n_samples:
-            detail = f"lead {name}: {n_bytes:.0f} bytes, {n_samples:g} samples declared for {at_most} bytes of payload"
-            raise RecordError(Reason.MALFORMED, detail)
-        declared.add((n_bytes, _text(text, lead, "LeadTimeOffset") or "0"))
-    if len(declared) > 1:
-        raise RecordError(Reason.MALFORMED, "leads of different length or start, expected simultaneous leads")
-    return int(declared.pop()[0])
+def _crc32(stated: bytes) -> int:
+    """The CRC that a decimal number states, signed or not."""
+    try:
+        return int(stated) % 2**32
+    except ValueError:
+        raise RecordError(Reason.MALFORMED, "LeadDataCRC32 is not a number") from None
 
 
 def _acquired_at(text: bytes, test: _Fields) -> datetime | None:
-    stamp = f"{_text(text, test, 'AcquisitionDate')} {_text(text, test, 'AcquisitionTime') or '00:00:00'}"
-    with suppress(ValueError):
-        return datetime.strptime(stamp, "%m-%d-%Y %H:%M:%S")
-    return None
+    """Date MM-DD-YYYY and time HH:MM:SS; None where they are not a moment."""
+    date, time = _text(text, test, "AcquisitionDate"), _text(text, test, "AcquisitionTime") or "00:00:00"
+    try:
+        month, day, year = map(int, date.split("-"))
+        hour, minute, second = map(int, time.split(":"))
+        return datetime(year, month, day, hour, minute, second)  # strptime takes ten times as long
+    except ValueError:
+        return None
 
 
 def _name(text: bytes, fields: dict[str, _Span], name: str) -> str | None:
@@ -193,10 +220,10 @@ def _name(text: bytes, fields: dict[str, _Span], name: str) -> str | None:
     return unescape(found).strip()[:64] or None
 
 
-def _number(text: bytes, fields: _Fields, name: str, default: str) -> float:
+def _number(field: dict[str, str], name: str, default: float) -> float:
     """The number in a field; `default` where it is absent or empty."""
     try:
-        number = float(_text(text, fields, name) or default)
+        number = float(field[name] or default)
     except ValueError:
         number = float("nan")
     if not isfinite(number):

@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 from itertools import groupby
 from math import isfinite
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +19,8 @@ from ecgbatch.record import INVALID, RATES_HZ, Reason, Record, lead_name
 __all__ = ["decode", "is_header", "signal_files"]
 
 _RECORD_LINE = re.compile(
-    rb"(?P<name>[^\s/]+)(?P<segments>/\d+)?[ \t]+(?P<n_signals>\d{1,9})"
-    rb"(?:[ \t]+(?P<fs>[-+.\deE]+)(?:/\S+)?(?:[ \t]+(?P<n_samples>\d{1,15})(?:[ \t]+(?P<start>\S.*))?)?)?\s*"
+    r"(?P<name>[^\s/]+)(?P<segments>/\d+)?[ \t]+(?P<n_signals>\d{1,9})"
+    r"(?:[ \t]+(?P<fs>[-+.\deE]+)(?:/\S+)?(?:[ \t]+(?P<n_samples>\d{1,15})(?:[ \t]+(?P<start>\S.*))?)?)?\s*"
 )
 _FORMAT = re.compile(r"(\d{1,9})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,9}))?")
 _GAIN = re.compile(r"([-+.\deE]+)(?:\(([-+\d]+)\))?(?:/(.*))?")
@@ -42,27 +43,34 @@ class _Encoding:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Signal:
+class _Signal(NamedTuple):
     file: str
     encoding: _Encoding
     uv_per_count: float
     """0 where the header states no gain in volts."""
     zero_count: float
-    initial: int
-    checksum: int | None
     lead: str | None
     """None for a channel that is not a standard lead."""
+    initial: int
+    checksum: int | None
+
+
+class _Header(NamedTuple):
+    """The lines of a header that are not comments."""
+
+    record: re.Match[str]
+    signals: list[str]
 
 
 def is_header(raw: bytes) -> bool:
     """Whether the first line that is not a comment is a record line."""
-    return _record_line(raw) is not None
+    return _header(raw) is not None
 
 
 def signal_files(raw: bytes) -> list[str]:
     """Names of the files in the same folder that the header `raw` names."""
-    names = (line.split(None, 1)[0].decode("utf-8", "replace") for line in _signal_lines(raw))
+    header = _header(raw)
+    names = (line.split(None, 1)[0] for line in header.signals) if header else ()
     return list(dict.fromkeys(name for name in names if name != "~" and "/" not in name and "\\" not in name))
 
 
@@ -72,12 +80,13 @@ def decode(raw: bytes, sibling: Callable[[str], bytes]) -> Record:
     Raises:
         RecordError: anything about the leads is missing, contradictory or damaged.
     """
-    line = _record_line(raw)
-    if line is None:
+    header = _header(raw)
+    if header is None:
         raise RecordError(Reason.MALFORMED, "no record line")
+    line = header.record
     if line["segments"]:
         raise RecordError(Reason.NO_RHYTHM, "a multi-segment header; its segments are entries of their own")
-    signals = _signals(raw, int(line["n_signals"]))
+    signals = _signals(header)
     leads = _standard_leads(signals)
     encodings = {(s.encoding.per_frame, s.uv_per_count > 0) for s in leads.values()}
     if any(not has_gain for _, has_gain in encodings):
@@ -98,23 +107,19 @@ def decode(raw: bytes, sibling: Callable[[str], bytes]) -> Record:
     )
 
 
-def _record_line(raw: bytes) -> re.Match[bytes] | None:
-    start = 0
-    while raw[start : start + 1] in (b"#", b"\r", b"\n"):
-        start = raw.find(b"\n", start) + 1 or len(raw)
-    end = raw.find(b"\n", start)
-    return _RECORD_LINE.fullmatch(raw[start : end if end >= 0 else len(raw)])
+@lru_cache(maxsize=64)
+def _header(raw: bytes) -> _Header | None:
+    """None where the first line is no record line; kept a while, for a header is asked for its files first."""
+    lines = [line for line in raw.decode("utf-8", "replace").splitlines() if line and line[0] != "#" and line.strip()]
+    record = _RECORD_LINE.fullmatch(lines[0]) if lines else None
+    if record is None:
+        return None
+    return _Header(record, [] if record["segments"] else lines[1 : 1 + int(record["n_signals"])])
 
 
-def _signal_lines(raw: bytes) -> list[bytes]:
-    lines = [line for line in raw.splitlines() if line and not line.isspace() and line[0] != ord("#")]
-    line = _RECORD_LINE.fullmatch(lines[0]) if lines else None
-    return lines[1 : 1 + int(line["n_signals"])] if line and not line["segments"] else []
-
-
-def _rate_hz(field: bytes | None, per_frame: int) -> float:
+def _rate_hz(field: str | None, per_frame: int) -> float:
     try:
-        rate_hz = float(field or b"") * per_frame
+        rate_hz = float(field or "") * per_frame
     except ValueError:
         rate_hz = 0.0
     if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
@@ -122,31 +127,35 @@ def _rate_hz(field: bytes | None, per_frame: int) -> float:
     return rate_hz
 
 
-def _signals(raw: bytes, n_signals: int) -> list[_Signal]:
-    lines = _signal_lines(raw)
-    if not lines or len(lines) != n_signals:
-        reason = Reason.TRUNCATED if len(lines) < n_signals else Reason.MISSING_LEADS
-        raise RecordError(reason, f"{len(lines)} signal lines, expected {n_signals}")
-    return [_signal(line.decode("utf-8", "replace")) for line in lines]
+def _signals(header: _Header) -> list[_Signal]:
+    found, stated = len(header.signals), int(header.record["n_signals"])
+    if not found or found != stated:
+        reason = Reason.TRUNCATED if found < stated else Reason.MISSING_LEADS
+        raise RecordError(reason, f"{found} signal lines, expected {stated}")
+    return [_signal(line) for line in header.signals]
 
 
 def _signal(line: str) -> _Signal:
     fields = line.split(None, 8)
+    n = len(fields)
     try:
-        encoding = _encoding(fields[1])
-        adc_zero = int(fields[4]) if len(fields) > 4 else 0
-        uv_per_count, zero_count = _calibration(fields[2] if len(fields) > 2 else "0", adc_zero)
-        initial = int(fields[5]) if len(fields) > 5 else adc_zero
-        checksum = int(fields[6]) % 65536 if len(fields) > 6 else None
-        if not max(abs(zero_count), abs(initial)) <= _MAX_COUNT:
-            raise ValueError(zero_count, initial)
+        adc_zero = int(fields[4]) if n > 4 else 0
+        channel = _channel(fields[1], fields[2] if n > 2 else "0", adc_zero, fields[8] if n > 8 else "")
+        initial = int(fields[5]) if n > 5 else adc_zero
+        checksum = int(fields[6]) % 65536 if n > 6 else None
+        if not -_MAX_COUNT <= initial <= _MAX_COUNT:
+            raise ValueError(initial)
     except (ValueError, OverflowError, IndexError) as err:
         raise RecordError(Reason.MALFORMED, "a signal line that is not one") from err
-    lead = lead_name(fields[8]) if len(fields) > 8 else None
-    return _Signal(fields[0], encoding, uv_per_count, zero_count, initial, checksum, lead)
+    return _Signal(fields[0], *channel, initial, checksum)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
+def _channel(layout: str, gain: str, adc_zero: int, description: str) -> tuple[_Encoding, float, float, str | None]:
+    """Encoding, µV a count, the count of 0 µV, and lead of a signal; an archive holds few different ones."""
+    return _encoding(layout), *_calibration(gain, adc_zero), lead_name(description)
+
+
 def _encoding(field: str) -> _Encoding:
     found = _FORMAT.fullmatch(field)
     if not found:
@@ -154,7 +163,6 @@ def _encoding(field: str) -> _Encoding:
     return _Encoding(int(found[1]), int(found[2] or 1), int(found[3] or 0), int(found[4] or 0))
 
 
-@lru_cache(maxsize=4096)
 def _calibration(field: str, adc_zero: int) -> tuple[float, float]:
     """µV a count, 0 where none is stated, and the count of 0 µV; the baseline is the ADC's zero unless stated."""
     found = _GAIN.fullmatch(field)
@@ -163,9 +171,10 @@ def _calibration(field: str, adc_zero: int) -> tuple[float, float]:
     gain = float(found[1])
     uv_per_unit = _UV_PER_UNIT.get((found[3] or "mV").strip().lower(), 0.0)
     uv_per_count = uv_per_unit / gain if isfinite(gain) and gain > 0 else 0.0
-    if not isfinite(uv_per_count):
+    zero_count = float(found[2] if found[2] is not None else adc_zero)
+    if not (isfinite(uv_per_count) and abs(zero_count) <= _MAX_COUNT):
         raise ValueError(field)
-    return uv_per_count, float(found[2] if found[2] is not None else adc_zero)
+    return uv_per_count, zero_count
 
 
 def _standard_leads(signals: list[_Signal]) -> dict[str, _Signal]:
@@ -298,12 +307,14 @@ def _mark(format_: int) -> int | None:
     return None if bits is None else -(2 ** (bits - 1))
 
 
-def _acquired_at(field: bytes | None) -> datetime | None:
+def _acquired_at(field: str | None) -> datetime | None:
     """Base time and date, `HH:MM:SS[.fff] DD/MM/YYYY`; a time alone is no moment."""
-    stamp = (field or b"").decode("ascii", "replace").split()
-    for layout in ("%H:%M:%S %d/%m/%Y", "%H:%M:%S.%f %d/%m/%Y"):
-        try:
-            return datetime.strptime(" ".join(stamp[:2]), layout)
-        except ValueError:
-            continue
-    return None
+    try:
+        time, date = (field or "").split()[:2]
+        hour, minute, second = time.split(":")
+        day, month, year = map(int, date.split("/"))
+        whole, _, fraction = second.partition(".")
+        microsecond = int(f"{fraction:0<6.6}")
+        return datetime(year, month, day, int(hour), int(minute), int(whole), microsecond)
+    except ValueError:
+        return None

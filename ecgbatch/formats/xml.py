@@ -1,17 +1,18 @@
 """XML as ECG devices write it: any encoding, no entities, payloads of plain ASCII."""
 
 import re
-import sys
+
+import numpy as np
 
 from ecgbatch._kernels import XmlPaths
 from ecgbatch.errors import RecordError
 from ecgbatch.record import Reason
 
-__all__ = ["root_name", "spans", "to_utf8", "with_tags"]
+__all__ = ["root_name", "spans", "table", "to_utf8"]
 
 _TO_ROOT = re.compile(
     # Atomic: what has matched is not tried again in another way, so the time is linear in the text.
-    rb"(?:\xef\xbb\xbf)?(?>\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^\[>]*(?:\[.*?\]\s*)?>)*+<([A-Za-z_][^\s/>]*)",
+    rb"(?:\xef\xbb\xbf)?(?>\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^\[>]*(?:\[.*?\]\s*)?>)*+<([A-Za-z_][^\s/>]*)[\s/>]",
     re.DOTALL,
 )
 _DEFECTS = (Reason.TRUNCATED, Reason.MALFORMED, Reason.UNSAFE_XML)
@@ -34,19 +35,30 @@ def root_name(text: bytes) -> str | None:
     return found[1].decode("ascii", "replace") if found else None
 
 
-def with_tags(text: bytes, span: tuple[int, int]) -> tuple[int, int]:
-    """The span of an element with its own tags, from that of its content."""
-    return text.rfind(b"<", 0, span[0]), text.find(b">", span[1]) + 1
-
-
-def spans(text: bytes, paths: XmlPaths, begin: int = 0, end: int = sys.maxsize) -> list[tuple[int, int, int]]:
-    """(index of the path, begin, end) of every wanted element's content in text[begin:end], in document order.
+def spans(text: bytes, paths: XmlPaths) -> list[tuple[int, int, int]]:
+    """(index of the path, begin, end) of every wanted element's content, in document order.
 
     Raises:
         RecordError: the document ends early, is not well-formed, or declares entities.
     """
-    status, stopped_at, found = paths.scan(text, begin, end)
+    status, stopped_at, found = paths.scan(text)
+    _require_complete(status, stopped_at, text)
+    return found
+
+
+def table(text: bytes, paths: XmlPaths, element: tuple[int, int]) -> tuple[list[list[bytes]], np.ndarray]:
+    """`XmlPaths.table` of the element whose content is text[slice(*element)]; paths begin with its own name.
+
+    Raises:
+        RecordError: as of `spans`.
+    """
+    begin, end = text.rfind(b"<", 0, element[0]), text.find(b">", element[1]) + 1
+    status, stopped_at, rows, places = paths.table(text, begin, end)
+    _require_complete(status, stopped_at, text)
+    return rows, places
+
+
+def _require_complete(status: int, stopped_at: int, text: bytes) -> None:
     if status:
         what = ("ends inside an element", "is not well-formed", "declares entities")[status - 1]
         raise RecordError(_DEFECTS[status - 1], f"XML {what} at byte {stopped_at} of {len(text)}")
-    return found

@@ -43,9 +43,10 @@ models on. {n_parameters / 1e6:.2f} million parameters, {gflop:.2f} GFLOP an ECG
 The weights are derived from these data and licensed {bundle.licence}, with this attribution.
 
 The split is by patient, as the collection's folds give it: {facts["n_train"]} ECGs of folds 1 to 7 trained the weights,
-{facts["n_choose"]} of fold 8 chose the epoch and fitted calibration and thresholds, {facts["n_report"]} of fold 9 gave
-the figures below. Nothing was trained again on all of them. A statement counts as present when it is listed, whatever
-its likelihood; those with at least {facts["n_positives"]} training positives became labels.
+{facts["n_choose"]} of fold 8 chose recipe and epoch and fitted calibration and thresholds,
+{facts["n_report"]} of fold 9 gave the figures below. Nothing was trained again on all of them. A statement counts as
+present when it is listed, whatever its likelihood; those with at least {facts["n_positives"]} training positives became
+labels.
 
 ## Figures
 

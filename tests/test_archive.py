@@ -1,0 +1,298 @@
+"""Archives and their plan: every file is one entry, in the same order every time, and the plan is made once."""
+
+import os
+import socket
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from ecgbatch import archive, formats, synth
+from ecgbatch.archive import Entry
+from ecgbatch.errors import ArchiveError, OutputError, RecordError
+from ecgbatch.feed import batch
+from ecgbatch.plan import Plan
+from ecgbatch.record import Reason, Reject
+
+SETTINGS = {"shard_size": 4, "source": ["x"]}
+
+
+def scan(*sources: Path, skip: Path = Path("/nonexistent")) -> list[Entry]:
+    return list(archive.scan(sources, companions=formats.companions, skip=skip))
+
+
+def ids(*sources: Path, **options: Path) -> list[str]:
+    return [entry.record_id for entry in scan(*sources, **options)]
+
+
+def reason(entry: Entry) -> Reason:
+    outcome = batch.read(entry)
+    assert isinstance(outcome, Reject), outcome
+    return outcome.reason
+
+
+@pytest.fixture
+def folder(tmp_path, ecg) -> Path:
+    """An archive of five ECGs in folders, one of them in WFDB."""
+    root = tmp_path / "archive"
+    for name in ("b/2.xml", "a/1.xml", "b/10.xml", "a.xml"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(synth.muse_xml(ecg))
+    for name, content in synth.wfdb_files(ecg, "w", n_files=2).items():
+        (root / "b" / name).write_bytes(content)
+    return root
+
+
+ALL = ["a.xml", "a/1.xml", "b/10.xml", "b/2.xml", "b/w.hea"]
+
+
+def test_a_folder_is_listed_to_its_depth_in_the_order_of_its_names(folder):
+    assert ids(folder) == ALL
+    assert ids(folder) == ids(folder)
+
+
+def test_signal_files_belong_to_their_header_and_are_no_entries_of_their_own(folder):
+    (entry,) = [entry for entry in scan(folder) if entry.record_id == "b/w.hea"]
+
+    assert entry.n_bytes == sum(path.stat().st_size for path in (folder / "b").glob("w*"))
+    assert entry.modified_ns == max(path.stat().st_mtime_ns for path in (folder / "b").glob("w*"))
+
+
+def test_a_signal_file_without_its_header_is_an_entry_and_a_reject(folder):
+    (folder / "b" / "w.hea").unlink()
+    orphans = [entry for entry in scan(folder) if entry.record_id.endswith(".dat")]
+
+    assert [entry.record_id for entry in orphans] == ["b/w_0.dat", "b/w_1.dat"]
+    assert [reason(entry) for entry in orphans] == [Reason.ORPHAN_SIGNAL] * 2
+
+
+def test_a_header_that_another_header_names_as_its_signal_stays_an_entry(folder):
+    (folder / "b" / "odd.hea").write_bytes(b"odd 2 500 4\nodd.hea 16 200 16 0 0 0 0 I\nw.hea 16 200 16 0 0 0 0 II\n")
+
+    assert ids(folder / "b") == ["10.xml", "2.xml", "odd.hea", "w.hea"]
+
+
+def test_links_that_loop_are_followed_once(folder):
+    (folder / "a" / "up").symlink_to(folder)
+    (folder / "b" / "self").symlink_to("self")
+    (folder / "b" / "again").symlink_to(folder / "a")
+
+    found = ids(folder)
+
+    assert [name for name in found if not name.endswith("self")] == ALL
+    assert "b/self" in found
+
+
+def test_a_linked_folder_is_part_of_the_archive(folder, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "x.xml").write_bytes(b"")
+    (folder / "link").symlink_to(outside)
+
+    assert "link/x.xml" in ids(folder)
+
+
+def test_what_is_not_a_regular_file_is_an_entry_that_is_rejected_at_once(folder):
+    for name in ("pipe", "pipe.hea", "pipe.xml"):
+        os.mkfifo(folder / "b" / name)
+    (folder / "b" / "dangling.xml").symlink_to("nowhere")
+    (folder / "b" / "loop.xml").symlink_to("loop.xml")
+    with socket.socket(socket.AF_UNIX) as listener:
+        at = os.open(folder / "b", os.O_RDONLY)
+        listener.bind(f"/proc/self/fd/{at}/socket")
+        os.close(at)
+        odd = [entry for entry in scan(folder) if entry.record_id not in ALL]
+        reasons = {entry.record_id: reason(entry) for entry in odd}
+
+    names = ["dangling.xml", "loop.xml", "pipe", "pipe.hea", "pipe.xml", "socket"]
+    assert reasons == dict.fromkeys([f"b/{name}" for name in names], Reason.UNREADABLE)
+
+
+def test_hidden_files_are_entries_too(folder):
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / ".x.xml").write_bytes(b"")
+
+    assert ".hidden/.x.xml" in ids(folder)
+
+
+@pytest.mark.parametrize("name", ["with space.xml", "with\nnewline.xml", "ÄÖ 心电图.xml", "-out.xml", "'\"$(x);.xml"])
+def test_a_file_of_any_name_is_found_planned_and_read(folder, tmp_path, ecg, name):
+    (folder / "a" / name).write_bytes(synth.muse_xml(ecg))
+    plan = Plan.write(tmp_path / "plan.parquet", scan(folder), shard_size=4, settings=SETTINGS)
+    (entry,) = [entry for shard in plan.shards(done=()) for entry in shard.entries if entry.record_id == f"a/{name}"]
+
+    assert not isinstance(batch.read(entry), Reject)
+
+
+def test_a_name_that_is_not_utf8_is_planned_and_rejected(folder, tmp_path):
+    (folder / os.fsdecode(b"caf\xe9.xml")).write_bytes(b"")
+    plan = Plan.write(tmp_path / "plan.parquet", scan(folder), shard_size=4, settings=SETTINGS)
+    (entry,) = [entry for shard in plan.shards(done=()) for entry in shard.entries if "caf" in entry.record_id]
+
+    assert entry.record_id == r"caf\xe9.xml"
+    assert reason(entry) == Reason.UNREADABLE
+
+
+def test_the_run_folder_inside_the_source_is_left_out(folder):
+    (folder / "b" / "run" / "scores").mkdir(parents=True)
+    (folder / "b" / "run" / "scores" / "part-000000.parquet").write_bytes(b"")
+
+    assert ids(folder, skip=folder / "b" / "run") == ALL
+
+
+def test_several_sources_are_told_apart_by_their_index(folder):
+    assert ids(folder / "a", folder / "a.xml", folder / "a") == ["0/1.xml", "1/a.xml", "2/1.xml"]
+
+
+def test_a_single_file_is_an_archive_of_one(folder):
+    assert ids(folder / "b" / "w.hea") == ["w.hea"]
+    assert scan(folder / "b" / "w.hea")[0].path == str(folder / "b" / "w.hea")
+
+
+def test_an_empty_folder_has_no_entries(tmp_path):
+    assert scan(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["nothing", "dangling"])
+def test_a_source_that_is_not_there_is_an_error(tmp_path, name):
+    (tmp_path / "dangling").symlink_to("nothing")
+
+    with pytest.raises(ArchiveError, match=name):
+        scan(tmp_path / name)
+
+
+def manifest(path: Path, names: list[str | None], column: str = "path") -> Path:
+    table = pl.DataFrame({"patient": range(len(names)), column: names}, schema_overrides={column: pl.String})
+    table.write_csv(path) if path.suffix == ".csv" else table.write_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "CSV"])
+def test_a_manifest_lists_what_is_scored_in_its_own_order(folder, suffix):
+    listed = manifest(folder / "list.csv", ["b/2.xml", "a.xml"])
+    if suffix == "parquet":
+        listed = manifest(folder / "list.parquet", ["b/2.xml", "a.xml"])
+    listed = listed.rename(folder / f"list.{suffix}")
+
+    assert ids(listed) == ["b/2.xml", "a.xml"]
+
+
+def test_a_manifest_may_hold_absolute_paths_within_and_without_its_folder(folder, tmp_path):
+    inside = manifest(folder / "list.csv", [str(folder / "a.xml")])
+    outside = manifest(tmp_path / "list.csv", [str(folder / "a.xml"), "/nonexistent/b.xml"])
+
+    assert ids(inside) == ["a.xml"]
+    assert ids(outside) == ["archive/a.xml", "/nonexistent/b.xml"]
+
+
+def test_a_manifest_may_leave_off_the_suffix_of_a_header(folder):
+    (entry,) = scan(manifest(folder / "list.csv", ["b/w"]))
+
+    assert entry.record_id == "b/w.hea"
+    assert entry == scan(folder)[-1]
+
+
+def test_a_file_that_a_manifest_lists_and_that_is_not_there_is_a_reject(folder):
+    (entry,) = scan(manifest(folder / "list.csv", ["b/lost.xml"]))
+
+    assert reason(entry) == Reason.UNREADABLE
+
+
+def test_a_path_that_no_file_can_have_is_a_reject(folder):
+    (entry,) = scan(manifest(folder / "list.parquet", ["b/\0.xml"]))
+
+    assert reason(entry) == Reason.UNREADABLE
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["a.xml", "a.xml"], ["a.xml", None], ["b/w", "b/w.hea"], ["a.xml", "./a.xml"], ["a.xml", "b/../a.xml"]],
+    ids=["repeated", "empty", "with and without suffix", "dot", "dots"],
+)
+def test_a_manifest_that_names_a_file_twice_or_none_is_refused(folder, names):
+    with pytest.raises(ArchiveError, match="expected every file once"):
+        scan(manifest(folder / "list.parquet", names))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_manifest_without_a_path_column_is_refused(folder, suffix):
+    with pytest.raises(ArchiveError, match="no column 'path'"):
+        scan(manifest(folder / f"list.{suffix}", ["a.xml"], column="file"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("list.csv", b""), ("list.parquet", b""), ("list.parquet", b"path\na.xml\n"), ("list.csv", b"path\n\xff\xfe\x00\n")],
+)
+def test_a_manifest_that_cannot_be_read_is_refused(folder, name, content):
+    (folder / name).write_bytes(content)
+
+    with pytest.raises(ArchiveError, match=name):
+        scan(folder / name)
+
+
+def test_a_manifest_from_a_spreadsheet_is_read(folder):
+    (folder / "list.csv").write_bytes(b"\xef\xbb\xbfpath,note\r\n\"a.xml\",x\r\nb/2.xml,\r\n")
+
+    assert ids(folder / "list.csv") == ["a.xml", "b/2.xml"]
+
+
+def test_the_plan_holds_every_entry_and_its_shard(folder, tmp_path):
+    entries = scan(folder)
+    plan = Plan.write(tmp_path / "plan.parquet", entries, shard_size=2, settings=SETTINGS | {"shard_size": 2})
+    table = pl.read_parquet(tmp_path / "plan.parquet")
+
+    assert table.columns == ["record_id", "path", "size", "mtime", "shard"]
+    assert table["shard"].to_list() == [0, 0, 1, 1, 2]
+    assert [entry for shard in plan.shards(done=()) for entry in shard.entries] == entries
+    assert (plan.n_entries, plan.n_shards) == (5, 3)
+
+
+@pytest.mark.parametrize("done", [set(), {0}, {2}, {0, 2}, {1}, {0, 1, 2}], ids=str)
+def test_shards_that_are_done_are_not_given_again(folder, tmp_path, done):
+    plan = Plan.write(tmp_path / "plan.parquet", scan(folder), shard_size=2, settings=SETTINGS | {"shard_size": 2})
+
+    assert [shard.index for shard in plan.shards(done=done)] == sorted({0, 1, 2} - done)
+
+
+def test_a_plan_of_more_entries_than_are_held_in_memory_is_whole(tmp_path):
+    entries = [Entry(f"{i}", f"/x/{i}", i, i) for i in range(40_000)]
+    plan = Plan.write(tmp_path / "plan.parquet", entries, shard_size=999, settings={"shard_size": 999})
+    shards = list(plan.shards(done={3}))
+
+    assert [entry for shard in shards for entry in shard.entries] == entries[:2997] + entries[3996:]
+    assert [len(shard.entries) for shard in shards[:3]] == [999] * 3
+
+
+def test_a_plan_that_fails_half_way_leaves_nothing(tmp_path):
+    def failing():
+        yield from (Entry(f"{i}", f"/x/{i}", i, i) for i in range(20_000))
+        raise ArchiveError("folder: cannot be listed")
+
+    with pytest.raises(ArchiveError):
+        Plan.write(tmp_path / "plan.parquet", failing(), shard_size=4, settings=SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"junk" * 99])
+def test_a_file_that_is_no_plan_is_refused(tmp_path, content):
+    (tmp_path / "plan.parquet").write_bytes(content)
+
+    with pytest.raises(OutputError, match="not a plan"):
+        Plan.open(tmp_path / "plan.parquet")
+
+
+def test_a_parquet_file_of_something_else_is_no_plan(tmp_path):
+    pl.DataFrame({"record_id": ["a"]}).write_parquet(tmp_path / "plan.parquet")
+
+    with pytest.raises(OutputError, match="not a plan"):
+        Plan.open(tmp_path / "plan.parquet")
+
+
+def test_a_file_larger_than_any_ecg_is_not_read(tmp_path):
+    with (tmp_path / "huge.xml").open("wb") as file:
+        file.truncate(archive.MAX_BYTES + 1)
+
+    with pytest.raises(RecordError) as defect:
+        archive.read(str(tmp_path / "huge.xml"))
+    assert defect.value.reason == Reason.TOO_LARGE
