@@ -9,6 +9,7 @@ RUN/run.json                     a report
 import fcntl
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -183,4 +184,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _cause(err: Exception) -> str:
+    """The system's own words where it has some; Polars wraps its errors into text."""
+    if found := re.search(r"\(os error (\d+)\)", str(err)):
+        return os.strerror(int(found[1]))
     return (isinstance(err, OSError) and err.strerror) or str(err).splitlines()[0]

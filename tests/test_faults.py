@@ -1,8 +1,6 @@
 """Faults: whatever stops a run, it says so in one line, leaves nothing half-written, and goes on to the same rows."""
 
-import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -14,8 +12,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from typer.testing import CliRunner
 
-from ecgbatch import output, score, synth
+from ecgbatch import cli, output, score, synth
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError
 
@@ -98,7 +97,8 @@ def started(line: list[str], cwd: Path) -> subprocess.Popen[str]:
     """The process, at the moment when its engines are loaded and it turns to the archive."""
     process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=cwd)
     assert process.stderr is not None
-    assert process.stderr.readline().startswith("device: ")
+    first = process.stderr.readline()
+    assert first.startswith("device: "), first + process.communicate()[1]
     return process
 
 
@@ -106,11 +106,6 @@ def test_killed_at_twenty_random_moments_a_run_ends_with_the_rows_of_an_undistur
     archive, tiny_bundle, undisturbed, tmp_path
 ):
     moments = random.Random(20)
-    begun = time.monotonic()
-    whole = started(command(archive, tmp_path / "timed", tiny_bundle), tmp_path)
-    whole.communicate()
-    seconds = time.monotonic() - begun
-    begun = time.monotonic()
     n_kills = n_runs = 0
     run = tmp_path / "run-0"
     stages = set()
@@ -132,7 +127,7 @@ def test_killed_at_twenty_random_moments_a_run_ends_with_the_rows_of_an_undistur
     assert done.returncode == 3, done.stderr
     assert_same_rows(run, undisturbed)
     assert leftovers(run) == []
-    assert "scoring" in stages, (stages, seconds)
+    assert "scoring" in stages
 
 
 def test_a_killed_plan_is_made_anew(archive, tiny_bundle, undisturbed, tmp_path):
@@ -255,17 +250,18 @@ def test_a_disk_too_full_for_the_plan_leaves_no_run(archive, tiny_bundle, small_
     assert not (small_disk / "run").exists()
 
 
-@pytest.mark.parametrize("limit", [4096, 8192], ids=["plan", "part"])
-def test_a_file_that_may_not_grow_ends_the_run_in_one_line(archive, tiny_bundle, undisturbed, tmp_path, limit):
-    run = tmp_path / "run"
-    limited = ["prlimit", f"--fsize={limit}"]
+@pytest.mark.parametrize("what", ["plan", "part"])
+def test_a_file_that_may_not_grow_ends_the_run_in_one_line(archive, tiny_bundle, tmp_path, what):
+    limit = 4_096 if what == "plan" else 12_288  # all scores in one part take more, the plan less
     if shutil.which("prlimit") is None:
         pytest.skip("needs prlimit")
-    sized = [*command(archive, run, tiny_bundle), "--embeddings"] if limit > 4096 else command(archive, run, tiny_bundle)
-    line = error_of(call([*limited, *sized], cwd=tmp_path))
+    line = command(archive, tmp_path / "run", tiny_bundle, "--shard-size", "999")
+    said = error_of(call(["prlimit", f"--fsize={limit}", *line], cwd=tmp_path))
 
-    assert "File too large" in line
+    assert said.startswith(f"error: {tmp_path}/run/{'plan.parquet' if what == 'plan' else 'scores/part-000000.parquet'}")
+    assert "File too large" in said
     assert leftovers(tmp_path) == []
+    assert call(line, cwd=tmp_path).returncode == 3
 
 
 def unprivileged(line: list[str]) -> list[str]:
@@ -323,13 +319,15 @@ def test_a_run_folder_that_cannot_be_written_is_an_error(archive, tiny_bundle, u
 
 
 def test_a_model_that_is_not_there_is_named_and_nothing_is_made(archive, tmp_path):
-    done = call(
-        [sys.executable, "-m", "ecgbatch.cli", "score", str(archive), "--out", "run", "--model", "./nonesuch"],
-        cwd=tmp_path,
-    )
-
-    assert "nonesuch" in error_of(done)
+    assert "nonesuch" in refused_model(archive, tmp_path / "nonesuch", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def refused_model(archive: Path, model: Path, run: Path) -> str:
+    done = CliRunner().invoke(cli.app, ["score", str(archive), "--out", str(run), "--model", str(model)])
+    (line,) = done.stderr.splitlines()
+    assert (done.exit_code, done.stdout, line[:7]) == (1, "", "error: ")
+    return line
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "weights.safetensors", "model.onnx", "golden.parquet"])
@@ -338,23 +336,17 @@ def test_a_bundle_with_one_byte_altered_is_refused(archive, tiny_bundle, tmp_pat
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
     (bundle / name).write_bytes(content)
-    done = call(
-        [sys.executable, "-m", "ecgbatch.cli", "score", str(archive), "--out", "run", "--model", str(bundle)], cwd=tmp_path
-    )
 
-    assert name in error_of(done)
+    assert name in refused_model(archive, bundle, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "weights.safetensors", "model.onnx", "golden.parquet", "bundle.toml"])
-def test_a_bundle_with_a_file_missing_is_refused(tiny_bundle, tmp_path, name):
+def test_a_bundle_with_a_file_missing_is_refused(archive, tiny_bundle, tmp_path, name):
     bundle = Path(shutil.copytree(tiny_bundle.folder, tmp_path / "tiny"))
     (bundle / name).unlink()
-    done = call(
-        [sys.executable, "-m", "ecgbatch.cli", "score", ".", "--out", "run", "--model", str(bundle)], cwd=tmp_path
-    )
 
-    assert error_of(done)
+    assert "tiny" in refused_model(archive, bundle, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -378,10 +370,11 @@ def test_scoring_needs_no_extra(archive, tiny_bundle, undisturbed, tmp_path):
 
 
 def test_an_error_in_the_feed_ends_the_run_and_does_not_hang(archive, tiny_bundle, tmp_path):
-    def failing(_) -> None:
-        raise OutputError("the observer fails")
+    def failing(tally) -> None:
+        if tally.n_done > 20:
+            raise OutputError("the observer fails")
 
     with pytest.raises(OutputError, match="observer"):
         score.run([archive], tmp_path / "run", [tiny_bundle], score.Options(batch=4, shard_size=8), observe=failing)
     assert leftovers(tmp_path / "run") == []
-    assert re.match(r"part-\d+\.parquet", os.listdir(tmp_path / "run" / "scores")[0])
+    assert 2 <= len(list((tmp_path / "run" / "scores").iterdir())) <= 3

@@ -285,21 +285,24 @@ def _flac(data: bytes, encoding: _Encoding, n_frames: int, n_signals: int) -> np
 def _channels(frames: np.ndarray, signals: list[_Signal]) -> list[np.ndarray]:
     """The leads' counts, each (1, time); all of them (lead, time) where every signal is a plain lead, as mostly."""
     sums = _kernels.frame_sums(frames) if frames.dtype == np.int16 else frames.sum(axis=0, dtype=np.int64).tolist()
+    if len(sums) == len(signals) and all(signal.lead and not signal.encoding.skew for signal in signals):
+        for signal, total in zip(signals, sums, strict=True):
+            _require_checksum(signal, total)
+        return [frames.T]
     column = 0
     found: list[np.ndarray] = []
-    plain = True
     for signal in signals:
         n = signal.encoding.per_frame
         if signal.lead:
-            if signal.checksum is not None and sum(sums[column : column + n]) % 65536 != signal.checksum:
-                raise RecordError(Reason.CHECKSUM, f"lead {signal.lead}: the samples' sum differs from the header's")
-            skew = signal.encoding.skew
-            found.append(frames[skew:, column : column + n].reshape(1, -1))
-            plain = plain and not skew and n == 1
-        else:
-            plain = False
+            _require_checksum(signal, sum(sums[column : column + n]))
+            found.append(frames[signal.encoding.skew :, column : column + n].reshape(1, -1))
         column += n
-    return [frames.T] if plain else found
+    return found
+
+
+def _require_checksum(signal: _Signal, total: int) -> None:
+    if signal.checksum is not None and total % 65536 != signal.checksum:
+        raise RecordError(Reason.CHECKSUM, f"lead {signal.lead}: the samples' sum differs from the header's")
 
 
 def _mark(format_: int) -> int | None:
