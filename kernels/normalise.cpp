@@ -112,60 +112,60 @@ typedef float Vec __attribute__((vector_size(64), aligned(4)));
 constexpr int64_t kVec = 16;
 
 // The lead in scaled units, extended at both ends by its edge samples and split by index modulo `down`:
-// parts + r * stride holds the samples down*j + r. With it, outputs of one phase are unit-stride sums.
-ECG_CLONES void split(const int32_t* nv, int64_t n, int64_t before, int64_t total, int64_t down, int64_t stride,
-                      float per_nv, float* line, float* parts) {
-    const int64_t middle = std::min(n, total - before);
-    std::fill(line, line + before, static_cast<float>(nv[0]) * per_nv);
-    for (int64_t i = 0; i < middle; ++i) line[before + i] = static_cast<float>(nv[i]) * per_nv;
-    std::fill(line + before + middle, line + total, static_cast<float>(nv[inside(total - before, n)]) * per_nv);
-    if (down == 2) {
-        for (int64_t j = 0; 2 * j + 1 < total; ++j) {
-            parts[j] = line[2 * j];
-            parts[stride + j] = line[2 * j + 1];
+// parts + r * stride holds the samples down*j + r - before. With it, outputs of one phase are unit-stride sums.
+ECG_CLONES void split(const int32_t* nv, int64_t n, int64_t before, int64_t down, int64_t stride, float per_nv,
+                      float* parts) {
+    for (int64_t r = 0; r < down; ++r, parts += stride) {
+        const int64_t first = (std::max<int64_t>(before - r, 0) + down - 1) / down;  // the first j inside the lead
+        const int64_t end = std::min(stride, (n + before - r + down - 1) / down);
+        std::fill(parts, parts + std::min(first, stride), static_cast<float>(nv[0]) * per_nv);
+        const int64_t shift = r - before;
+        if (down == 2) {
+            for (int64_t j = first; j < end; ++j) parts[j] = static_cast<float>(nv[2 * j + shift]) * per_nv;
+        } else {
+            for (int64_t j = first; j < end; ++j) parts[j] = static_cast<float>(nv[down * j + shift]) * per_nv;
         }
-        return;
-    }
-    for (int64_t r = 0; r < down; ++r) {
-        for (int64_t j = 0; j * down + r < total; ++j) parts[r * stride + j] = line[j * down + r];
+        std::fill(parts + std::max(first, end), parts + stride, static_cast<float>(nv[n - 1]) * per_nv);
     }
 }
 
-// n outputs (a multiple of kVec) of one phase: out[j] = sum over k of row[k] * x[offset + k + down*j].
-ECG_CLONES void one_phase(const float* parts, int64_t stride, int64_t down, int64_t offset, const float* row,
-                          int64_t n_taps, int64_t n, float* out) {
+// A tap that is not 0, and where in `parts` the inputs lie that it weighs, from output 0 of its phase on.
+struct Tap {
+    int64_t at;
+    float weight;
+};
+
+// n outputs (a multiple of kVec) of one phase: out[j] = sum over the taps of weight * parts[at + j].
+ECG_CLONES void one_phase(const float* parts, const Tap* taps, size_t n_taps, int64_t n, float* out) {
     int64_t j = 0;
     for (; j + 4 * kVec <= n; j += 4 * kVec) {
         Vec a{}, b{}, c{}, d{};
-        int64_t r = offset % down;
-        const float* x = parts + offset / down + j;
-        for (int64_t k = 0; k < n_taps; ++k) {
-            if (row[k] != 0) {  // half of a halving filter's taps are 0
-                const Vec* at = reinterpret_cast<const Vec*>(x + r * stride);
-                a += row[k] * at[0];
-                b += row[k] * at[1];
-                c += row[k] * at[2];
-                d += row[k] * at[3];
-            }
-            if (++r == down) r = 0, ++x;
+        for (size_t k = 0; k < n_taps; ++k) {
+            const Vec* x = reinterpret_cast<const Vec*>(parts + taps[k].at + j);
+            a += taps[k].weight * x[0];
+            b += taps[k].weight * x[1];
+            c += taps[k].weight * x[2];
+            d += taps[k].weight * x[3];
         }
         Vec* to = reinterpret_cast<Vec*>(out + j);
         to[0] = a, to[1] = b, to[2] = c, to[3] = d;
     }
     for (; j < n; j += kVec) {
         Vec a{};
-        int64_t r = offset % down;
-        const float* x = parts + offset / down + j;
-        for (int64_t k = 0; k < n_taps; ++k) {
-            a += row[k] * *reinterpret_cast<const Vec*>(x + r * stride);
-            if (++r == down) r = 0, ++x;
+        for (size_t k = 0; k < n_taps; ++k) {
+            a += taps[k].weight * *reinterpret_cast<const Vec*>(parts + taps[k].at + j);
         }
         *reinterpret_cast<Vec*>(out + j) = a;
     }
 }
 
-ECG_CLONES void clip_all(float* x, int64_t n, float clip) {
-    for (int64_t i = 0; i < n; ++i) x[i] = limit(x[i], clip);
+// Every `up`-th output from out[0] on.
+ECG_CLONES void store(const float* phase, int64_t n, int64_t up, float clip, float* out) {
+    if (up == 1) {
+        for (int64_t j = 0; j < n; ++j) out[j] = limit(phase[j], clip);
+    } else {
+        for (int64_t j = 0; j < n; ++j) out[j * up] = limit(phase[j], clip);
+    }
 }
 
 }  // namespace
@@ -212,20 +212,23 @@ void lead_model_input(const int32_t* nv, int64_t n, const Resampler& r, float pe
                           padded * r.down + r.down;
     const int64_t stride = total / r.down + 1;
 
-    thread_local std::vector<float> line, parts, phase_out;
-    line.resize(static_cast<size_t>(total));
+    thread_local std::vector<float> parts, phase;
+    thread_local std::vector<Tap> taps;
     parts.resize(static_cast<size_t>(stride * r.down + kVec));
-    phase_out.resize(static_cast<size_t>(padded));
-    split(nv, n, before, total, r.down, stride, per_nv, line.data(), parts.data());
+    phase.resize(static_cast<size_t>(padded));
+    split(nv, n, before, r.down, stride, per_nv, parts.data());
 
     for (int64_t t = 0; t < std::min(r.up, made); ++t) {
         const Position at = position(t, r.up, r.down, r.half, r.n_taps);
-        one_phase(parts.data(), stride, r.down, before + at.first, r.taps + at.phase * r.n_taps, r.n_taps, padded,
-                  phase_out.data());
-        if (r.up == 1) std::copy_n(phase_out.data(), made, out);
-        else for (int64_t j = 0; t + j * r.up < made; ++j) out[t + j * r.up] = phase_out[static_cast<size_t>(j)];
+        taps.clear();
+        for (int64_t k = 0; k < r.n_taps; ++k) {  // half of a halving filter's taps are 0
+            const float weight = r.taps[at.phase * r.n_taps + k];
+            const int64_t i = before + at.first + k;
+            if (weight != 0) taps.push_back({i % r.down * stride + i / r.down, weight});
+        }
+        one_phase(parts.data(), taps.data(), taps.size(), padded, phase.data());
+        store(phase.data(), (made - t + r.up - 1) / r.up, r.up, clip, out + t);
     }
-    clip_all(out, made, clip);
 }
 
 ECG_CLONES void interleaved_sums(const int16_t* frames, int64_t n_frames, int64_t n_channels, uint16_t* sums) {

@@ -222,7 +222,12 @@ def test_a_manifest_without_a_path_column_is_refused(folder, suffix):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("list.csv", b""), ("list.parquet", b""), ("list.parquet", b"path\na.xml\n"), ("list.csv", b"path\n\xff\xfe\x00\n")],
+    [
+        ("list.csv", b""),
+        ("list.parquet", b""),
+        ("list.parquet", b"path\na.xml\n"),
+        ("list.csv", b"path\n\xff\xfe\x00\n"),
+    ],
 )
 def test_a_manifest_that_cannot_be_read_is_refused(folder, name, content):
     (folder / name).write_bytes(content)
@@ -232,7 +237,7 @@ def test_a_manifest_that_cannot_be_read_is_refused(folder, name, content):
 
 
 def test_a_manifest_from_a_spreadsheet_is_read(folder):
-    (folder / "list.csv").write_bytes(b"\xef\xbb\xbfpath,note\r\n\"a.xml\",x\r\nb/2.xml,\r\n")
+    (folder / "list.csv").write_bytes(b'\xef\xbb\xbfpath,note\r\n"a.xml",x\r\nb/2.xml,\r\n')
 
     assert ids(folder / "list.csv") == ["a.xml", "b/2.xml"]
 

@@ -1,7 +1,5 @@
 """Damaged input: each file ends as the reject that it must be, and its neighbours never notice."""
 
-import base64
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +11,7 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 
 from ecgbatch import archive, formats, quality, synth, waveform
 from ecgbatch.errors import RecordError
@@ -257,9 +255,15 @@ def damaged_files() -> dict[str, tuple[dict[str, bytes], Reason]]:
         "utf16-laughs.xml": ({"utf16-laughs.xml": BILLION_LAUGHS.decode().encode("utf-16")}, Reason.UNSAFE_XML),
         "deep.xml": ({"deep.xml": b"<RestingECG>" + b"<a>" * 100_000}, Reason.MALFORMED),
         "bytes.xml": ({"bytes.xml": synth.muse_xml(ecg, overrides={"LeadByteCountTotal": "800"})}, Reason.MALFORMED),
-        "samples.xml": ({"samples.xml": synth.muse_xml(ecg, overrides={"LeadSampleCountTotal": "9"})}, Reason.MALFORMED),
+        "samples.xml": (
+            {"samples.xml": synth.muse_xml(ecg, overrides={"LeadSampleCountTotal": "9"})},
+            Reason.MALFORMED,
+        ),
         "rate.xml": ({"rate.xml": synth.muse_xml(ecg, overrides={"SampleBase": "0"})}, Reason.UNKNOWN_RATE),
-        "gain.xml": ({"gain.xml": synth.muse_xml(ecg, overrides={"LeadAmplitudeUnitsPerBit": None})}, Reason.UNKNOWN_GAIN),
+        "gain.xml": (
+            {"gain.xml": synth.muse_xml(ecg, overrides={"LeadAmplitudeUnitsPerBit": None})},
+            Reason.UNKNOWN_GAIN,
+        ),
         "median.xml": ({"median.xml": synth.muse_xml(ecg, waveforms=("Median",))}, Reason.NO_RHYTHM),
         "three.xml": ({"three.xml": synth.muse_xml(three)}, Reason.MISSING_LEADS),
         "twice.xml": ({"twice.xml": synth.muse_xml(twice)}, Reason.DUPLICATE_LEAD),
@@ -356,7 +360,17 @@ def test_nothing_that_names_a_patient_leaves_the_file(tiny_bundle, tmp_path):
         (folder / name).write_bytes(content)
 
     done = subprocess.run(
-        [sys.executable, "-m", "ecgbatch.cli", "score", folder, "--out", tmp_path / "run", "--model", tiny_bundle.folder],
+        [
+            sys.executable,
+            "-m",
+            "ecgbatch.cli",
+            "score",
+            folder,
+            "--out",
+            tmp_path / "run",
+            "--model",
+            tiny_bundle.folder,
+        ],
         capture_output=True,
         text=True,
         check=False,

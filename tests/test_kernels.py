@@ -170,9 +170,7 @@ def test_a_flat_limb_lead_is_derived_from_the_others(rng):
     assert_allclose(nv, (counts[1].astype(np.int64) - counts[2]) * 1000)
 
 
-SPEC = InputSpec(
-    leads=INDEPENDENT_LEADS, fs_hz=250, seconds=10.0, min_seconds=5.0, scale_mv=(0.2, 0.3) * 4, clip=20.0
-)
+SPEC = InputSpec(leads=INDEPENDENT_LEADS, fs_hz=250, seconds=10.0, min_seconds=5.0, scale_mv=(0.2, 0.3) * 4, clip=20.0)
 
 
 def noisy(rng, *, fs_hz: float, seconds: float) -> Record:
@@ -277,7 +275,9 @@ def test_a_missing_sample_beyond_what_the_model_sees_does_not_matter(rng):
     later = record.counts.copy()
     later[3, 6000] = -32768
 
-    assert_array_equal(model_input(replace(record, counts=later, invalid_count=-32768), SPEC), model_input(record, SPEC))
+    assert_array_equal(
+        model_input(replace(record, counts=later, invalid_count=-32768), SPEC), model_input(record, SPEC)
+    )
 
 
 @pytest.mark.parametrize("n_channels", [1, 2, 3, 8, 12, 15, 33])
@@ -381,7 +381,9 @@ ELEMENTS = st.recursive(
 )
 PROLOGS = st.lists(
     st.one_of(
-        COMMENT, INSTRUCTION, st.sampled_from([" ", "\n", "<!DOCTYPE a SYSTEM \"a>.dtd\">", "<!DOCTYPE a [<!ELEMENT a ANY>]>"])
+        COMMENT,
+        INSTRUCTION,
+        st.sampled_from([" ", "\n", '<!DOCTYPE a SYSTEM "a>.dtd">', "<!DOCTYPE a [<!ELEMENT a ANY>]>"]),
     ),
     max_size=3,
 ).filter(lambda parts: sum("DOCTYPE" in part for part in parts) < 2)
@@ -433,7 +435,9 @@ def test_a_document_that_ends_early_is_never_complete(document, data):
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.one_of(st.binary(max_size=200), st.text(alphabet="<>/!?[]-'\"= abDOCTYPECDATA", max_size=200).map(str.encode)))
+@given(
+    st.one_of(st.binary(max_size=200), st.text(alphabet="<>/!?[]-'\"= abDOCTYPECDATA", max_size=200).map(str.encode))
+)
 def test_spans_lie_within_the_text_whatever_it_holds(text):
     _, stopped_at, spans = _kernels.XmlPaths(WANTED).scan(text)
 

@@ -137,7 +137,14 @@ def test_each_lead_has_its_own_gain(ecg):
 
 @pytest.mark.parametrize(
     ("base", "exponent", "fs_hz"),
-    [("250", "0", 250), ("5", "2", 500), ("5000", "-1", 500), ("500", None, 500), ("500", "", 500), ("249.89", "0", 249.89)],
+    [
+        ("250", "0", 250),
+        ("5", "2", 500),
+        ("5000", "-1", 500),
+        ("500", None, 500),
+        ("500", "", 500),
+        ("249.89", "0", 249.89),
+    ],
 )
 def test_the_rate_is_base_times_ten_to_the_exponent(ecg, base, exponent, fs_hz):
     document = synth.muse_xml(ecg, overrides={"SampleBase": base, "SampleExponent": exponent})
@@ -237,14 +244,10 @@ def test_a_negative_crc_is_the_same_number_in_another_spelling(ecg):
     assert_array_equal(decode(document).counts, ecg.counts)
 
 
-@pytest.mark.parametrize(
-    "newline", [b"", b"\r\n", b"\n\t\t\t", b" \n "], ids=["one line", "crlf", "tabs", "spaces"]
-)
+@pytest.mark.parametrize("newline", [b"", b"\r\n", b"\n\t\t\t", b" \n "], ids=["one line", "crlf", "tabs", "spaces"])
 def test_base64_may_be_broken_into_any_lines(ecg, newline):
     document = synth.muse_xml(ecg)
-    joined = re.sub(
-        rb"(?<=<WaveFormData>)[^<]+", lambda found: newline.join(found[0].split()) + newline, document
-    )
+    joined = re.sub(rb"(?<=<WaveFormData>)[^<]+", lambda found: newline.join(found[0].split()) + newline, document)
 
     assert_array_equal(decode(joined).counts, ecg.counts)
 
@@ -283,7 +286,10 @@ REFUSALS: dict[str, tuple[Callable[[Record], bytes], Reason]] = {
     "gain 0": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadAmplitudeUnitsPerBit": "0"}), Reason.UNKNOWN_GAIN),
     "gain nan": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadAmplitudeUnitsPerBit": "nan"}), Reason.UNKNOWN_GAIN),
     "unit absent": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadAmplitudeUnits": None}), Reason.UNKNOWN_GAIN),
-    "unit unknown": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadAmplitudeUnits": "POTATOES"}), Reason.UNKNOWN_GAIN),
+    "unit unknown": (
+        lambda ecg: synth.muse_xml(ecg, overrides={"LeadAmplitudeUnits": "POTATOES"}),
+        Reason.UNKNOWN_GAIN,
+    ),
     "crc wrong": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadDataCRC32": "1"}), Reason.CHECKSUM),
     "crc a word": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadDataCRC32": "x"}), Reason.MALFORMED),
     "byte count wrong": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadByteCountTotal": "9998"}), Reason.MALFORMED),
@@ -313,7 +319,10 @@ REFUSALS: dict[str, tuple[Callable[[Record], bytes], Reason]] = {
         Reason.MALFORMED,
     ),
     "sample size 4": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadSampleSize": "4"}), Reason.MALFORMED),
-    "baseline beyond all": (lambda ecg: synth.muse_xml(ecg, overrides={"FirstSampleBaseline": "1e99"}), Reason.MALFORMED),
+    "baseline beyond all": (
+        lambda ecg: synth.muse_xml(ecg, overrides={"FirstSampleBaseline": "1e99"}),
+        Reason.MALFORMED,
+    ),
     "leads start apart": (
         lambda ecg: rewritten(ecg, replaced(rb"<LeadTimeOffset>0", b"<LeadTimeOffset>40", 1)),
         Reason.MALFORMED,
@@ -345,7 +354,9 @@ REFUSALS: dict[str, tuple[Callable[[Record], bytes], Reason]] = {
         Reason.UNSAFE_XML,
     ),
     "entities in utf-16": (
-        lambda ecg: synth.muse_xml(ecg).decode("latin-1").replace('SYSTEM "restecg.dtd"', '[<!ENTITY a "b">]').encode("utf-16"),
+        lambda ecg: (
+            synth.muse_xml(ecg).decode("latin-1").replace('SYSTEM "restecg.dtd"', '[<!ENTITY a "b">]').encode("utf-16")
+        ),
         Reason.UNSAFE_XML,
     ),
     "cut": (lambda ecg: synth.muse_xml(ecg)[:70_000], Reason.TRUNCATED),

@@ -267,7 +267,14 @@ def test_exit_code_3_means_finished_with_rejects_and_the_last_line_is_the_tally(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--batch", "0"], ["--shard-size", "-1"], ["--limit", "0"], ["--workers", "0"], ["--frobnicate"], ["--batch", "x"]],
+    [
+        ["--batch", "0"],
+        ["--shard-size", "-1"],
+        ["--limit", "0"],
+        ["--workers", "0"],
+        ["--frobnicate"],
+        ["--batch", "x"],
+    ],
     ids=" ".join,
 )
 def test_exit_code_2_means_that_the_request_makes_no_sense(folder, tiny_bundle, tmp_path, arguments):

@@ -133,7 +133,10 @@ def test_format_80_is_read_back(twelve):
 
 def test_format_8_sums_up_its_differences(twelve):
     counts = np.cumsum(np.tile([3, -2, 100, -100, 0, 1], (12, 500)), axis=1)
-    head = "r 12 500 3000\n" + "".join(f"r.dat 8 50/mV 16 0 7 {(int(c.sum()) + 7 * 3000) % 65536} 0 {lead}\n" for c, lead in zip(counts, LEADS, strict=True))
+    head = "r 12 500 3000\n" + "".join(
+        f"r.dat 8 50/mV 16 0 7 {(int(c.sum()) + 7 * 3000) % 65536} 0 {lead}\n"
+        for c, lead in zip(counts, LEADS, strict=True)
+    )
     differences = np.diff(counts, axis=1, prepend=0).astype(np.int8)
     record = decode({"r.hea": head.encode(), "r.dat": differences.T.tobytes()})
 
@@ -180,7 +183,9 @@ def rows_of(record: Record, rows: slice) -> Record:
 def two_leads(gain: str = "200/mV", *, adc_zero: int = 0, fmt: str = "16", head: str = "r 2 500 4") -> dict[str, bytes]:
     """A header and a signal file of leads I (1 2 3 4) and II (-1 -2 -3 -4)."""
     samples = np.array([[1, -1], [2, -2], [3, -3], [4, -4]], "<i2").tobytes()
-    lines = "".join(f"r.dat {fmt} {gain} 16 {adc_zero} 0 {total} 0 {lead}\n" for lead, total in (("I", 10), ("II", -10)))
+    lines = "".join(
+        f"r.dat {fmt} {gain} 16 {adc_zero} 0 {total} 0 {lead}\n" for lead, total in (("I", 10), ("II", -10))
+    )
     return {"r.hea": f"{head}\n{lines}".encode(), "r.dat": samples}
 
 
