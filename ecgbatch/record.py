@@ -10,10 +10,12 @@ from types import MappingProxyType
 import numpy as np
 
 __all__ = [
+    "FIRST_YEAR",
     "INDEPENDENT_LEADS",
     "INVALID",
     "LEADS",
     "RATES_HZ",
+    "UV_PER_COUNT",
     "Quality",
     "Reason",
     "Record",
@@ -31,6 +33,12 @@ INVALID = -(2**31)
 
 RATES_HZ = (50.0, 100_000.0)
 """The sampling rates that a resting ECG may have; any other number is damage, and no resampler could serve it."""
+
+UV_PER_COUNT = (1e-9, 1e6)
+"""The gains that an ECG may have; beyond them a heartbeat would vanish in a count, or a count exceed a volt."""
+
+FIRST_YEAR = 1900
+"""A date before it, such as one of two digits, is not when an ECG was recorded (Einthoven's first paper: 1901)."""
 
 _CANONICAL: Mapping[str, str] = MappingProxyType({lead.upper(): lead for lead in LEADS})
 

@@ -134,6 +134,27 @@ def test_nanovolts_are_the_references_to_a_nanovolt(rng, leads, dtype, layout):
     assert_allclose(host.nanovolts(record, LEADS), waveform.nanovolts(record, LEADS), rtol=0, atol=1)
 
 
+@pytest.mark.parametrize("uv_per_count", [1e-9, 1e-7, 0.0005, 1 / 3, 2.5, 4.88, 1000.0, 1e6], ids=str)
+@pytest.mark.parametrize("zero", [0.0, -7.0, 0.5, 2.0**31], ids=str)
+@pytest.mark.parametrize("dtype", [np.int16, np.int32], ids=["int16", "int32"])
+def test_no_gain_and_no_zero_make_nanovolts_differ_from_the_references(rng, dtype, zero, uv_per_count):
+    counts = counts_of(rng, dtype, n_leads=8, layout="interleaved").copy()
+    counts[:, :2] = np.iinfo(dtype).min, np.iinfo(dtype).max
+    record = record_of(counts, INDEPENDENT_LEADS, uv_per_count=(uv_per_count,) * 8, zero_counts=(zero,) * 8)
+
+    assert_allclose(host.nanovolts(record, LEADS), waveform.nanovolts(record, LEADS), rtol=0, atol=1)
+
+
+def test_the_extent_of_a_lead_is_that_of_its_samples_which_are_present(rng):
+    counts = counts_of(rng, np.int16, n_leads=8, layout="interleaved").copy()
+    counts[0, :100], counts[7, 1000:] = -32768, -32768
+    record = record_of(counts, INDEPENDENT_LEADS, invalid_count=-32768)
+    nv, extent = host.measured(record, LEADS)
+    present = [row[row != INVALID] for row in nv]
+
+    assert extent.tolist() == [[row.min(), row.max(), 1003 - row.size] for row in present]
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.int32], ids=["int16", "int32"])
 def test_a_missing_sample_is_missing_in_every_lead_that_it_would_have_made(rng, dtype):
     counts = counts_of(rng, dtype, n_leads=8, layout="interleaved").copy()
@@ -472,8 +493,33 @@ def test_a_document_that_is_unsafe_or_broken_is_told_apart(text, status):
     assert _kernels.XmlPaths(WANTED).scan(text)[0] == status
 
 
+def test_a_part_of_a_text_is_scanned_as_a_document_of_its_own():
+    text = b"<a><b>1</b></a><a><b>22</b></a>"
+
+    assert _kernels.XmlPaths(["a/b"]).scan(text, 15) == (0, 31, [(0, 21, 23)])
+    assert _kernels.XmlPaths(["a/b"]).scan(text, 0, 15) == (0, 15, [(0, 6, 7)])
+    assert _kernels.XmlPaths(["a/b"]).scan(text, 0, 12)[0] == 1
+
+
 def test_as_many_elements_as_nest_in_real_documents_are_followed():
     assert _kernels.XmlPaths(WANTED).scan(b"<a>" * 256 + b"</a>" * 256)[0] == 0
+
+
+def converted(**changes):
+    arguments = {
+        "counts": np.zeros((3, 9), np.int16),
+        "channel": i64(2, 2),
+        "nv_per_count": np.zeros((2, 2)),
+        "zero": np.zeros((2, 2)),
+        "invalid": 2**40,
+        "out": i32(2, 9),
+        "extent": i32(2, 3),
+    }
+    _kernels.nanovolts(**{**arguments, **changes})
+
+
+def test_a_call_with_arrays_that_fit_is_taken():
+    converted()
 
 
 TAPS = np.ones((1, 1), np.float32)
@@ -503,6 +549,21 @@ def i32(*shape):
         lambda: _kernels.model_input(i64(2, 9), 1, 1, 0, TAPS, f32(2), 1.0, f32(2, 9)),
         lambda: _kernels.model_input(i32(2, 9), 1, 1, 0, TAPS, f32(2), 1.0, np.zeros((2, 9))),
         lambda: _kernels.model_input(i32(2, 9), 1, 1, 0, TAPS, f32(2), 1.0, f32(2, 18)[:, ::2]),
+        lambda: converted(counts=np.zeros((3, 9), np.int64)),
+        lambda: converted(counts=np.zeros((3, 9), np.float32)),
+        lambda: converted(counts=np.zeros(9, np.int16)),
+        lambda: converted(channel=i64(1, 2)),
+        lambda: converted(channel=i64(2, 3)),
+        lambda: converted(channel=i64(2, 2) + 3),
+        lambda: converted(channel=i64(2, 2) - 1),
+        lambda: converted(nv_per_count=np.zeros((3, 2))),
+        lambda: converted(nv_per_count=f32(2, 2)),
+        lambda: converted(zero=np.zeros((2, 1))),
+        lambda: converted(out=i32(2, 8)),
+        lambda: converted(out=i32(4, 9)[::2]),
+        lambda: converted(out=f32(2, 9)),
+        lambda: converted(extent=i32(2, 2)),
+        lambda: converted(extent=i64(2, 3)),
         lambda: _kernels.base64_blocks(b"AAAA", np.array([[0, 5]]), np.zeros((1, 8), np.uint8)),
         lambda: _kernels.base64_blocks(b"AAAA", np.array([[-1, 4]]), np.zeros((1, 8), np.uint8)),
         lambda: _kernels.base64_blocks(b"AAAA", np.array([[3, 2]]), np.zeros((1, 8), np.uint8)),
@@ -517,6 +578,8 @@ def i32(*shape):
         lambda: _kernels.frame_sums(np.zeros((8, 5), np.int16).T),
         lambda: _kernels.crc32("text"),
         lambda: _kernels.XmlPaths(["a"]).scan("<a/>"),
+        lambda: _kernels.XmlPaths(["a"]).scan(b"<a/>", 3, 2),
+        lambda: _kernels.XmlPaths(["a"]).scan(b"<a/>", 5),
     ],
 )
 def test_a_call_with_arrays_that_do_not_fit_is_refused(call):

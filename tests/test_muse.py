@@ -62,11 +62,15 @@ def test_a_real_file_gives_the_numbers_that_lxml_and_base64_give(data, name):
         assert uv == float(lead.findtext("LeadAmplitudeUnitsPerBit")) == 4.88
 
 
-def test_the_first_real_sample_is_known_to_the_microvolt(data):
+def test_the_first_real_sample_is_known_to_the_nanovolt(data):
     record = decode((data / "formats" / "samples" / "ge_muse_xml" / "braveheart_example1.xml").read_bytes())
+    counts = [-20, -22, 4, -12, -8, -16, -14, -14]  # of the first sample
+    sums = [-12_251, 1_586, -9_574, -14_247, -1_162, -3_128, -9_425, -7_992]
 
     assert (record.leads, record.fs_hz, record.counts.shape) == (INDEPENDENT_LEADS, 500.0, (8, 5000))
-    assert waveform.nanovolts(record, ("I",))[0, 0] == round(int(record.counts[0, 0]) * 4880)
+    assert record.counts.sum(axis=1).tolist() == sums
+    assert waveform.nanovolts(record, INDEPENDENT_LEADS)[:, 0].tolist() == [4880 * count for count in counts]
+    assert waveform.nanovolts(record, ("III",))[0, 0] == 4880 * (-22 + 20)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +228,10 @@ def test_a_file_without_a_whole_block_is_decoded(ecg, block):
         ("02-29-2024", None, datetime(2024, 2, 29)),
         ("02-30-2024", "10:00:00", None),
         ("2024-02-29", "10:00:00", None),
+        ("02-28-24", "10:00:00", None),
+        ("02-28-" + "9" * 25, "10:00:00", None),
+        ("02-28-2024", "10:00:-1", None),
+        ("02-28-2024", "9" * 5000 + ":00:00", None),
         (None, "10:00:00", None),
     ],
 )
@@ -284,6 +292,14 @@ REFUSALS: dict[str, tuple[Callable[[Record], bytes], Reason]] = {
     "rate a word": (lambda ecg: synth.muse_xml(ecg, overrides={"SampleBase": "fast"}), Reason.UNKNOWN_RATE),
     "gain absent": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadAmplitudeUnitsPerBit": None}), Reason.UNKNOWN_GAIN),
     "gain 0": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadAmplitudeUnitsPerBit": "0"}), Reason.UNKNOWN_GAIN),
+    "gain beyond a volt a count": (
+        lambda ecg: synth.muse_xml(ecg, overrides={"LeadAmplitudeUnitsPerBit": "1e300"}),
+        Reason.UNKNOWN_GAIN,
+    ),
+    "gain beyond any resolution": (
+        lambda ecg: synth.muse_xml(ecg, overrides={"LeadAmplitudeUnitsPerBit": "1e-300"}),
+        Reason.UNKNOWN_GAIN,
+    ),
     "gain nan": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadAmplitudeUnitsPerBit": "nan"}), Reason.UNKNOWN_GAIN),
     "unit absent": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadAmplitudeUnits": None}), Reason.UNKNOWN_GAIN),
     "unit unknown": (

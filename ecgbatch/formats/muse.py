@@ -11,7 +11,7 @@ import numpy as np
 from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
 from ecgbatch.formats import xml
-from ecgbatch.record import RATES_HZ, Reason, Record, lead_name
+from ecgbatch.record import FIRST_YEAR, RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name
 
 __all__ = ["decode"]
 
@@ -168,7 +168,7 @@ def _gain_uv(field: dict[str, str]) -> float:
         uv_per_count = float(field["LeadAmplitudeUnitsPerBit"]) * _UV_PER_UNIT[field["LeadAmplitudeUnits"].upper()]
     except (ValueError, KeyError):
         uv_per_count = 0.0
-    if not (isfinite(uv_per_count) and uv_per_count > 0):
+    if not UV_PER_COUNT[0] <= uv_per_count <= UV_PER_COUNT[1]:
         detail = f"lead {field['LeadID'][:8]}: LeadAmplitudeUnitsPerBit and LeadAmplitudeUnits do not give a gain"
         raise RecordError(Reason.UNKNOWN_GAIN, detail)
     return uv_per_count
@@ -205,9 +205,10 @@ def _acquired_at(text: bytes, test: _Fields) -> datetime | None:
     try:
         month, day, year = map(int, date.split("-"))
         hour, minute, second = map(int, time.split(":"))
-        return datetime(year, month, day, hour, minute, second)  # strptime takes ten times as long
-    except ValueError:
+        moment = datetime(year, month, day, hour, minute, second)  # strptime takes ten times as long
+    except (ValueError, OverflowError):
         return None
+    return moment if year >= FIRST_YEAR else None
 
 
 def _name(text: bytes, fields: dict[str, _Span], name: str) -> str | None:

@@ -2,19 +2,19 @@
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from itertools import groupby
-from math import isfinite
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 
 from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
-from ecgbatch.record import INVALID, RATES_HZ, Reason, Record, lead_name
+from ecgbatch.record import FIRST_YEAR, INVALID, RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name
 
 __all__ = ["decode", "is_header", "signal_files"]
 
@@ -33,6 +33,9 @@ _MAX_SAMPLES = 2**40  # more than any file holds
 _MAX_FLAC_SAMPLES = 2**24  # FLAC may pack silence without bound: 64 MiB once decoded
 
 
+_NO_FIELDS = [""] * 9
+
+
 @dataclass(frozen=True, slots=True)
 class _Encoding:
     """How one signal lies in its file."""
@@ -44,22 +47,33 @@ class _Encoding:
 
 
 class _Signal(NamedTuple):
-    file: str
+    """What a signal line says that is the same in every record of an archive."""
+
     encoding: _Encoding
     uv_per_count: float
-    """0 where the header states no gain in volts."""
+    """0 where no gain in volts is stated that makes sense."""
     zero_count: float
     lead: str | None
     """None for a channel that is not a standard lead."""
-    initial: int
-    checksum: int | None
+
+
+class _Layout(NamedTuple):
+    """All signals of a record, and what follows for its leads, in the header's order."""
+
+    signals: tuple[_Signal, ...]
+    leads: tuple[str, ...]
+    uv_per_count: tuple[float, ...]
+    zero_counts: tuple[float, ...]
+    per_frame: int
 
 
 class _Header(NamedTuple):
     """The lines of a header that are not comments."""
 
     record: re.Match[str]
-    signals: list[str]
+    signals: list[list[str]]
+    """Of each signal line nine fields, empty where absent: file, format, gain, resolution, zero, initial value,
+    checksum, block size, description."""
 
 
 def is_header(raw: bytes) -> bool:
@@ -70,8 +84,8 @@ def is_header(raw: bytes) -> bool:
 def signal_files(raw: bytes) -> list[str]:
     """Names of the files in the same folder that the header `raw` names."""
     header = _header(raw)
-    names = (line.split(None, 1)[0] for line in header.signals) if header else ()
-    return list(dict.fromkeys(name for name in names if name != "~" and "/" not in name and "\\" not in name))
+    names = dict.fromkeys([fields[0] for fields in header.signals]) if header else ()
+    return [name for name in names if name != "~" and "/" not in name and "\\" not in name]
 
 
 def decode(raw: bytes, sibling: Callable[[str], bytes]) -> Record:
@@ -86,22 +100,19 @@ def decode(raw: bytes, sibling: Callable[[str], bytes]) -> Record:
     line = header.record
     if line["segments"]:
         raise RecordError(Reason.NO_RHYTHM, "a multi-segment header; its segments are entries of their own")
-    signals = _signals(header)
-    leads = _standard_leads(signals)
-    encodings = {(s.encoding.per_frame, s.uv_per_count > 0) for s in leads.values()}
-    if any(not has_gain for _, has_gain in encodings):
-        raise RecordError(Reason.UNKNOWN_GAIN, "a lead without a gain in volts: uncalibrated")
-    if len({per_frame for per_frame, _ in encodings}) > 1:
-        raise RecordError(Reason.MALFORMED, "leads of different rates, expected one rate")
-    per_frame = next(iter(leads.values())).encoding.per_frame
-    counts, invalid = _counts(signals, int(line["n_samples"] or 0), sibling)
+    found, stated = len(header.signals), int(line["n_signals"])
+    if not found or found != stated:
+        reason = Reason.TRUNCATED if found < stated else Reason.MISSING_LEADS
+        raise RecordError(reason, f"{found} signal lines, expected {stated}")
+    layout = _layout(tuple([(fields[1], fields[2], fields[4], fields[8]) for fields in header.signals]))
+    counts, invalid = _counts(header, layout, sibling)
     return Record(
         format="wfdb",
-        fs_hz=_rate_hz(line["fs"], per_frame),
-        leads=tuple(leads),
+        fs_hz=_rate_hz(line["fs"], layout.per_frame),
+        leads=layout.leads,
         counts=counts,
-        uv_per_count=tuple(signal.uv_per_count for signal in leads.values()),
-        zero_counts=tuple(signal.zero_count for signal in leads.values()),
+        uv_per_count=layout.uv_per_count,
+        zero_counts=layout.zero_counts,
         invalid_count=invalid,
         acquired_at=_acquired_at(line["start"]),
     )
@@ -114,7 +125,8 @@ def _header(raw: bytes) -> _Header | None:
     record = _RECORD_LINE.fullmatch(lines[0]) if lines else None
     if record is None:
         return None
-    return _Header(record, [] if record["segments"] else lines[1 : 1 + int(record["n_signals"])])
+    signals = [] if record["segments"] else lines[1 : 1 + int(record["n_signals"])]
+    return _Header(record, [(line.split(None, 8) + _NO_FIELDS)[:9] for line in signals])
 
 
 def _rate_hz(field: str | None, per_frame: int) -> float:
@@ -127,33 +139,35 @@ def _rate_hz(field: str | None, per_frame: int) -> float:
     return rate_hz
 
 
-def _signals(header: _Header) -> list[_Signal]:
-    found, stated = len(header.signals), int(header.record["n_signals"])
-    if not found or found != stated:
-        reason = Reason.TRUNCATED if found < stated else Reason.MISSING_LEADS
-        raise RecordError(reason, f"{found} signal lines, expected {stated}")
-    return [_signal(line) for line in header.signals]
-
-
-def _signal(line: str) -> _Signal:
-    fields = line.split(None, 8)
-    n = len(fields)
+@lru_cache(maxsize=1024)
+def _layout(lines: tuple[tuple[str, str, str, str], ...]) -> _Layout:
+    """From format, gain, zero and description of every signal; kept, for an archive holds few different ones."""
     try:
-        adc_zero = int(fields[4]) if n > 4 else 0
-        channel = _channel(fields[1], fields[2] if n > 2 else "0", adc_zero, fields[8] if n > 8 else "")
-        initial = int(fields[5]) if n > 5 else adc_zero
-        checksum = int(fields[6]) % 65536 if n > 6 else None
-        if not -_MAX_COUNT <= initial <= _MAX_COUNT:
-            raise ValueError(initial)
-    except (ValueError, OverflowError, IndexError) as err:
+        signals = tuple(
+            [
+                _Signal(_encoding(layout), *_calibration(gain, int(zero or 0)), lead_name(description))
+                for layout, gain, zero, description in lines
+            ]
+        )
+    except (ValueError, OverflowError) as err:
         raise RecordError(Reason.MALFORMED, "a signal line that is not one") from err
-    return _Signal(fields[0], *channel, initial, checksum)
-
-
-@lru_cache(maxsize=4096)
-def _channel(layout: str, gain: str, adc_zero: int, description: str) -> tuple[_Encoding, float, float, str | None]:
-    """Encoding, µV a count, the count of 0 µV, and lead of a signal; an archive holds few different ones."""
-    return _encoding(layout), *_calibration(gain, adc_zero), lead_name(description)
+    leads = [signal for signal in signals if signal.lead]
+    names = tuple([str(signal.lead) for signal in leads])
+    if not leads:
+        raise RecordError(Reason.MISSING_LEADS, "no signal is named as a standard lead")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise RecordError(Reason.DUPLICATE_LEAD, f"lead {twice[0]} is stored twice")
+    if not all(signal.uv_per_count for signal in leads):
+        raise RecordError(Reason.UNKNOWN_GAIN, "a lead without a gain in volts: uncalibrated")
+    if len({signal.encoding.per_frame for signal in leads}) > 1:
+        raise RecordError(Reason.MALFORMED, "leads of different rates, expected one rate")
+    return _Layout(
+        signals,
+        names,
+        tuple([signal.uv_per_count for signal in leads]),
+        tuple([signal.zero_count for signal in leads]),
+        leads[0].encoding.per_frame,
+    )
 
 
 def _encoding(field: str) -> _Encoding:
@@ -164,45 +178,42 @@ def _encoding(field: str) -> _Encoding:
 
 
 def _calibration(field: str, adc_zero: int) -> tuple[float, float]:
-    """µV a count, 0 where none is stated, and the count of 0 µV; the baseline is the ADC's zero unless stated."""
-    found = _GAIN.fullmatch(field)
+    """µV a count, 0 where none is stated that makes sense, and the count of 0 µV.
+
+    The baseline is the ADC's zero unless stated.
+    """
+    found = _GAIN.fullmatch(field or "0")
     if not found:
         raise ValueError(field)
     gain = float(found[1])
     uv_per_unit = _UV_PER_UNIT.get((found[3] or "mV").strip().lower(), 0.0)
-    uv_per_count = uv_per_unit / gain if isfinite(gain) and gain > 0 else 0.0
+    uv_per_count = uv_per_unit / gain if gain > 0 else 0.0
+    if not UV_PER_COUNT[0] <= uv_per_count <= UV_PER_COUNT[1]:
+        uv_per_count = 0.0
     zero_count = float(found[2] if found[2] is not None else adc_zero)
-    if not (isfinite(uv_per_count) and abs(zero_count) <= _MAX_COUNT):
+    if abs(zero_count) > _MAX_COUNT:
         raise ValueError(field)
     return uv_per_count, zero_count
 
 
-def _standard_leads(signals: list[_Signal]) -> dict[str, _Signal]:
-    leads: dict[str, _Signal] = {}
-    for signal in signals:
-        if signal.lead in leads:
-            raise RecordError(Reason.DUPLICATE_LEAD, f"lead {signal.lead} is stored twice")
-        if signal.lead:
-            leads[signal.lead] = signal
-    if not leads:
-        raise RecordError(Reason.MISSING_LEADS, "no signal is named as a standard lead")
-    return leads
-
-
-def _counts(signals: list[_Signal], n_frames: int, sibling: Callable[[str], bytes]) -> tuple[np.ndarray, int | None]:
+def _counts(header: _Header, layout: _Layout, sibling: Callable[[str], bytes]) -> tuple[np.ndarray, int | None]:
     """int16 or int32 (lead, time) in the header's order, and the count that marks a missing sample."""
-    groups = [(file, list(group)) for file, group in groupby(signals, key=lambda signal: signal.file)]
-    if len({file for file, _ in groups}) != len(groups):
+    groups = [(file, len(list(lines))) for file, lines in groupby(header.signals, key=itemgetter(0))]
+    if len(dict(groups)) != len(groups):
         raise RecordError(Reason.MALFORMED, "signals of one file stand apart, expected them together")
+    n_frames = int(header.record["n_samples"] or 0)
     parts: list[np.ndarray] = []
     marks: list[int | None] = []
-    for file, together in groups:
-        if not any(signal.lead for signal in together):
-            continue
-        frames = _frames(file, together, n_frames, sibling)
-        channels = _channels(frames, together)
-        parts.extend(channels)
-        marks.extend([_mark(together[0].encoding.format)] * len(channels))
+    first = 0
+    for file, n_signals in groups:
+        here = slice(first, first + n_signals)
+        first += n_signals
+        signals, lines = layout.signals[here], header.signals[here]
+        if any(signal.lead for signal in signals):
+            frames = _frames(file, signals, lines, n_frames, sibling)
+            channels = _channels(frames, signals, lines)
+            parts.extend(channels)
+            marks.extend([_mark(signals[0].encoding.format)] * len(channels))
     n_samples = min(part.shape[1] for part in parts)
     if n_samples < 1:
         raise RecordError(Reason.TRUNCATED, "a lead without samples")
@@ -217,16 +228,23 @@ def _counts(signals: list[_Signal], n_frames: int, sibling: Callable[[str], byte
     return np.concatenate(unified), INVALID
 
 
-def _frames(file: str, signals: list[_Signal], n_frames: int, sibling: Callable[[str], bytes]) -> np.ndarray:
+def _frames(
+    file: str,
+    signals: Sequence[_Signal],
+    lines: Sequence[list[str]],
+    n_frames: int,
+    sibling: Callable[[str], bytes],
+) -> np.ndarray:
     """int16 or int32 (frame, sample of a frame) of one signal file."""
     first = signals[0].encoding
-    if any(signal.encoding.format != first.format for signal in signals):
+    if len({signal.encoding.format for signal in signals}) > 1:
         raise RecordError(Reason.MALFORMED, "signals of different formats in one file")
     if "/" in file or "\\" in file or file in ("~", ".."):
         raise RecordError(Reason.MALFORMED, "a signal file outside of its header's folder")
     data = sibling(file)
-    width = sum(signal.encoding.per_frame for signal in signals)
-    if any(signal.encoding.per_frame < 1 for signal in signals):
+    per_frame = [signal.encoding.per_frame for signal in signals]
+    width = sum(per_frame)
+    if min(per_frame) < 1:
         raise RecordError(Reason.MALFORMED, "a signal without samples in a frame")
     if first.format in _FLAC_BITS:
         return _flac(data, first, n_frames, len(signals))
@@ -243,7 +261,7 @@ def _frames(file: str, signals: list[_Signal], n_frames: int, sibling: Callable[
     counts = np.empty(n, np.int32)
     _kernels.wfdb_unpack(first.format, data, first.offset, counts)
     frames = counts.reshape(-1, width)
-    return _integrate(frames, signals) if first.format == 8 else frames
+    return _integrate(frames, lines) if first.format == 8 else frames
 
 
 def _whole_samples(format_: int, n_bytes: int, width: int) -> int:
@@ -252,11 +270,16 @@ def _whole_samples(format_: int, n_bytes: int, width: int) -> int:
     return n_bytes * 12_000 // per_1000 // width * width if per_1000 and n_bytes > 0 else 0
 
 
-def _integrate(differences: np.ndarray, signals: list[_Signal]) -> np.ndarray:
-    """Format 8 stores first differences; the header's initial value comes before the first."""
-    if differences.shape[1] != len(signals):
+def _integrate(differences: np.ndarray, lines: Sequence[list[str]]) -> np.ndarray:
+    """Format 8 stores first differences; the header's initial value, the ADC's zero unless stated, precedes them."""
+    if differences.shape[1] != len(lines):
         raise RecordError(Reason.MALFORMED, "format 8 with several samples a frame")
-    initial = np.array([signal.initial for signal in signals], np.int64)
+    try:
+        initial = np.array([int(fields[5] or fields[4] or 0) for fields in lines], np.int64)
+    except (ValueError, OverflowError) as err:
+        raise RecordError(Reason.MALFORMED, "an initial value that is not a number") from err
+    if np.abs(initial).max() > _MAX_COUNT:
+        raise RecordError(Reason.MALFORMED, "an initial value beyond any sample")
     return (initial + np.cumsum(differences, axis=0, dtype=np.int64)).astype(np.int32)
 
 
@@ -282,27 +305,30 @@ def _flac(data: bytes, encoding: _Encoding, n_frames: int, n_signals: int) -> np
     return np.ascontiguousarray(frames).reshape(len(frames), -1) >> (32 - _FLAC_BITS[encoding.format])
 
 
-def _channels(frames: np.ndarray, signals: list[_Signal]) -> list[np.ndarray]:
+def _channels(frames: np.ndarray, signals: Sequence[_Signal], lines: Sequence[list[str]]) -> list[np.ndarray]:
     """The leads' counts, each (1, time); all of them (lead, time) where every signal is a plain lead, as mostly."""
     sums = _kernels.frame_sums(frames) if frames.dtype == np.int16 else frames.sum(axis=0, dtype=np.int64).tolist()
-    if len(sums) == len(signals) and all(signal.lead and not signal.encoding.skew for signal in signals):
-        for signal, total in zip(signals, sums, strict=True):
-            _require_checksum(signal, total)
-        return [frames.T]
+    places: list[tuple[int, int, int]] = []
     column = 0
-    found: list[np.ndarray] = []
-    for signal in signals:
-        n = signal.encoding.per_frame
-        if signal.lead:
-            _require_checksum(signal, sum(sums[column : column + n]))
-            found.append(frames[signal.encoding.skew :, column : column + n].reshape(1, -1))
+    for (encoding, _, _, lead), fields in zip(signals, lines, strict=True):
+        n = encoding.per_frame
+        if lead:
+            total = sums[column] if n == 1 else sum(sums[column : column + n])
+            if fields[6] and _is_other(fields[6], total):
+                raise RecordError(Reason.CHECKSUM, f"lead {lead}: the samples' sum differs from the header's")
+            places.append((encoding.skew, column, n))
         column += n
-    return found
+    if len(places) == len(sums) and not any(skew for skew, _, _ in places):
+        return [frames.T]
+    return [frames[skew:, column : column + n].reshape(1, -1) for skew, column, n in places]
 
 
-def _require_checksum(signal: _Signal, total: int) -> None:
-    if signal.checksum is not None and total % 65536 != signal.checksum:
-        raise RecordError(Reason.CHECKSUM, f"lead {signal.lead}: the samples' sum differs from the header's")
+def _is_other(checksum: str, total: int) -> bool:
+    """Whether a checksum, which is modulo 65536 and often written as a signed number, is not that of the total."""
+    try:
+        return (int(checksum) - total) % 65536 != 0
+    except ValueError as err:
+        raise RecordError(Reason.MALFORMED, "a checksum that is not a number") from err
 
 
 def _mark(format_: int) -> int | None:
@@ -318,6 +344,7 @@ def _acquired_at(field: str | None) -> datetime | None:
         day, month, year = map(int, date.split("/"))
         whole, _, fraction = second.partition(".")
         microsecond = int(f"{fraction:0<6.6}")
-        return datetime(year, month, day, int(hour), int(minute), int(whole), microsecond)
-    except ValueError:
+        moment = datetime(year, month, day, int(hour), int(minute), int(whole), microsecond)
+    except (ValueError, OverflowError):
         return None
+    return moment if year >= FIRST_YEAR else None
