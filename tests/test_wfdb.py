@@ -245,6 +245,13 @@ def test_without_a_sample_count_the_signal_file_says_how_many_there_are(twelve, 
     assert_array_equal(decode(files).counts, twelve.counts)
 
 
+def test_a_line_ends_where_a_text_file_ends_it_and_nowhere_else(twelve):
+    files = synth.wfdb_files(twelve, "r")
+    files["r.hea"] = "# a\x0cb\x1cc\x85d\u2028r 1 250 9\n".encode() + files["r.hea"]
+
+    assert_array_equal(decode(files).counts, twelve.counts)
+
+
 def test_comments_blank_lines_and_crlf_change_nothing(twelve):
     files = synth.wfdb_files(twelve, "r")
     first, rest = files["r.hea"].split(b"\n", 1)

@@ -121,7 +121,8 @@ def decode(raw: bytes, sibling: Callable[[str], bytes]) -> Record:
 @lru_cache(maxsize=64)
 def _header(raw: bytes) -> _Header | None:
     """None where the first line is no record line; kept a while, for a header is asked for its files first."""
-    lines = [line for line in raw.decode("utf-8", "replace").splitlines() if line and line[0] != "#" and line.strip()]
+    text = raw.decode("utf-8", "replace").replace("\r", "\n")  # splitlines() would end a line at a form feed too
+    lines = [line for line in text.split("\n") if line and line[0] != "#" and line.strip()]
     record = _RECORD_LINE.fullmatch(lines[0]) if lines else None
     if record is None:
         return None
