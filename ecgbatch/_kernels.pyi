@@ -53,6 +53,9 @@ def wfdb_bytes(fmt: int, n: int) -> int:
 def wfdb_unpack(fmt: int, data: bytes, offset: int, out: NDArray[np.int32]) -> None:
     """As many samples as out holds, from data[offset:]; format 8's differences are left as they are."""
 
+def flat_channels(counts: NDArray[np.int16] | NDArray[np.int32]) -> list[int]:
+    """The channels of (channel, time), of any strides, whose samples are all equal."""
+
 def frame_sums(frames: NDArray[np.int16]) -> list[int]:
     """Sum of each column of (time, channel), modulo 65536."""
 
@@ -60,18 +63,19 @@ class XmlPaths:
     """Elements wanted from XML documents, by path from the root."""
 
     def __init__(self, paths: list[str], /) -> None: ...
-    def scan(self, text: bytes, begin: int = 0, end: int = ...) -> tuple[int, int, list[tuple[int, int, int]]]:
-        """Spans in text[begin:end], one document, with its status and the byte where that was known.
+    def scan(self, text: bytes) -> tuple[int, int, list[tuple[int, int, int]]]:
+        """Spans in a document, with its status and the byte where that was known.
 
         The status is 0 complete, 1 truncated, 2 malformed, 3 entities. A span is (index of the path, begin, end) of
         an element's content, in the order of the start tags.
         """
 
     def table(
-        self, text: bytes, begin: int = 0, end: int = ...
-    ) -> tuple[int, int, list[list[bytes]], NDArray[np.int64]]:
-        """One row for each element at the first path, with status and byte as of `scan`.
+        self, text: bytes, n_columns: int
+    ) -> tuple[int, int, list[tuple[int, int, int]], list[list[bytes]], list[tuple[int, int, int]]]:
+        """The same with the first `n_columns` paths as a table, a row for each element at the first of them.
 
-        A row holds the contents of the elements at the paths between first and last (empty where absent); the array
-        (row, 2) says where the content of the last one lies.
+        The spans are those of all other paths, counted from 0; a row holds the contents of the elements at the paths
+        between first and last column (empty where absent), and its place is where the row's content begins, and
+        where the content of the last column begins and ends (0, 0 where absent).
         """

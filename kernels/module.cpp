@@ -128,59 +128,66 @@ nb::tuple base64_blocks(nb::bytes text, Dense<int64_t, 2> spans, Out<uint8_t, 2>
     return nb::make_tuple(n_bytes, crcs);
 }
 
-nb::tuple scan(const XmlPaths& paths, nb::bytes text, size_t begin, size_t end) {
-    end = std::min(end, text.size());
-    require(begin <= end, "the range lies in the text");
-    std::vector<XmlSpan> spans;
-    size_t stopped_at = 0;
-    XmlStatus status;
-    {
-        nb::gil_scoped_release free;
-        status = paths.scan({text.c_str() + begin, end - begin}, spans, stopped_at);
-    }
-    nb::list rows;
-    const auto base = static_cast<int64_t>(begin);
-    for (const XmlSpan& span : spans) rows.append(nb::make_tuple(span.path, base + span.begin, base + span.end));
-    return nb::make_tuple(static_cast<int>(status), begin + stopped_at, rows);
+// Spans of the text's wanted elements, found without the GIL.
+XmlStatus found_in(const XmlPaths& paths, const nb::bytes& text, std::vector<XmlSpan>& spans, size_t& stopped_at) {
+    nb::gil_scoped_release free;
+    return paths.scan({text.c_str(), text.size()}, spans, stopped_at);
 }
 
-// One row for each element at the first path: the contents of the elements at the paths between, and where the
-// content of the last lies.
-nb::tuple table(const XmlPaths& paths, nb::bytes text, size_t begin, size_t end) {
-    end = std::min(end, text.size());
-    require(begin <= end, "the range lies in the text");
+nb::tuple scan(const XmlPaths& paths, nb::bytes text) {
     std::vector<XmlSpan> spans;
     size_t stopped_at = 0;
-    XmlStatus status;
-    {
-        nb::gil_scoped_release free;
-        status = paths.scan({text.c_str() + begin, end - begin}, spans, stopped_at);
-    }
-    const auto n_rows = static_cast<size_t>(std::count_if(spans.begin(), spans.end(), [](const XmlSpan& s) { return s.path == 0; }));
-    const int64_t last = paths.size() - 1;
-    auto* places = new int64_t[2 * n_rows]();
-    nb::capsule owner(places, [](void* p) noexcept { delete[] static_cast<int64_t*>(p); });
-    nb::list rows;
-    nb::list row;
-    int64_t n_seen = 0;
+    const XmlStatus status = found_in(paths, text, spans, stopped_at);
+    nb::list found;
+    for (const XmlSpan& span : spans) found.append(nb::make_tuple(span.path, span.begin, span.end));
+    return nb::make_tuple(static_cast<int>(status), stopped_at, found);
+}
+
+// The first n_columns paths as a table: a row for each element at the first one, holding the contents of those
+// between, and where the row and the content of the last of them lie. The spans of all other paths beside it.
+nb::tuple table(const XmlPaths& paths, nb::bytes text, int64_t n_columns) {
+    require(n_columns >= 2, "a table has a row and a payload");
+    std::vector<XmlSpan> spans;
+    size_t stopped_at = 0;
+    const XmlStatus status = found_in(paths, text, spans, stopped_at);
+    nb::list found, rows, row;
+    std::vector<int64_t> places;
     for (const XmlSpan& span : spans) {
-        if (span.path == 0) {
+        if (span.path >= n_columns) {
+            found.append(nb::make_tuple(span.path - n_columns, span.begin, span.end));
+        } else if (span.path == 0) {
             row = nb::list();
-            for (int64_t i = 1; i < last; ++i) row.append(nb::bytes("", 0));
+            for (int64_t i = 1; i < n_columns - 1; ++i) row.append(nb::bytes("", 0));
             rows.append(row);
-            ++n_seen;
-        } else if (n_seen == 0) {
+            places.insert(places.end(), {span.begin, 0, 0});
+        } else if (places.empty()) {
             continue;
-        } else if (span.path == last) {
-            places[2 * n_seen - 2] = static_cast<int64_t>(begin) + span.begin;
-            places[2 * n_seen - 1] = static_cast<int64_t>(begin) + span.end;
+        } else if (span.path == n_columns - 1) {
+            places[places.size() - 2] = span.begin;
+            places[places.size() - 1] = span.end;
         } else {
             row[static_cast<size_t>(span.path - 1)] =
-                nb::bytes(text.c_str() + begin + span.begin, static_cast<size_t>(span.end - span.begin));
+                nb::bytes(text.c_str() + span.begin, static_cast<size_t>(span.end - span.begin));
         }
     }
-    nb::ndarray<nb::numpy, int64_t, nb::ndim<2>> spots(places, {n_rows, 2}, owner);
-    return nb::make_tuple(static_cast<int>(status), begin + stopped_at, rows, spots);
+    nb::list where;
+    for (size_t i = 0; i < places.size(); i += 3) {
+        where.append(nb::make_tuple(places[i], places[i + 1], places[i + 2]));
+    }
+    return nb::make_tuple(static_cast<int>(status), stopped_at, found, rows, where);
+}
+
+template <class Count>
+std::vector<int> flat_channels(In<Count, 2> counts) {
+    require(counts.shape(1) > 0, "a record has samples");
+    std::vector<int> flat;
+    for (size_t c = 0; c < counts.shape(0); ++c) {
+        const Count* first = counts.data() + static_cast<int64_t>(c) * counts.stride(0);
+        size_t t = 1;
+        while (t < counts.shape(1) && first[static_cast<int64_t>(t) * counts.stride(1)] == *first) ++t;
+        if (t == counts.shape(1)) flat.push_back(static_cast<int>(c));
+    }
+    return flat;
 }
 
 void unpack(int format, nb::bytes data, size_t offset, Out<int32_t, 1> out) {
@@ -224,8 +231,10 @@ NB_MODULE(_kernels, m) {
     m.def("crc32", [](nb::bytes data) { return crc32(reinterpret_cast<const uint8_t*>(data.c_str()), data.size()); });
     m.def("wfdb_bytes", &wfdb_bytes, "fmt"_a, "n"_a);
     m.def("wfdb_unpack", &unpack, "fmt"_a, "data"_a, "offset"_a, "out"_a.noconvert());
+    m.def("flat_channels", &flat_channels<int16_t>, "counts"_a.noconvert());
+    m.def("flat_channels", &flat_channels<int32_t>, "counts"_a.noconvert());
     m.def("frame_sums", &frame_sums, "frames"_a.noconvert());
     nb::class_<XmlPaths>(m, "XmlPaths").def(nb::init<const std::vector<std::string>&>())
-        .def("scan", &scan, "text"_a, "begin"_a = 0, "end"_a = SIZE_MAX)
-        .def("table", &table, "text"_a, "begin"_a = 0, "end"_a = SIZE_MAX);
+        .def("scan", &scan, "text"_a)
+        .def("table", &table, "text"_a, "n_columns"_a);
 }

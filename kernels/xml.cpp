@@ -59,7 +59,7 @@ struct Open {
 
 }  // namespace
 
-XmlPaths::XmlPaths(const std::vector<std::string>& paths) : nodes_(1), n_paths_(static_cast<int64_t>(paths.size())) {
+XmlPaths::XmlPaths(const std::vector<std::string>& paths) : nodes_(1) {
     for (size_t p = 0; p < paths.size(); ++p) {
         int node = 0;
         for (size_t from = 0; from <= paths[p].size();) {

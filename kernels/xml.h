@@ -26,8 +26,6 @@ public:
     // Spans in the order of their start tags; `stopped_at` is the byte at which a bad document was left.
     XmlStatus scan(std::string_view text, std::vector<XmlSpan>& spans, size_t& stopped_at) const;
 
-    int64_t size() const { return n_paths_; }
-
 private:
     struct Node {
         std::string name;
@@ -38,7 +36,6 @@ private:
     int child(int node, std::string_view name) const;
 
     std::vector<Node> nodes_;
-    int64_t n_paths_;
 };
 
 }  // namespace ecg

@@ -115,7 +115,9 @@ def test_every_reason_stands_in_the_readme():
 
 
 def test_help_imports_no_heavy_library():
-    code = "import sys, ecgbatch.cli; print(sorted({'torch', 'openvino', 'polars', 'pyarrow', 'numpy'} & {*sys.modules}))"
+    code = (
+        "import sys, ecgbatch.cli; print(sorted({'torch', 'openvino', 'polars', 'pyarrow', 'numpy'} & {*sys.modules}))"
+    )
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -493,12 +493,19 @@ def test_a_document_that_is_unsafe_or_broken_is_told_apart(text, status):
     assert _kernels.XmlPaths(WANTED).scan(text)[0] == status
 
 
-def test_a_part_of_a_text_is_scanned_as_a_document_of_its_own():
-    text = b"<a><b>1</b></a><a><b>22</b></a>"
+def test_a_table_has_a_row_for_each_element_and_the_place_of_its_payload():
+    text = b"<a><b><c>1</c><d>22</d></b><e>x</e><b><d>3</d></b><b/></a>"
+    status, _, spans, rows, places = _kernels.XmlPaths(["a/b", "a/b/c", "a/b/d", "a/e"]).table(text, 3)
 
-    assert _kernels.XmlPaths(["a/b"]).scan(text, 15) == (0, 31, [(0, 21, 23)])
-    assert _kernels.XmlPaths(["a/b"]).scan(text, 0, 15) == (0, 15, [(0, 6, 7)])
-    assert _kernels.XmlPaths(["a/b"]).scan(text, 0, 12)[0] == 1
+    assert (status, rows) == (0, [[b"1"], [b""], [b""]])
+    assert [text[begin:end] for _, begin, end in places] == [b"22", b"3", b""]
+    assert [text[begin:].startswith(b"<") for begin, *_ in places] == [True, True, True]
+    assert [(path, text[begin:end]) for path, begin, end in spans] == [(0, b"x")]
+
+
+def test_a_table_without_a_payload_is_refused():
+    with pytest.raises(ValueError, match="payload"):
+        _kernels.XmlPaths(["a"]).table(b"<a/>", 1)
 
 
 def test_as_many_elements_as_nest_in_real_documents_are_followed():

@@ -98,8 +98,8 @@ def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec]) -> Ba
     entries = shard.entries[start : start + size]
     x = {spec: np.empty((len(entries), len(spec.leads), spec.samples), np.float32) for spec in specs}
     batch = Batch(shard=shard.index, is_last=start + size >= len(shard.entries), rows=[], x=x, rejects=[])
+    started = thread_time()
     for entry in entries:
-        started = thread_time()
         record = read(entry)
         decoded = thread_time()
         if isinstance(record, Record):
@@ -110,7 +110,8 @@ def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec]) -> Ba
         else:
             batch.rejects.append(record)
         batch.decode_s += decoded - started
-        batch.prepare_s += thread_time() - decoded
+        started = thread_time()
+        batch.prepare_s += started - decoded
     batch.x = {spec: array[: len(batch.rows)] for spec, array in x.items()}
     return batch
 

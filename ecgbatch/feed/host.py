@@ -20,9 +20,7 @@ _NO_MARK = 2**40
 
 def flat_leads(record: Record) -> tuple[str, ...]:
     """The stored leads whose samples are all equal."""
-    first, last = record.counts[:, 0], record.counts[:, -1]
-    suspects = np.flatnonzero(first == last)
-    return tuple(record.leads[i] for i in suspects if (record.counts[i] == first[i]).all())
+    return tuple([record.leads[channel] for channel in _kernels.flat_channels(record.counts)])
 
 
 def leads_derived(record: Record, flat: tuple[str, ...]) -> tuple[str, ...]:
@@ -83,8 +81,7 @@ def model_input(
         detail = f"{n_samples / fs_hz:.2f} s, expected at least {spec.min_seconds:g} s"
         raise RecordError(Reason.TOO_SHORT, detail)
     bank = polyphase(fs_hz, spec.fs_hz)
-    seen = nv[:, : bank.position(spec.samples - 1)[1] + bank.n_taps]
-    if has_gaps and seen.min() == INVALID:
+    if has_gaps and (seen := nv[:, : bank.position(spec.samples - 1)[1] + bank.n_taps]).min() == INVALID:
         detail = f"{int((seen == INVALID).any(axis=0).sum())} missing samples in the first {spec.seconds:g} s"
         raise RecordError(Reason.INVALID_SAMPLES, detail)
     _kernels.model_input(nv, bank.up, bank.down, bank.half, bank.taps, _per_nv(spec.scale_mv), spec.clip, out)

@@ -28,20 +28,15 @@ _DECLARED = (
     "FirstSampleBaseline",
 )
 _TEST = ("AcquisitionDate", "AcquisitionTime", "AcquisitionDevice")
-_DOCUMENT = _kernels.XmlPaths(
+_LEAD = ("", *(f"/{name}" for name in (*_DECLARED, "LeadDataCRC32", "WaveFormData")))
+_PATHS = _kernels.XmlPaths(
     [
+        *(f"RestingECG/Waveform/LeadData{name}" for name in _LEAD),
         "RestingECG/Waveform",
         *(f"RestingECG/Waveform/{name}" for name in _WAVEFORM),
         *(f"RestingECG/TestDemographics/{name}" for name in _TEST),
     ]
 )
-_LEADS = _kernels.XmlPaths(
-    [
-        "Waveform/LeadData",
-        *(f"Waveform/LeadData/{name}" for name in (*_DECLARED, "LeadDataCRC32", "WaveFormData")),
-    ]
-)
-"""Leads are looked up in the rhythm alone: a median beat has as many elements again."""
 _UV_PER_UNIT = {"MICROVOLTS": 1.0, "MILLIVOLTS": 1000.0, "NANOVOLTS": 0.001, "VOLTS": 1e6}
 _MAX_COUNT = 2**31  # of any sample
 
@@ -76,13 +71,15 @@ def decode(text: bytes) -> Record:
     Raises:
         RecordError: no rhythm, or anything about it is missing, contradictory or damaged.
     """
-    waveforms, test = _outline(text)
+    spans, rows, places = xml.table(text, _PATHS, len(_LEAD))
+    waveforms, test = _outline(spans)
     rhythms = [w for w in waveforms if _text(text, w, "WaveformType").upper() == "RHYTHM"]
     if len(rhythms) != 1:
         found = ", ".join(_text(text, w, "WaveformType")[:20] or "none" for w in waveforms) or "none"
         raise RecordError(Reason.NO_RHYTHM, f"waveforms {found}, expected one Rhythm")
     rhythm = rhythms[0]
-    leads = _standard_leads(text, rhythm)
+    begin, end = rhythm[""]
+    leads = _standard_leads([(row, place) for row, place in zip(rows, places, strict=True) if begin <= place[0] < end])
     return Record(
         format="muse-xml",
         fs_hz=_rate_hz(text, rhythm),
@@ -95,11 +92,11 @@ def decode(text: bytes) -> Record:
     )
 
 
-def _outline(text: bytes) -> tuple[list[_Fields], _Fields]:
+def _outline(spans: list[xml.Span]) -> tuple[list[_Fields], _Fields]:
     """The waveforms, each with its whole content under an empty name, and the fields of the test."""
     waveforms: list[_Fields] = []
     test: _Fields = {}
-    for path, begin, end in xml.spans(text, _DOCUMENT):
+    for path, begin, end in spans:
         if path == 0:
             waveforms.append({"": (begin, end)})
         elif path <= len(_WAVEFORM):
@@ -109,11 +106,10 @@ def _outline(text: bytes) -> tuple[list[_Fields], _Fields]:
     return waveforms, test
 
 
-def _standard_leads(text: bytes, rhythm: _Fields) -> dict[str, _Lead]:
+def _standard_leads(stored: list[tuple[list[bytes], xml.Span]]) -> dict[str, _Lead]:
     """The standard leads of the rhythm, in stored order; extra ones are left alone."""
     leads: dict[str, _Lead] = {}
-    rows, places = xml.table(text, _LEADS, rhythm[""])
-    for (*declared, crc32), (begin, end) in zip(rows, places.tolist(), strict=True):
+    for (*declared, crc32), (_, begin, end) in stored:
         layout = _layout(*declared)
         if layout is None:
             continue

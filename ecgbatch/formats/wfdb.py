@@ -309,25 +309,28 @@ def _flac(data: bytes, encoding: _Encoding, n_frames: int, n_signals: int) -> np
 def _channels(frames: np.ndarray, signals: Sequence[_Signal], lines: Sequence[list[str]]) -> list[np.ndarray]:
     """The leads' counts, each (1, time); all of them (lead, time) where every signal is a plain lead, as mostly."""
     sums = _kernels.frame_sums(frames) if frames.dtype == np.int16 else frames.sum(axis=0, dtype=np.int64).tolist()
-    places: list[tuple[int, int, int]] = []
+    if len(sums) == len(signals) and all(map(_is_plain, signals)) and not any(map(_is_other, lines, sums)):
+        return [frames.T]
+    found: list[np.ndarray] = []
     column = 0
     for (encoding, _, _, lead), fields in zip(signals, lines, strict=True):
         n = encoding.per_frame
+        if lead and _is_other(fields, sum(sums[column : column + n])):
+            raise RecordError(Reason.CHECKSUM, f"lead {lead}: the samples' sum differs from the header's")
         if lead:
-            total = sums[column] if n == 1 else sum(sums[column : column + n])
-            if fields[6] and _is_other(fields[6], total):
-                raise RecordError(Reason.CHECKSUM, f"lead {lead}: the samples' sum differs from the header's")
-            places.append((encoding.skew, column, n))
+            found.append(frames[encoding.skew :, column : column + n].reshape(1, -1))
         column += n
-    if len(places) == len(sums) and not any(skew for skew, _, _ in places):
-        return [frames.T]
-    return [frames[skew:, column : column + n].reshape(1, -1) for skew, column, n in places]
+    return found
 
 
-def _is_other(checksum: str, total: int) -> bool:
-    """Whether a checksum, which is modulo 65536 and often written as a signed number, is not that of the total."""
+def _is_plain(signal: _Signal) -> bool:
+    return signal.lead is not None and not signal.encoding.skew
+
+
+def _is_other(fields: list[str], total: int) -> bool:
+    """Whether a line states a checksum, modulo 65536 and often as a signed number, that is not that of the total."""
     try:
-        return (int(checksum) - total) % 65536 != 0
+        return bool(fields[6]) and (int(fields[6]) - total) % 65536 != 0
     except ValueError as err:
         raise RecordError(Reason.MALFORMED, "a checksum that is not a number") from err
 

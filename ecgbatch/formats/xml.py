@@ -2,13 +2,13 @@
 
 import re
 
-import numpy as np
-
 from ecgbatch._kernels import XmlPaths
 from ecgbatch.errors import RecordError
 from ecgbatch.record import Reason
 
-__all__ = ["root_name", "spans", "table", "to_utf8"]
+__all__ = ["Span", "root_name", "table", "to_utf8"]
+
+Span = tuple[int, int, int]
 
 _TO_ROOT = re.compile(
     # Atomic: what has matched is not tried again in another way, so the time is linear in the text.
@@ -35,30 +35,14 @@ def root_name(text: bytes) -> str | None:
     return found[1].decode("ascii", "replace") if found else None
 
 
-def spans(text: bytes, paths: XmlPaths) -> list[tuple[int, int, int]]:
-    """(index of the path, begin, end) of every wanted element's content, in document order.
+def table(text: bytes, paths: XmlPaths, n_columns: int) -> tuple[list[Span], list[list[bytes]], list[Span]]:
+    """Spans, rows and their places as `XmlPaths.table` finds them in a document.
 
     Raises:
         RecordError: the document ends early, is not well-formed, or declares entities.
     """
-    status, stopped_at, found = paths.scan(text)
-    _require_complete(status, stopped_at, text)
-    return found
-
-
-def table(text: bytes, paths: XmlPaths, element: tuple[int, int]) -> tuple[list[list[bytes]], np.ndarray]:
-    """`XmlPaths.table` of the element whose content is text[slice(*element)]; paths begin with its own name.
-
-    Raises:
-        RecordError: as of `spans`.
-    """
-    begin, end = text.rfind(b"<", 0, element[0]), text.find(b">", element[1]) + 1
-    status, stopped_at, rows, places = paths.table(text, begin, end)
-    _require_complete(status, stopped_at, text)
-    return rows, places
-
-
-def _require_complete(status: int, stopped_at: int, text: bytes) -> None:
+    status, stopped_at, spans, rows, places = paths.table(text, n_columns)
     if status:
         what = ("ends inside an element", "is not well-formed", "declares entities")[status - 1]
         raise RecordError(_DEFECTS[status - 1], f"XML {what} at byte {stopped_at} of {len(text)}")
+    return spans, rows, places
