@@ -114,6 +114,12 @@ def test_every_reason_stands_in_the_readme():
     assert not [reason for reason in Reason if f"`{reason}`" not in readme]
 
 
+def test_the_tables_in_the_readme_are_those_of_the_measurements():
+    check = [sys.executable, ROOT / "benchmarks" / "tables.py", "--check"]
+
+    assert subprocess.run(check, check=False).returncode == 0
+
+
 def test_help_imports_no_heavy_library():
     code = (
         "import sys, ecgbatch.cli; print(sorted({'torch', 'openvino', 'polars', 'pyarrow', 'numpy'} & {*sys.modules}))"

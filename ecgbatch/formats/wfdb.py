@@ -127,7 +127,11 @@ def _header(raw: bytes) -> _Header | None:
     if record is None:
         return None
     signals = [] if record["segments"] else lines[1 : 1 + int(record["n_signals"])]
-    return _Header(record, [(line.split(None, 8) + _NO_FIELDS)[:9] for line in signals])
+    return _Header(record, [_nine(line.split(None, 8)) for line in signals])
+
+
+def _nine(fields: list[str]) -> list[str]:
+    return fields if len(fields) == 9 else (fields + _NO_FIELDS)[:9]
 
 
 def _rate_hz(field: str | None, per_frame: int) -> float:
