@@ -136,11 +136,11 @@ def stage_us(listed: Sequence[Entry]) -> dict[str, float]:
 def _one_record(entry: Entry, row: np.ndarray) -> list[tuple[str, float]]:
     """When each stage of one record ended."""
     times = [("start", perf_counter())]
-    name, raw, siblings = _files(entry)
+    files, raw, siblings = _files(entry)
     times.append(("read", perf_counter()))
-    record = formats.decode(raw, name, siblings.__getitem__)
+    record = formats.decode(raw, files.name, siblings.__getitem__)
     times.append(("decode", perf_counter()))
-    archive.stamp(entry.path, tuple(siblings))
+    files.stamp(tuple(siblings))
     times.append(("stamp", perf_counter()))
     flat = host.flat_leads(record)
     nv, extent = host.measured(record, INDEPENDENT_LEADS, flat)
@@ -157,8 +157,8 @@ def _one_record(entry: Entry, row: np.ndarray) -> list[tuple[str, float]]:
 
 def limit_us(entry: Entry, work: Path) -> dict[str, float]:
     """What a stage would take if it did no more than copy its bytes."""
-    name, raw, siblings = _files(entry)
-    record = formats.decode(raw, name, siblings.__getitem__)
+    files, raw, siblings = _files(entry)
+    record = formats.decode(raw, files.name, siblings.__getitem__)
     n_file = len(raw) + sum(map(len, siblings.values()))
     n_counts = len(INDEPENDENT_LEADS) * record.n_samples * record.counts.itemsize
     n_nv = len(INDEPENDENT_LEADS) * record.n_samples * 4
@@ -173,16 +173,16 @@ def limit_us(entry: Entry, work: Path) -> dict[str, float]:
 
 def n_flop(entry: Entry) -> float:
     """Operations of resampling a record: two for each tap of each output sample, a tap of zero left out."""
-    name, raw, siblings = _files(entry)
-    bank = polyphase(formats.decode(raw, name, siblings.__getitem__).fs_hz, SPEC.fs_hz)
+    files, raw, siblings = _files(entry)
+    bank = polyphase(formats.decode(raw, files.name, siblings.__getitem__).fs_hz, SPEC.fs_hz)
     return 2 * len(SPEC.leads) * SPEC.samples * np.count_nonzero(bank.taps) / bank.up
 
 
-def _files(entry: Entry) -> tuple[str, bytes, dict[str, bytes]]:
-    """Name and content of an entry's own file, and the content of those that belong to it."""
-    folder, _, name = entry.path.rpartition("/")
-    raw = archive.read(entry.path)
-    return name, raw, {other: archive.read(f"{folder}/{other}") for other in formats.companions(raw, name)}
+def _files(entry: Entry) -> tuple[archive.Files, bytes, dict[str, bytes]]:
+    """An entry's files, the content of its own, and that of those that belong to it."""
+    files = archive.Files(entry.path)
+    raw = files.read(files.name)
+    return files, raw, {other: files.read(other) for other in formats.companions(raw, files.name)}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import polars as pl
 from ecgbatch.errors import ArchiveError, RecordError
 from ecgbatch.record import Reason
 
-__all__ = ["MAX_BYTES", "Companions", "Entry", "read", "scan", "stamp"]
+__all__ = ["MAX_BYTES", "Companions", "Entry", "Files", "read", "scan", "stamp"]
 
 MAX_BYTES = 64 * 2**20
 """A larger file is no resting ECG: 24 hours of Holter, an image, something else. The largest ECG seen has 1.2 MB."""
@@ -46,12 +46,52 @@ def scan(sources: Sequence[Path], *, companions: Companions, skip: Path) -> Iter
             yield Entry(prefix + record_id, path, *stamp(path, belongings))
 
 
+class Files:
+    """The files of one entry: reads them, and remembers the size and time of each as it was read."""
+
+    __slots__ = ("_folder", "_seen", "name")
+
+    def __init__(self, path: str) -> None:
+        self._folder, self.name = os.path.split(path)
+        self._seen: dict[str, tuple[int, int]] = {}
+
+    def read(self, name: str, missing: Reason = Reason.UNREADABLE) -> bytes:
+        """The bytes of the file of that name, as `read` gives them."""
+        raw, self._seen[name] = _read(os.path.join(self._folder, name), missing)
+        return raw
+
+    def stamp(self, belongings: Sequence[str]) -> tuple[int | None, int | None]:
+        """Total size and latest modification of the entry's file and `belongings`, as they were read.
+
+        Those that were not read are looked at now; (None, None) where the entry's own file is not to be had.
+        """
+        own = self._seen.get(self.name) or _stamped(os.path.join(self._folder, self.name))
+        if own is None:
+            return None, None
+        n_bytes, modified_ns = own
+        for name in belongings:
+            if other := self._seen.get(name) or _stamped(os.path.join(self._folder, name)):
+                n_bytes += other[0]
+                modified_ns = max(modified_ns, other[1])
+        return n_bytes, modified_ns
+
+
 def read(path: str, missing: Reason = Reason.UNREADABLE) -> bytes:
     """The bytes of a regular file.
 
     Raises:
         RecordError: `missing` where there is no such file, `unreadable`, or `too-large`.
     """
+    return _read(path, missing)[0]
+
+
+def stamp(path: str, belongings: Sequence[str]) -> tuple[int | None, int | None]:
+    """`Files.stamp` of files that were not read."""
+    return Files(path).stamp(belongings)
+
+
+def _read(path: str, missing: Reason) -> tuple[bytes, tuple[int, int]]:
+    """The bytes of a regular file, and its size and modification once they were read."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block the run
     except FileNotFoundError:
@@ -66,28 +106,21 @@ def read(path: str, missing: Reason = Reason.UNREADABLE) -> bytes:
             raise RecordError(Reason.UNREADABLE, "not a regular file")
         if status.st_size > MAX_BYTES:
             raise RecordError(Reason.TOO_LARGE, f"{status.st_size} bytes, expected at most {MAX_BYTES}")
-        return _read_all(handle, status.st_size)
+        raw = _read_all(handle, status.st_size)
+        status = os.fstat(handle)  # a file that was written to meanwhile must not pass for the planned one
+        return raw, (status.st_size, status.st_mtime_ns)
     except OSError as err:
         raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be read") from err
     finally:
         os.close(handle)
 
 
-def stamp(path: str, belongings: Sequence[str]) -> tuple[int | None, int | None]:
-    """Total size and latest modification of a record's files; (None, None) where its own file is not to be had."""
+def _stamped(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return None, None
-    n_bytes, modified_ns = status.st_size, status.st_mtime_ns
-    for name in belongings:
-        try:
-            status = os.stat(os.path.join(os.path.dirname(path), name))
-        except (OSError, ValueError):
-            continue
-        n_bytes += status.st_size
-        modified_ns = max(modified_ns, status.st_mtime_ns)
-    return n_bytes, modified_ns
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _read_all(handle: int, n_bytes: int) -> bytes:

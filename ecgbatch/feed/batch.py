@@ -1,7 +1,6 @@
 """Batches: entries read, decoded and normalised by a few threads, in the order of the plan."""
 
 import ctypes
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,19 +67,17 @@ def keep_freed_memory() -> None:
 
 def read(entry: Entry) -> Record | Reject:
     """Decode one entry; a defect in the file becomes a Reject, anything else is our bug and propagates."""
-    folder, name = os.path.split(entry.path)
+    files = archive.Files(entry.path)
     belongings: Sequence[str] = ()
     outcome: Record | Reject
     try:
-        raw = archive.read(entry.path)
-        belongings = formats.companions(raw, name)
-        outcome = formats.decode(
-            raw, name, lambda other: archive.read(os.path.join(folder, other), Reason.MISSING_SIGNAL)
-        )
+        raw = files.read(files.name)
+        belongings = formats.companions(raw, files.name)
+        outcome = formats.decode(raw, files.name, lambda other: files.read(other, Reason.MISSING_SIGNAL))
     except RecordError as defect:
         stage = "read" if defect.reason in (Reason.UNREADABLE, Reason.TOO_LARGE, Reason.MISSING_SIGNAL) else "decode"
         outcome = _reject(entry, stage, defect)
-    if archive.stamp(entry.path, belongings) != (entry.n_bytes, entry.modified_ns):
+    if files.stamp(belongings) != (entry.n_bytes, entry.modified_ns):
         changed = RecordError(Reason.SOURCE_CHANGED, "size or modification time differ from the plan's")
         return _reject(entry, "read", changed)
     return outcome
