@@ -59,6 +59,9 @@ def flat_channels(counts: NDArray[np.int16] | NDArray[np.int32]) -> list[int]:
 def frame_sums(frames: NDArray[np.int16]) -> list[int]:
     """Sum of each column of (time, channel), modulo 65536."""
 
+def xml_root(text: bytes) -> tuple[int, int, bytes]:
+    """Status and byte as of `XmlPaths.scan`, and the name of the root element."""
+
 class XmlPaths:
     """Elements wanted from XML documents, by path from the root."""
 

@@ -135,9 +135,9 @@ def _read_all(handle: int, n_bytes: int) -> bytes:
 
 def _listed(source: Path, companions: Companions, skip: Path) -> Iterator[tuple[str, str, Sequence[str]]]:
     """(record_id, path, names of the other files of the record) of one source."""
-    if source.is_dir():
+    if os.path.isdir(source):
         yield from _walk(source, companions, skip)
-    elif not source.exists():
+    elif not os.path.exists(source):
         raise ArchiveError(f"{source}: no such file or folder")
     elif source.suffix.lower() in (".csv", ".parquet"):
         yield from _manifest(source, companions)

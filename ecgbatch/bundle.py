@@ -2,7 +2,9 @@
 
 import csv
 import hashlib
+import os
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -97,9 +99,16 @@ class Bundle:
         """Read and check a bundle folder.
 
         Raises:
-            BundleError: not a bundle, an unknown key, a file missing or altered.
+            BundleError: not a bundle, an unknown key, a value of the wrong kind, a file missing or altered.
         """
         raw = _read_toml(folder / "bundle.toml")
+        try:
+            return cls._checked(folder, raw)
+        except (TypeError, ValueError, ArithmeticError, AttributeError, KeyError) as err:
+            raise BundleError(f"bundle {folder.name!r}: a value of the wrong kind: {err}") from err
+
+    @classmethod
+    def _checked(cls, folder: Path, raw: Mapping[str, Any]) -> "Bundle":
         _same_keys(f"bundle {folder.name!r}", raw, _KEYS)
         for name in _HASHED:
             found = _sha256(folder / name)
@@ -107,13 +116,16 @@ class Bundle:
                 raise BundleError(f"bundle {folder.name!r}: {name} is not the file its hash was taken of")
         _same_keys(f"bundle {folder.name!r}, input", raw["input"], {f.name for f in fields(InputSpec)})
         spec = raw["input"]
+        labels = tuple(_read_labels(folder / "labels.csv"))
+        if twice := [code for code, n in Counter(label.code for label in labels).items() if n > 1]:
+            raise BundleError(f"bundle {folder.name!r}: label {twice[0]!r} is listed more than once")
         return cls(
             folder=folder,
             name=raw["name"],
             version=raw["version"],
             licence=raw["licence"],
             input=InputSpec(**{**spec, "leads": tuple(spec["leads"]), "scale_mv": tuple(spec["scale_mv"])}),
-            labels=tuple(_read_labels(folder / "labels.csv")),
+            labels=labels,
             network=raw["network"],
             training=raw["training"],
             hashes=raw["hashes"],
@@ -150,9 +162,9 @@ def find(name: str) -> Bundle:
         BundleError: there is neither.
     """
     folder = Path(name)
-    if not (folder / "bundle.toml").is_file():
+    if not os.path.isfile(folder / "bundle.toml"):  # unlike Path.is_file, never raises
         folder = SHIPPED / name
-        if "/" in name or not (folder / "bundle.toml").is_file():
+        if "/" in name or not os.path.isfile(folder / "bundle.toml"):
             known = ", ".join(bundle.name for bundle in shipped()) or "none"
             raise BundleError(f"model {name!r}: no such bundle folder, nor a shipped bundle (there are: {known})")
     return Bundle.load(folder)

@@ -1,21 +1,23 @@
 """The command line: one thin function a command. stdout is data, everything else goes to stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Exit, Option
 
-from ecgbatch.errors import EcgbatchError, MissingExtraError, RecordError, UsageError
+from ecgbatch.errors import ArchiveError, EcgbatchError, MissingExtraError, RecordError, UsageError
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Score whole archives of 12-lead ECGs: every record ends in exactly one row.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,19 +26,26 @@ app = typer.Typer(
 train = typer.Typer(help="Train models from labelled ECGs.", no_args_is_help=True)
 app.add_typer(train, name="train")
 
+_MANY = 2**31
+_EXTRAS = {"train": {"onnx", "onnxruntime", "onnxscript", "safetensors", "tomli_w", "torch"}}
+"""The libraries that an extra brings."""
+
 
 def main() -> None:
     """Entry point of the `ecgbatch` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may speak ASCII only
     app()
 
 
 @contextmanager
-def report_errors() -> Iterator[None]:
-    """What ecgbatch raises on purpose becomes one line on stderr and an exit code."""
+def report_errors(path: Path | None = None) -> Iterator[None]:
+    """What ecgbatch raises on purpose becomes one line on stderr and an exit code; `path` is the only record's."""
     try:
         yield
     except EcgbatchError as err:
-        label = f"{err.reason}: " if isinstance(err, RecordError) else ""
+        label = f"{path}: {err.reason}: " if isinstance(err, RecordError) else ""
         say(f"error: {label}{err}")
         raise Exit(2 if isinstance(err, UsageError) else 3 if isinstance(err, RecordError) else 1) from err
     except KeyboardInterrupt:
@@ -50,12 +59,41 @@ def needs(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as err:
+        if (err.name or "").partition(".")[0] not in _EXTRAS[extra]:
+            raise
         raise MissingExtraError(f"this command ({err.name})", extra) from err
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something of that name, be it out of reach."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def say(line: str) -> None:
     """Print a message for the person at the terminal."""
     print(line, file=sys.stderr, flush=True)
+
+
+def print_version(is_asked: bool) -> None:
+    """Print the version and leave, where that is all that was asked for."""
+    if is_asked:
+        print(f"ecgbatch {version('ecgbatch')}")
+        raise Exit
+
+
+@app.callback()
+def options_of_all(
+    _: Annotated[
+        bool, Option("--version", callback=print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Score whole archives of 12-lead ECGs: every record ends in exactly one row."""
 
 
 @app.command("score")
@@ -69,11 +107,13 @@ def score_command(
     ],
     device: Annotated[str, Option(help="auto or cpu.")] = "auto",
     precision: Annotated[str, Option(help="auto or fp32.")] = "auto",
-    batch: Annotated[int, Option(help="ECGs the engine takes at once.")] = 32,
-    shard_size: Annotated[int, Option(help="Entries committed together: what a crash can lose.")] = 4096,
+    batch: Annotated[int, Option(help="ECGs the engine takes at once.", min=1, max=_MANY)] = 32,
+    shard_size: Annotated[
+        int, Option(help="Entries committed together: what a crash can lose.", min=1, max=_MANY)
+    ] = 4096,
     embeddings: Annotated[bool, Option("--embeddings", help="Write each model's embedding too.")] = False,
-    limit: Annotated[int | None, Option(help="Score only the first so many entries.")] = None,
-    workers: Annotated[int, Option(help="Threads that read and decode.")] = 2,
+    limit: Annotated[int | None, Option(help="Score only the first so many entries.", min=1, max=_MANY)] = None,
+    workers: Annotated[int, Option(help="Threads that read and decode.", min=1, max=_MANY)] = 2,
 ) -> None:
     """Score every ECG in an archive, or go on with a run that was stopped.
 
@@ -100,8 +140,8 @@ def score_command(
 
 @app.command("inspect")
 def inspect_command(
-    path: Annotated[Path, Argument(help="An ECG file, a bundle folder or a run folder.")],
-    as_json: Annotated[bool, Option("--json", help="Metadata and each lead's statistics in µV, as JSON.")] = False,
+    path: Annotated[Path, Argument(help="An ECG file, a run folder, or a bundle: its folder or shipped name.")],
+    as_json: Annotated[bool, Option("--json", help="The same for scripts, as JSON.")] = False,
     samples: Annotated[
         Path | None, Option(help="Write the 12 leads in µV as float32 (lead, time) to this .npy.")
     ] = None,
@@ -111,25 +151,33 @@ def inspect_command(
 
     Example: ecgbatch inspect 00231.xml --draw 00231.png
     """
-    with report_errors():
+    with report_errors(path):
         from ecgbatch import bundle, inspection
 
-        if (path / "bundle.toml").is_file():
-            print(inspection.bundle_text(bundle.Bundle.load(path)))
-            return
-        if path.is_dir():
-            print(inspection.run_text(path))
-            return
-        record = inspection.record_of(path)
-        facts = inspection.describe(record)
-        if samples:
-            inspection.write_samples(record, samples)
-        if draw:
-            from ecgbatch import drawing
+        is_there = exists(path)
+        folder = path if is_there or len(path.parts) > 1 else bundle.SHIPPED / path
+        is_bundle = os.path.isfile(folder / "bundle.toml")
+        if not is_there and not is_bundle:
+            raise ArchiveError(f"{path}: no such file or folder")
+        if (samples or draw) and (is_bundle or os.path.isdir(path)):
+            raise UsageError(f"{path}: no ECG file, which --samples and --draw take")
+        facts: dict[str, Any]
+        if is_bundle:
+            found = bundle.Bundle.load(folder)
+            facts, text = inspection.bundle_facts(found), inspection.bundle_text(found)
+        elif os.path.isdir(path):
+            facts, text = inspection.run_facts(path), inspection.run_text(path)
+        else:
+            record = inspection.record_of(path)
+            facts = inspection.describe(record)
+            text = inspection.record_text(facts)
+            if draw:  # before the samples: it refuses what it cannot draw into
+                from ecgbatch import drawing
 
-            caption = f"{record.format} · {record.fs_hz:g} Hz"
-            drawing.draw(inspection.leads_uv(record), record.fs_hz, draw, caption=caption)
-    print(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else inspection.record_text(facts))
+                drawing.draw(inspection.leads_uv(record), record.fs_hz, draw, caption=record.format)
+            if samples:
+                inspection.write_samples(record, samples)
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else text)
 
 
 @app.command("models")
@@ -148,17 +196,17 @@ def models_command() -> None:
 @app.command("synth")
 def synth_command(
     folder: Annotated[Path, Argument(help="Folder to write the archive into.")],
-    n: Annotated[int, Option("--n", help="How many ECGs.")] = 100,
-    seed: Annotated[int, Option(help="The same seed gives the same bytes.")] = 0,
+    n: Annotated[int, Option("--n", help="How many ECGs.", min=1, max=_MANY)] = 100,
+    seed: Annotated[int, Option(help="The same seed gives the same bytes.", min=0)] = 0,
     container: Annotated[list[str], Option("--format", help="muse-xml or wfdb; several are mixed.")] = [  # noqa: B006
         "muse-xml",
         "wfdb",
     ],
-    damaged: Annotated[float, Option(help="Share of files that are damaged in documented ways.")] = 0.0,
+    damaged: Annotated[float, Option(help="Share of files that are damaged in documented ways.", min=0, max=1)] = 0.0,
     truth: Annotated[
         Path | None, Option(help="Write what each file holds, and the reject it must become, as CSV.")
     ] = None,
-    workers: Annotated[int | None, Option(help="Processes; as many as cores by default.")] = None,
+    workers: Annotated[int | None, Option(help="Processes; as many as cores by default.", min=1)] = None,
 ) -> None:
     """Write a synthetic archive: realistic 12-lead ECGs of nobody, in vendor formats.
 

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from ecgbatch.errors import UsageError
+from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.record import LEADS
 
 __all__ = ["draw"]
@@ -59,16 +59,20 @@ def draw(leads_uv: np.ndarray, fs_hz: float, path: Path, *, caption: str = "") -
 
     Raises:
         UsageError: the suffix is neither `.svg` nor `.png`.
+        OutputError: the file cannot be written.
     """
     assert leads_uv.shape[0] == len(LEADS)
+    suffix = path.suffix.lower()
+    if suffix not in (".svg", ".png"):
+        raise UsageError(f"{path}: suffix {path.suffix!r}, expected '.svg' or '.png'")
     strokes, labels = _page(leads_uv, fs_hz, caption)
-    match path.suffix.lower():
-        case ".svg":
+    try:
+        if suffix == ".svg":
             path.write_text(_svg(strokes, labels), encoding="utf-8")
-        case ".png":
+        else:
             _png(strokes, labels, path)
-        case suffix:
-            raise UsageError(f"{path.name}: suffix {suffix!r}, expected '.svg' or '.png'")
+    except OSError as err:
+        raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
 
 
 def _page(leads_uv: np.ndarray, fs_hz: float, caption: str) -> tuple[list[_Stroke], list[_Label]]:

@@ -3,12 +3,17 @@
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ecgbatch import archive, formats, waveform
 from ecgbatch.archive import Entry
@@ -16,8 +21,22 @@ from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError, RecordError
 from ecgbatch.feed import batch, host
 from ecgbatch.record import INDEPENDENT_LEADS, INVALID, LEADS, Record, Reject
+from ecgbatch.tally import spaced
 
-__all__ = ["bundle_text", "describe", "leads_uv", "record_of", "record_text", "run_text", "write_samples"]
+__all__ = [
+    "bundle_facts",
+    "bundle_text",
+    "describe",
+    "leads_uv",
+    "record_of",
+    "record_text",
+    "run_facts",
+    "run_text",
+    "write_samples",
+]
+
+_CALLED = 4
+"""Labels shown a record: so many fit a line of 120 characters."""
 
 
 def record_of(path: Path) -> Record:
@@ -57,8 +76,9 @@ def write_samples(record: Record, path: Path) -> None:
 
 
 def describe(record: Record) -> dict[str, Any]:
-    """Metadata of the rhythm as stored, and each of the twelve leads' statistics in µV."""
+    """Metadata of the rhythm, named as the scores' columns are, and the statistics in µV of the leads as stored."""
     uv = leads_uv(record)
+    flat = host.flat_leads(record)
     return {
         "format": record.format,
         "fs_hz": record.fs_hz,
@@ -66,12 +86,10 @@ def describe(record: Record) -> dict[str, Any]:
         "seconds": record.seconds,
         "acquired_at": record.acquired_at.isoformat() if record.acquired_at else None,
         "device_model": record.device_model,
-        "leads_derived": [lead for lead in LEADS if lead not in record.leads],
-        "flat_leads": list(host.flat_leads(record)),
+        "leads_derived": list(host.leads_derived(record, flat)),
+        "flat_leads": list(flat),
         "missing_samples": int(np.isnan(uv).any(axis=0).sum()),
-        "waveform_hash": batch.waveform_hash(
-            host.nanovolts(record, INDEPENDENT_LEADS, host.flat_leads(record)), record.fs_hz
-        ),
+        "waveform_hash": batch.waveform_hash(host.nanovolts(record, INDEPENDENT_LEADS, flat), record.fs_hz),
         "leads": {lead: _statistics(row) for lead, row in zip(LEADS, uv, strict=True)},
     }
 
@@ -93,6 +111,25 @@ def record_text(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def bundle_facts(bundle: Bundle) -> dict[str, Any]:
+    """A bundle for scripts; None for a figure that its test split could not give."""
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "licence": bundle.licence,
+        "input": asdict(bundle.input),
+        "labels": [
+            {
+                key: None if isinstance(value, float) and math.isnan(value) else value
+                for key, value in asdict(label).items()
+            }  # NaN is no JSON
+            for label in bundle.labels
+        ],
+        "fingerprint": bundle.fingerprint,
+        "hashes": dict(bundle.hashes),
+    }
+
+
 def bundle_text(bundle: Bundle) -> str:
     """A bundle for a person: what it takes, what it says, how well."""
     spec = bundle.input
@@ -110,26 +147,66 @@ def bundle_text(bundle: Bundle) -> str:
     return "\n".join(lines)
 
 
+def run_facts(folder: Path) -> dict[str, Any]:
+    """A run for scripts: `run.json`, but with the counts of the parts that are there now.
+
+    Raises:
+        OutputError: the folder holds no readable run.
+    """
+    with _reading(folder):
+        facts: dict[str, Any] = json.loads((folder / "run.json").read_text("utf-8"))
+        return {**facts, "counts": {**facts["counts"], **_counts(folder)}}
+
+
 def run_text(folder: Path, *, n_records: int = 10) -> str:
     """A run for a person: how far it got, what became of its entries, and what was called in the first records.
 
     Raises:
         OutputError: the folder holds no readable run.
     """
-    try:
-        facts = json.loads((folder / "run.json").read_text("utf-8"))
-        counts = facts["counts"]
+    facts = run_facts(folder)
+    with _reading(folder):
+        n_entries, n_scored, n_rejected = (spaced(facts["counts"][key]) for key in ("entries", "scored", "rejected"))
+        status = "running or stopped" if facts["status"] == "running" else facts["status"]
+        rejects = ", ".join(f"{reason} {spaced(n)}" for reason, n in facts["counts"]["rejects"].items())
         lines = [
-            f"{facts['status']} · scored {counts['scored']} · rejected {counts['rejected']} · of {counts['entries']}",
+            f"{status} · scored {n_scored} · rejected {n_rejected} · of {n_entries}",
             f"engine {facts['engine']} · models {', '.join(model['name'] for model in facts['models'])}",
-            f"rejected {', '.join(f'{reason} {n}' for reason, n in counts['rejects'].items()) or 'none'}",
+            f"rejected {rejects or 'none'}",
         ]
         for model in facts["models"]:
-            lines += ["", f"{model['name']}: labels at or above their thresholds, likeliest first"]
+            lines += ["", f"{model['name']}: labels called, likeliest first, as probability (≥ the label's threshold)"]
             lines += _called(folder, model, n_records)
-    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as err:
-        raise OutputError(f"{folder}: no readable run, expected a run folder of ecgbatch") from err
     return "\n".join(lines)
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        pa.ArrowException,
+        pl.exceptions.PolarsError,
+    ) as err:
+        raise OutputError(f"{folder}: no readable run, expected a run folder of ecgbatch") from err
+
+
+def _counts(folder: Path) -> dict[str, Any]:
+    """What the committed parts hold; `run.json` of a run that was stopped still has the counts of its beginning."""
+    parts = sorted((folder / "scores").glob("part-*.parquet"))
+    reasons: Counter[str] = Counter()
+    for part in parts:
+        reasons.update(pl.read_parquet(folder / "rejects" / part.name, columns=["reason"])["reason"].to_list())
+    return {
+        "scored": sum(pq.read_metadata(part).num_rows for part in parts),
+        "rejected": reasons.total(),
+        "rejects": dict(sorted(reasons.items())),
+    }
 
 
 def _called(folder: Path, model: dict[str, Any], n_records: int) -> Iterator[str]:
@@ -138,9 +215,17 @@ def _called(folder: Path, model: dict[str, Any], n_records: int) -> Iterator[str
     parts = sorted((folder / "scores").glob("part-*.parquet"))
     rows = pl.scan_parquet(parts).select("record_id", *columns).head(n_records).collect() if parts else pl.DataFrame()
     for row in rows.iter_rows(named=True):
-        called = {label["code"]: row[column] for column, label in columns.items() if row[column] >= label["threshold"]}
-        likeliest = sorted(called, key=lambda code: -called[code])[:6]
-        yield f"{row['record_id']:<28} " + " · ".join(f"{code} {called[code]:.2f}" for code in likeliest)
+        called = [(row[column], label) for column, label in columns.items() if row[column] >= label["threshold"]]
+        called.sort(key=lambda found: -found[0])
+        shown = [f"{label['code']} {_share(p)} (≥ {_share(label['threshold'])})" for p, label in called[:_CALLED]]
+        if len(called) > _CALLED:
+            shown.append(f"+{len(called) - _CALLED}")
+        yield f"{row['record_id']:<28} {' · '.join(shown) or 'none'}"
+
+
+def _share(p: float) -> str:
+    """Two decimals, or two digits of what is so rare that these would be zeros."""
+    return f"{p:.2f}" if p >= 0.1 else f"{p:.2g}"
 
 
 def _statistics(uv: np.ndarray) -> dict[str, float | None]:

@@ -43,6 +43,8 @@ _ROW_SCHEMA = {
 }
 _REJECT_SCHEMA = dict.fromkeys(("record_id", "source_path", "stage", "reason", "detail"), pl.String())
 
+_PART = re.compile(r"part-(\d+)\.parquet")
+
 Outputs = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """By bundle name: probabilities (record, label) and embedding (record, feature), both float32."""
 
@@ -65,7 +67,8 @@ class Output:
 
     def committed(self) -> set[int]:
         """The shards whose scores part is in place."""
-        return {int(part.stem.removeprefix("part-")) for part in (self.folder / "scores").glob("part-*.parquet")}
+        names = (part.name for part in (self.folder / "scores").glob("part-*.parquet"))
+        return {int(found[1]) for found in map(_PART.fullmatch, names) if found}
 
     def add(self, rows: Sequence[Row], rejects: Sequence[Reject], outputs: Outputs) -> None:
         """Rows of the shard that is being gathered; row i of each output belongs to `rows[i]`."""
@@ -153,6 +156,8 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise OutputError(
                 f"{folder}: another process is writing this run; wait for it, or use another --out"
             ) from err
+        except OSError as err:
+            raise OutputError(f"{folder}: cannot be locked: {_cause(err)}; use an --out on a local disk") from err
         yield
 
 

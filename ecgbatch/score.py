@@ -2,23 +2,26 @@
 
 import hashlib
 import json
+import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from ecgbatch import admission, archive, formats
 from ecgbatch.bundle import Bundle
-from ecgbatch.errors import OutputError, UsageError
+from ecgbatch.errors import ArchiveError, OutputError, UsageError
 from ecgbatch.facts import Facts
 from ecgbatch.feed.batch import Batch, batches
 from ecgbatch.output import Output, Outputs, exclusive
 from ecgbatch.plan import Plan
 from ecgbatch.runtimes import Engine, open_engine
-from ecgbatch.tally import Tally
+from ecgbatch.tally import Tally, spaced
 
 __all__ = ["Options", "run", "score"]
 
@@ -80,14 +83,17 @@ def run(
     """
     if len({bundle.name for bundle in bundles}) != len(bundles):
         raise UsageError("two models of one name: their columns could not be told apart")
+    existed = os.path.exists(folder)
+    _refuse_foreign(folder)
+    for source in sources:
+        if not os.path.exists(source):
+            raise ArchiveError(f"{source}: no such file or folder")
     engines = [
         admission.admitted(open_engine(bundle, options.device, options.precision, batch=options.batch))
         for bundle in bundles
     ]
     tally = Tally(str(engines[0]))
     say(f"device: {tally.engine}")
-    existed = folder.exists()
-    _refuse_foreign(folder)
     with exclusive(folder):
         plan = _planned(folder, sources, _settings(sources, bundles, options), existed=existed)
         fingerprint = hashlib.sha256(json.dumps(plan.settings, sort_keys=True).encode()).hexdigest()
@@ -98,7 +104,11 @@ def run(
         tally.n_entries = plan.n_entries
         tally.n_scored, tally.n_rejected = before["scored"], before["rejected"]
         tally.n_before = tally.n_done
-        say(f"{plan.n_entries} entries in {plan.n_shards} shards, {len(done)} of them done before")
+        say(f"{spaced(plan.n_entries)} entries, shards done before: {len(done)} of {plan.n_shards}")
+        if len(done) == plan.n_shards and (folder / "run.json").exists():
+            say("nothing left to score")
+            _reconcile(folder, plan, before)
+            return tally
         facts.write("running", before)
         started = perf_counter()
         feed = batches(
@@ -107,17 +117,30 @@ def run(
             size=options.batch,
             workers=options.workers,
         )
-        score(feed, engines, out, tally, observe)
+        try:
+            score(feed, engines, out, tally, observe)
+        except BaseException:
+            with suppress(OutputError):
+                facts.write("stopped", out.counts())
+            raise
         tally.seconds = perf_counter() - started
         after = out.counts()
-        if after["scored"] + after["rejected"] != plan.n_entries or tally.n_done != plan.n_entries:
-            facts.write("failed", after)
-            raise OutputError(
-                f"{folder}: {plan.n_entries} entries, but {after['scored']} scored and {after['rejected']} rejected; "
-                "please report this with run.json"
-            )
-        facts.write("finished", after)
+        facts.write("finished" if after["scored"] + after["rejected"] == plan.n_entries else "failed", after)
+        _reconcile(folder, plan, after)
     return tally
+
+
+def _reconcile(folder: Path, plan: Plan, counts: Counter[str]) -> None:
+    """Check the sum that must hold: every entry has one row.
+
+    Raises:
+        OutputError: it does not.
+    """
+    if counts["scored"] + counts["rejected"] != plan.n_entries:
+        raise OutputError(
+            f"{folder}: {plan.n_entries} entries, but {counts['scored']} scored and {counts['rejected']} rejected; "
+            "please report this with run.json"
+        )
 
 
 def _scored(feed: Iterable[Batch], engines: Sequence[Engine]) -> Iterator[tuple[Batch, Outputs]]:
@@ -138,8 +161,8 @@ def _through(engine: Engine, stream: Iterator[tuple[Batch, Outputs]]) -> Iterato
 def _settings(sources: Sequence[Path], bundles: Sequence[Bundle], options: Options) -> dict[str, Any]:
     """What a run is the result of; another value of any of them is another run."""
     return {
-        "source": [str(source.absolute()) for source in sources],
-        "model": {bundle.name: bundle.fingerprint for bundle in bundles},
+        "source": [os.path.abspath(source) for source in sources],
+        "model": [f"{bundle.name} {bundle.fingerprint[:16]}" for bundle in bundles],
         "precision": "fp32" if options.precision == "auto" else options.precision,
         "embeddings": options.embeddings,
         "limit": options.limit,
@@ -154,7 +177,7 @@ def _refuse_foreign(folder: Path) -> None:
         OutputError: it holds something else, or cannot be looked into.
     """
     try:
-        found = {item.name for item in folder.iterdir()} if folder.exists() else set()
+        found = set(os.listdir(folder)) if os.path.lexists(folder) else set()
     except OSError as err:
         raise OutputError(f"{folder}: cannot be a run folder: {err.strerror}") from err
     if "plan.parquet" not in found and (foreign := found - {".lock", "plan.parquet.partial"}):
@@ -173,16 +196,21 @@ def _planned(folder: Path, sources: Sequence[Path], settings: Mapping[str, Any],
         plan = Plan.open(path)
         for name, planned in plan.settings.items():
             if settings.get(name) != planned:
-                found = settings.get(name) if name != "model" else ", ".join(settings["model"])
-                detail = f"made with another {name.replace('_', '-')} than {found!r}"
-                raise OutputError(f"{folder}: holds a run {detail}; use another --out for another run")
+                detail = f"{name.replace('_', '-')} {_plain(planned)}, not {_plain(settings.get(name))}"
+                raise OutputError(f"{folder}: holds a run with {detail}; use another --out for another run")
         return plan
     try:
         entries = archive.scan(sources, companions=formats.companions, skip=folder)
-        if settings["limit"] is not None:
-            entries = islice(entries, settings["limit"])
+        first = next(entries, None)
+        if first is None:
+            raise ArchiveError(f"{_plain(settings['source'])}: holds no file; nothing was planned")
+        entries = islice(chain([first], entries), settings["limit"])
         return Plan.write(path, entries, shard_size=settings["shard_size"], settings=settings)
     except BaseException:
         if not existed:
             shutil.rmtree(folder)
         raise
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)

@@ -143,6 +143,13 @@ nb::tuple scan(const XmlPaths& paths, nb::bytes text) {
     return nb::make_tuple(static_cast<int>(status), stopped_at, found);
 }
 
+nb::tuple root(nb::bytes text) {
+    std::string_view name;
+    size_t stopped_at = 0;
+    const XmlStatus status = xml_root({text.c_str(), text.size()}, name, stopped_at);
+    return nb::make_tuple(static_cast<int>(status), stopped_at, nb::bytes(name.data(), name.size()));
+}
+
 // The first n_columns paths as a table: a row for each element at the first one, holding the contents of those
 // between, and where the row and the content of the last of them lie. The spans of all other paths beside it.
 nb::tuple table(const XmlPaths& paths, nb::bytes text, int64_t n_columns) {
@@ -234,6 +241,7 @@ NB_MODULE(_kernels, m) {
     m.def("flat_channels", &flat_channels<int16_t>, "counts"_a.noconvert());
     m.def("flat_channels", &flat_channels<int32_t>, "counts"_a.noconvert());
     m.def("frame_sums", &frame_sums, "frames"_a.noconvert());
+    m.def("xml_root", &root, "text"_a);
     nb::class_<XmlPaths>(m, "XmlPaths").def(nb::init<const std::vector<std::string>&>())
         .def("scan", &scan, "text"_a)
         .def("table", &table, "text"_a, "n_columns"_a);

@@ -32,6 +32,10 @@ size_t tag_end(std::string_view text, size_t from) {
         const char c = text[i];
         if (quote) {
             if (c == quote) quote = 0;
+        } else if (c == '<' && i > from && text.substr(i, 4) == "<!--") {  // its apostrophes are no quotes
+            i = text.find("-->", i);
+            if (i == kNone) return kNone;
+            i += 2;
         } else if (c == '"' || c == '\'') {
             quote = c;
         } else if (c == '[') {
@@ -58,6 +62,31 @@ struct Open {
 };
 
 }  // namespace
+
+XmlStatus xml_root(std::string_view text, std::string_view& name, size_t& at) {
+    at = text.substr(0, 3) == "\xEF\xBB\xBF" ? 3 : 0;
+    while (true) {
+        const size_t tag = text.find('<', at);
+        if (tag == kNone) return XmlStatus::truncated;
+        if (!blank(text.substr(at, tag - at))) return XmlStatus::malformed;
+        at = tag;
+        const std::string_view rest = text.substr(tag);
+        if (rest.substr(0, 2) != "<?" && rest.substr(0, 2) != "<!") {
+            name = name_at(text, tag + 1);
+            const bool ends = tag + 1 + name.size() < text.size();
+            return !ends ? XmlStatus::truncated : name.empty() ? XmlStatus::malformed : XmlStatus::complete;
+        }
+        const bool is_comment = rest.substr(0, 4) == "<!--";
+        const size_t end = is_comment        ? text.find("-->", tag + 4)
+                           : rest[1] == '?' ? text.find("?>", tag + 2)
+                                            : tag_end(text, tag);
+        const bool declares = rest[1] == '!' && !is_comment &&
+                              text.substr(tag, end == kNone ? kNone : end - tag).find("<!ENTITY") != kNone;
+        if (declares) return XmlStatus::entities;
+        if (end == kNone) return XmlStatus::truncated;
+        at = end + (is_comment ? 3 : rest[1] == '?' ? 2 : 1);
+    }
+}
 
 XmlPaths::XmlPaths(const std::vector<std::string>& paths) : nodes_(1) {
     for (size_t p = 0; p < paths.size(); ++p) {

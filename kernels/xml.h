@@ -18,6 +18,9 @@ struct XmlSpan {
     int64_t end;
 };
 
+// Name of the root element, as soon as the prolog ends; empty unless the status is complete.
+XmlStatus xml_root(std::string_view text, std::string_view& name, size_t& stopped_at);
+
 class XmlPaths {
 public:
     // Paths from the root, such as "RestingECG/Waveform/WaveformType"; a span names its path by index.

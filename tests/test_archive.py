@@ -51,6 +51,20 @@ def test_a_folder_is_listed_to_its_depth_in_the_order_of_its_names(folder):
     assert ids(folder) == ids(folder)
 
 
+def test_a_text_that_only_looks_like_a_header_owns_no_ecg(folder):
+    (folder / "notes.hea").write_text("report 3\na.xml\nfoo\nbar\n")
+    (folder / "other.hea").write_text("report 1\na.xml 16\n")
+
+    assert ids(folder) == ["a.xml", "notes.hea", "other.hea", *ALL[1:]]
+
+
+def test_a_header_far_larger_than_any_is_not_parsed(folder):
+    (folder / "huge.hea").write_bytes(b"r 1 500 5000\n" + b"r.dat 16\n" * 200_000)
+    (entry,) = [entry for entry in scan(folder) if entry.record_id == "huge.hea"]
+
+    assert reason(entry) == Reason.UNKNOWN_FORMAT
+
+
 def test_signal_files_belong_to_their_header_and_are_no_entries_of_their_own(folder):
     (entry,) = [entry for entry in scan(folder) if entry.record_id == "b/w.hea"]
 

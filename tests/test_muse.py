@@ -278,6 +278,21 @@ def rewritten(ecg: Record, change: Callable[[bytes], bytes]) -> bytes:
     return in_rhythm(synth.muse_xml(ecg), change)
 
 
+PROLOGS = {
+    "a long comment": b"<!-- " + b"x" * 5000 + b" -->",
+    "a DTD with an apostrophe in a comment": b"<!DOCTYPE RestingECG [<!-- the doctor's --><!ELEMENT a ANY>]>",
+    "a DTD with a bracket in its name": b'<!DOCTYPE RestingECG SYSTEM "a>b.dtd">',
+}
+
+
+@pytest.mark.parametrize("prolog", PROLOGS.values(), ids=PROLOGS)
+def test_whatever_the_prolog_holds_the_rhythm_is_read(ecg, prolog):
+    raw = synth.muse_xml(ecg)
+    body = raw[raw.index(b"<RestingECG>") :]
+
+    assert_array_equal(formats.decode(prolog + body, "x.xml", lambda _: b"").counts, ecg.counts)
+
+
 REFUSALS: dict[str, tuple[Callable[[Record], bytes], Reason]] = {
     "median only": (lambda ecg: synth.muse_xml(ecg, waveforms=("Median",)), Reason.NO_RHYTHM),
     "no waveform": (lambda ecg: synth.muse_xml(ecg, waveforms=()), Reason.NO_RHYTHM),
@@ -365,6 +380,10 @@ REFUSALS: dict[str, tuple[Callable[[Record], bytes], Reason]] = {
     ),
     "lead twice": (lambda ecg: rewritten(ecg, replaced(rb"<LeadID>V2<", b"<LeadID>V1<")), Reason.DUPLICATE_LEAD),
     "no standard lead": (lambda ecg: rewritten(ecg, replaced(rb"<LeadID>", b"<LeadID>X")), Reason.MISSING_LEADS),
+    "entities beyond 4 KiB of prolog": (
+        lambda ecg: synth.muse_xml(ecg).replace(b'SYSTEM "restecg.dtd"', b"[" + b'<!ENTITY a "b">' * 1000 + b"]"),
+        Reason.UNSAFE_XML,
+    ),
     "entities": (
         lambda ecg: synth.muse_xml(ecg).replace(b'SYSTEM "restecg.dtd"', b'[<!ENTITY a "b">]'),
         Reason.UNSAFE_XML,

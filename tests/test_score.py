@@ -196,12 +196,36 @@ def test_a_run_of_rejects_only_has_the_columns_of_any_other(scored, tmp_path, fo
     assert (len(nothing), len(rejects)) == (0, 1)
 
 
-def test_an_empty_archive_is_a_run_without_rows(tiny_bundle, tmp_path):
+def test_an_empty_archive_is_refused_and_leaves_no_run(tiny_bundle, tmp_path):
     (tmp_path / "archive").mkdir()
     done = invoke("score", tmp_path / "archive", "--out", tmp_path / "run", "--model", tiny_bundle.folder)
 
-    assert done.exit_code == 0
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["counts"]["entries"] == 0
+    assert done.exit_code == 1
+    assert "holds no file" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_keeps_its_facts_when_it_is_asked_for_again(scored, folder, tmp_path):
+    scored(folder, out=tmp_path / "run")
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    tally, *_ = scored(folder, out=tmp_path / "run")
+
+    assert tally.n_done == tally.n_entries
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_a_run_that_is_stopped_says_so_with_what_it_committed(tiny_bundle, folder, tmp_path):
+    def stop(tally):
+        if tally.n_done >= 16:
+            raise KeyboardInterrupt
+
+    options = score.Options(shard_size=8, batch=8)
+    with pytest.raises(KeyboardInterrupt):
+        score.run([folder], tmp_path / "run", [tiny_bundle], options, observe=stop)
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+
+    assert facts["status"] == "stopped"
+    assert facts["counts"]["scored"] + facts["counts"]["rejected"] == 16
 
 
 def test_a_limit_scores_the_first_entries_only(scored, folder):
@@ -382,7 +406,7 @@ def test_other_settings_on_an_existing_run_are_refused_and_change_nothing(
     source = folder / "site1" if options.pop("source", None) else folder
     bundles = (other_bundle,) if options.pop("bundles", None) else ()
 
-    with pytest.raises(OutputError, match="made with another"):
+    with pytest.raises(OutputError, match="holds a run with"):
         scored(source, out=run, bundles=bundles, **{"shard_size": 16, **options})
     assert snapshot(run) == before
 

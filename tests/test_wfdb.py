@@ -347,6 +347,13 @@ REFUSALS: dict[str, tuple[dict[str, bytes], Reason]] = {
     "parent folder": (edited("^r.dat", "..", 2), Reason.MALFORMED),
     "no file": (edited("^r.dat", "~", 2), Reason.MALFORMED),
     "several segments": ({"r.hea": b"r/2 2 500 8\na 4\nb 4\n"}, Reason.NO_RHYTHM),
+    "FLAC signals of different rates": (
+        {
+            **two_leads(fmt="516"),
+            "r.hea": b"r 2 500 4\nr.dat 516x2 200/mV 16 0 0 0 0 x\nr.dat 516 200/mV 16 0 0 0 0 I\n",
+        },
+        Reason.MALFORMED,
+    ),
     "FLAC that is none": (two_leads(fmt="516"), Reason.CORRUPT_PAYLOAD),
     "counter of signals beyond all": (two_leads(head="r 999999999 500 4"), Reason.TRUNCATED),
     "digits without end": ({"r.hea": b"r " + b"9" * 5000 + b" 500 4\n"}, Reason.UNKNOWN_FORMAT),

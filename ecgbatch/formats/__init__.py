@@ -43,8 +43,6 @@ def _decode_xml(text: bytes) -> Record:
     match root_name(text):
         case "RestingECG":
             return muse.decode(text)
-        case None:
-            raise RecordError(Reason.TRUNCATED, "XML without a root element")
         case root:
             detail = f"XML with root element {root[:40]!r}, expected 'RestingECG'"
             raise RecordError(Reason.UNKNOWN_FORMAT, detail)

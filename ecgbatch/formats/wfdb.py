@@ -24,10 +24,11 @@ _RECORD_LINE = re.compile(
 )
 _FORMAT = re.compile(r"(\d{1,9})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,9}))?")
 _GAIN = re.compile(r"([-+.\deE]+)(?:\(([-+\d]+)\))?(?:/(.*))?")
-_UV_PER_UNIT = {"mv": 1000.0, "uv": 1.0, "µv": 1.0, "v": 1e6, "nv": 1e-3}
+_UV_PER_UNIT = {"mv": 1000.0, "uv": 1.0, "µv": 1.0, "\u03bcv": 1.0, "v": 1e6, "nv": 1e-3}
 _FLAC_BITS = {508: 8, 516: 16, 524: 24}
 _INVALID_BITS = {16: 16, 61: 16, 160: 16, 212: 12, 80: 8, 310: 10, 311: 10, 24: 24, 32: 32, **_FLAC_BITS}
 """Bits of the most negative sample, which marks a missing one; format 8 has no such mark."""
+_MAX_HEADER_BYTES = 2**20  # real ones have one or two kB
 _MAX_COUNT = 2**31  # of any sample
 _MAX_SAMPLES = 2**40  # more than any file holds
 _MAX_FLAC_SAMPLES = 2**24  # FLAC may pack silence without bound: 64 MiB once decoded
@@ -84,8 +85,9 @@ def is_header(raw: bytes) -> bool:
 def signal_files(raw: bytes) -> list[str]:
     """Names of the files in the same folder that the header `raw` names."""
     header = _header(raw)
-    names = dict.fromkeys([fields[0] for fields in header.signals]) if header else ()
-    return [name for name in names if name != "~" and "/" not in name and "\\" not in name]
+    lines = header.signals if header else ()
+    names = dict.fromkeys([fields[0] for fields in lines if _FORMAT.fullmatch(fields[1])])
+    return [name for name in names if name != "~" and "/" not in name and "\\" not in name and _may_be_signal(name)]
 
 
 def decode(raw: bytes, sibling: Callable[[str], bytes]) -> Record:
@@ -118,10 +120,24 @@ def decode(raw: bytes, sibling: Callable[[str], bytes]) -> Record:
     )
 
 
-@lru_cache(maxsize=64)
+def _may_be_signal(name: str) -> bool:
+    """Whether a header may own that file: never another record."""
+    return not name.lower().endswith((".hea", ".xml"))
+
+
 def _header(raw: bytes) -> _Header | None:
-    """None where the first line is no record line; kept a while, for a header is asked for its files first."""
-    text = raw.decode("utf-8", "replace").replace("\r", "\n")  # splitlines() would end a line at a form feed too
+    """None where the first line is no record line, or the file is far larger than any header."""
+    return _parsed(raw) if len(raw) <= _MAX_HEADER_BYTES else None
+
+
+@lru_cache(maxsize=64)
+def _parsed(raw: bytes) -> _Header | None:
+    """Kept a while, for a header is asked for its files first."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    text = text.replace("\r", "\n")  # splitlines() would end a line at a form feed too
     lines = [line for line in text.split("\n") if line and line[0] != "#" and line.strip()]
     record = _RECORD_LINE.fullmatch(lines[0]) if lines else None
     if record is None:
@@ -252,6 +268,8 @@ def _frames(
     if min(per_frame) < 1:
         raise RecordError(Reason.MALFORMED, "a signal without samples in a frame")
     if first.format in _FLAC_BITS:
+        if len(set(per_frame)) > 1:
+            raise RecordError(Reason.MALFORMED, "FLAC signals of different rates in one file")
         return _flac(data, first, n_frames, len(signals))
     n = n_frames * width or _whole_samples(first.format, len(data) - first.offset, width)
     needed = _kernels.wfdb_bytes(first.format, min(n, _MAX_SAMPLES))

@@ -1,8 +1,6 @@
 """XML as ECG devices write it: any encoding, no entities, payloads of plain ASCII."""
 
-import re
-
-from ecgbatch._kernels import XmlPaths
+from ecgbatch._kernels import XmlPaths, xml_root
 from ecgbatch.errors import RecordError
 from ecgbatch.record import Reason
 
@@ -10,11 +8,6 @@ __all__ = ["Span", "root_name", "table", "to_utf8"]
 
 Span = tuple[int, int, int]
 
-_TO_ROOT = re.compile(
-    # Atomic: what has matched is not tried again in another way, so the time is linear in the text.
-    rb"(?:\xef\xbb\xbf)?(?>\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^\[>]*(?:\[.*?\]\s*)?>)*+<([A-Za-z_][^\s/>]*)[\s/>]",
-    re.DOTALL,
-)
 _DEFECTS = (Reason.TRUNCATED, Reason.MALFORMED, Reason.UNSAFE_XML)
 
 
@@ -29,10 +22,15 @@ def to_utf8(raw: bytes) -> bytes:
     return raw
 
 
-def root_name(text: bytes) -> str | None:
-    """Name of the root element, as far as the first 4 KiB show one."""
-    found = _TO_ROOT.match(text[:4096])
-    return found[1].decode("ascii", "replace") if found else None
+def root_name(text: bytes) -> str:
+    """Name of the root element, whatever the prolog holds.
+
+    Raises:
+        RecordError: as of `table`.
+    """
+    status, stopped_at, name = xml_root(text)
+    _require_complete(status, stopped_at, text)
+    return name.decode("ascii", "replace")
 
 
 def table(text: bytes, paths: XmlPaths, n_columns: int) -> tuple[list[Span], list[list[bytes]], list[Span]]:
@@ -42,7 +40,11 @@ def table(text: bytes, paths: XmlPaths, n_columns: int) -> tuple[list[Span], lis
         RecordError: the document ends early, is not well-formed, or declares entities.
     """
     status, stopped_at, spans, rows, places = paths.table(text, n_columns)
+    _require_complete(status, stopped_at, text)
+    return spans, rows, places
+
+
+def _require_complete(status: int, stopped_at: int, text: bytes) -> None:
     if status:
         what = ("ends inside an element", "is not well-formed", "declares entities")[status - 1]
         raise RecordError(_DEFECTS[status - 1], f"XML {what} at byte {stopped_at} of {len(text)}")
-    return spans, rows, places

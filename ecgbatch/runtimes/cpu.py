@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 import numpy as np
@@ -79,6 +80,8 @@ class CpuEngine:
         finally:
             for *_, request in running:
                 request.cancel()
+                with suppress(RuntimeError):  # that it was cancelled
+                    request.wait()  # it reads its input until then
 
     def _finish(
         self, running: deque[tuple[T, int, np.ndarray, ov.InferRequest]], idle: deque[ov.InferRequest]

@@ -74,10 +74,10 @@ def write_archive(
     one alone for a small archive); more than one needs an importable main module, as `multiprocessing` does.
 
     Raises:
-        UsageError: an unknown format, a share outside 0 to 1, a folder that holds something.
+        UsageError: an unknown format, a number out of range, a folder that holds something.
         OutputError: the folder cannot be written.
     """
-    _check(n, formats, damaged, workers)
+    _check(n, seed, formats, damaged, workers)
     kinds = _draw_damage(n, seed, formats, damaged)
     write = partial(_write, folder, _Plan(n=n, seed=seed, formats=tuple(formats)))
     if workers is None:
@@ -105,11 +105,13 @@ def write_truth(path: Path, archive: Sequence[Written]) -> None:
         raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
 
 
-def _check(n: int, formats: Sequence[str], damaged: float, workers: int | None) -> None:
+def _check(n: int, seed: int, formats: Sequence[str], damaged: float, workers: int | None) -> None:
     if not formats or not set(formats) <= set(FORMATS):
         raise UsageError(f"formats {', '.join(formats) or 'none'}, expected some of {', '.join(FORMATS)}")
     if n < 1 or not 0 <= damaged <= 1 or (workers is not None and workers < 1):
         raise UsageError(f"{n} ECGs, {damaged} of them damaged, {workers} workers, expected n >= 1, 0 to 1, >= 1")
+    if seed < 0:
+        raise UsageError(f"seed {seed}, expected at least 0")
 
 
 def _draw_damage(n: int, seed: int, formats: Sequence[str], damaged: float) -> list[str | None]:

@@ -187,9 +187,9 @@ def _labels(
             intercept=float(intercept[at]),
             n_train=int(y[train, at].sum()),
             n_test=report.labels[code].n_positive,
-            auc=round(report.labels[code].auc, 4),
-            auc_low=round(report.labels[code].low, 4),
-            auc_high=round(report.labels[code].high, 4),
+            auc=report.labels[code].auc,
+            auc_low=report.labels[code].low,
+            auc_high=report.labels[code].high,
         )
         for at, code in enumerate(codes)
     )
