@@ -16,7 +16,7 @@ import numpy as np
 from ecgbatch.errors import BundleError
 from ecgbatch.record import LEADS
 
-__all__ = ["Bundle", "InputSpec", "Label", "find", "shipped"]
+__all__ = ["SHIPPED", "Bundle", "InputSpec", "Label", "find", "is_bundle", "shipped"]
 
 SHIPPED = Path(__file__).parent / "engines"
 _HASHED = ("labels.csv", "weights.safetensors", "model.onnx", "golden.parquet")
@@ -162,12 +162,17 @@ def find(name: str) -> Bundle:
         BundleError: there is neither.
     """
     folder = Path(name)
-    if not os.path.isfile(folder / "bundle.toml"):  # unlike Path.is_file, never raises
+    if not is_bundle(folder):
         folder = SHIPPED / name
-        if "/" in name or not os.path.isfile(folder / "bundle.toml"):
+        if "/" in name or not is_bundle(folder):
             known = ", ".join(bundle.name for bundle in shipped()) or "none"
             raise BundleError(f"model {name!r}: no such bundle folder, nor a shipped bundle (there are: {known})")
     return Bundle.load(folder)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether that folder can be seen to claim to be a bundle."""
+    return os.path.isfile(folder / "bundle.toml")  # noqa: PTH113  # Path.is_file raises where it may not look
 
 
 def shipped() -> Iterator[Bundle]:

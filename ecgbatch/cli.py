@@ -1,7 +1,6 @@
 """The command line: one thin function a command. stdout is data, everything else goes to stderr."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Exit, Option
 
-from ecgbatch.errors import ArchiveError, EcgbatchError, MissingExtraError, RecordError, UsageError
+from ecgbatch.errors import EcgbatchError, MissingExtraError, RecordError, UsageError
 
 __all__ = ["app", "main"]
 
@@ -64,17 +63,6 @@ def needs(extra: str) -> Iterator[None]:
         raise MissingExtraError(f"this command ({err.name})", extra) from err
 
 
-def exists(path: Path) -> bool:
-    """Whether there is something of that name, be it out of reach."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def say(line: str) -> None:
     """Print a message for the person at the terminal."""
     print(line, file=sys.stderr, flush=True)
@@ -99,7 +87,8 @@ def options_of_all(
 @app.command("score")
 def score_command(
     source: Annotated[
-        list[Path], Argument(help="Folders, ECG files, or manifests (CSV, Parquet) with a column 'path'.")
+        list[Path],
+        Argument(help="Folders, ECG files, or manifests (CSV, Parquet) with a column 'path'.", readable=False),
     ],
     out: Annotated[Path, Option(help="Run folder: new, or one to go on with.")],
     model: Annotated[list[str], Option(help="Shipped bundle or bundle folder; several are scored in one pass.")] = [  # noqa: B006
@@ -140,7 +129,9 @@ def score_command(
 
 @app.command("inspect")
 def inspect_command(
-    path: Annotated[Path, Argument(help="An ECG file, a run folder, or a bundle: its folder or shipped name.")],
+    path: Annotated[
+        Path, Argument(help="An ECG file, a run folder, or a bundle: its folder or shipped name.", readable=False)
+    ],
     as_json: Annotated[bool, Option("--json", help="The same for scripts, as JSON.")] = False,
     samples: Annotated[
         Path | None, Option(help="Write the 12 leads in µV as float32 (lead, time) to this .npy.")
@@ -154,18 +145,14 @@ def inspect_command(
     with report_errors(path):
         from ecgbatch import bundle, inspection
 
-        is_there = exists(path)
-        folder = path if is_there or len(path.parts) > 1 else bundle.SHIPPED / path
-        is_bundle = os.path.isfile(folder / "bundle.toml")
-        if not is_there and not is_bundle:
-            raise ArchiveError(f"{path}: no such file or folder")
-        if (samples or draw) and (is_bundle or os.path.isdir(path)):
-            raise UsageError(f"{path}: no ECG file, which --samples and --draw take")
+        kind = inspection.kind_of(path)
+        if (samples or draw) and kind != "record":
+            raise UsageError(f"{path}: a {kind}; --samples and --draw take an ECG file")
         facts: dict[str, Any]
-        if is_bundle:
-            found = bundle.Bundle.load(folder)
+        if kind == "bundle":
+            found = bundle.find(str(path))
             facts, text = inspection.bundle_facts(found), inspection.bundle_text(found)
-        elif os.path.isdir(path):
+        elif kind == "run":
             facts, text = inspection.run_facts(path), inspection.run_text(path)
         else:
             record = inspection.record_of(path)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from ecgbatch import archive, formats, waveform
 from ecgbatch.archive import Entry
-from ecgbatch.bundle import Bundle
-from ecgbatch.errors import OutputError, RecordError
+from ecgbatch.bundle import SHIPPED, Bundle, is_bundle
+from ecgbatch.errors import ArchiveError, OutputError, RecordError
 from ecgbatch.feed import batch, host
 from ecgbatch.record import INDEPENDENT_LEADS, INVALID, LEADS, Record, Reject
 from ecgbatch.tally import spaced
@@ -27,6 +27,7 @@ __all__ = [
     "bundle_facts",
     "bundle_text",
     "describe",
+    "kind_of",
     "leads_uv",
     "record_of",
     "record_text",
@@ -37,6 +38,25 @@ __all__ = [
 
 _CALLED = 4
 """Labels shown a record: so many fit a line of 120 characters."""
+
+
+def kind_of(path: Path) -> Literal["bundle", "record", "run"]:
+    """What there is to inspect at `path`: any folder that is no bundle may be a run, and any file a record.
+
+    Raises:
+        ArchiveError: nothing is there, nor is it the name of a shipped bundle.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        if len(path.parts) == 1 and is_bundle(SHIPPED / path):
+            return "bundle"
+        raise ArchiveError(f"{path}: no such file or folder") from None
+    except OSError:
+        return "record"  # what may not be looked at cannot be read either: reading it says why
+    if is_bundle(path):
+        return "bundle"
+    return "run" if os.path.isdir(path) else "record"
 
 
 def record_of(path: Path) -> Record:

@@ -471,3 +471,12 @@ def test_an_engine_that_does_not_reproduce_the_reference_scores_is_not_admitted(
     with pytest.raises(EngineError, match="reference scores missed"):
         score.run([tmp_path], tmp_path / "run", [Bundle.load(copy)], score.Options())
     assert not (tmp_path / "run").exists()
+
+
+def test_scoring_loads_no_usage_statistics():
+    code = "import ecgbatch.runtimes.cpu, sys; print(sys.modules['openvino_telemetry'])"
+
+    assert (
+        subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
+        == "None\n"
+    )

@@ -213,7 +213,9 @@ def test_a_training_that_was_killed_and_resumed_ends_in_the_same_bits(cohort_pat
         f"pretrain(pathlib.Path({str(cohort_path)!r}), pathlib.Path({str(out)!r}), say=die, **{SETTINGS!r})\n"
     )
     path = os.pathsep.join(sys.path)
-    killed = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path, check=False
+    )
     assert killed.returncode == -signal.SIGKILL
     assert not (out / "tiny").exists()
 

@@ -1,17 +1,21 @@
 """OpenVINO on a CPU: asynchronous requests on as many streams as give the most ECGs a second."""
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TypeVar
 
 import numpy as np
-import openvino as ov
 from jaxtyping import Float32
 from numpy import ndarray
 
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import EngineError
+
+# Usage statistics have no place beside health data: without its telemetry package OpenVINO uses an empty stand-in.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+import openvino as ov  # noqa: E402
 
 __all__ = ["CpuEngine", "load"]
 
