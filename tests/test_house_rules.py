@@ -114,6 +114,13 @@ def test_every_reason_stands_in_the_readme():
     assert not [reason for reason in Reason if f"`{reason}`" not in readme]
 
 
+def test_the_readme_is_filled_in():
+    readme = (ROOT / "README.md").read_text("utf-8")
+
+    assert not re.findall(r"^[A-Z]{4,}$", readme, re.MULTILINE)
+    assert not re.findall(r"<!-- bench:\S+ -->\n<!-- /bench -->", readme)
+
+
 def test_the_tables_in_the_readme_are_those_of_the_measurements():
     check = [sys.executable, ROOT / "benchmarks" / "tables.py", "--check"]
 
