@@ -1,5 +1,6 @@
 """The facts of a run, as `run.json` keeps them."""
 
+import json
 import platform
 import sys
 from collections import Counter
@@ -29,6 +30,13 @@ class Facts:
     fingerprint: str
     bundles: Sequence[Bundle]
     tally: Tally
+
+    def say_finished(self) -> bool:
+        """Whether a `run.json` is there that tells of a finished run; else it is to be written again."""
+        try:
+            return bool(json.loads((self.folder / "run.json").read_text("utf-8"))["status"] == "finished")
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def write(self, status: str, counts: Counter[str]) -> None:
         """Write `run.json`; `counts` are those of `Output.counts`."""

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError
+from ecgbatch.plan import sync
 from ecgbatch.record import Reject, Row
 
 __all__ = ["Output", "Outputs", "exclusive", "write_json"]
@@ -131,7 +132,7 @@ class Output:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
-            _sync_folder(path.parent)
+            sync(path.parent)
         except (OSError, pl.exceptions.PolarsError) as err:
             partial.unlink(missing_ok=True)
             raise OutputError(f"{path}: cannot be written: {_cause(err)}; the same command goes on from here") from err
@@ -178,14 +179,6 @@ def _made(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise OutputError(f"{folder}: cannot be made: {_cause(err)}") from err
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _cause(err: Exception) -> str:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ecgbatch.archive import Entry
 from ecgbatch.errors import OutputError
 
-__all__ = ["Plan", "Shard"]
+__all__ = ["Plan", "Shard", "sync"]
 
 _SCHEMA = pa.schema(
     [
@@ -58,9 +58,9 @@ class Plan:
                 while rows := list(islice(source, _ROWS)):
                     writer.write_table(_table(rows, n_entries, shard_size))
                     n_entries += len(rows)
-            _sync(partial)
+            sync(partial)
             partial.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         except BaseException as err:
             partial.unlink(missing_ok=True)
             if isinstance(err, OSError):
@@ -123,7 +123,8 @@ def _is_text(name: str) -> bool:
     return name.isascii() or _text(name) == name
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or folder on the disk itself."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -105,7 +105,7 @@ def run(
         tally.n_scored, tally.n_rejected = before["scored"], before["rejected"]
         tally.n_before = tally.n_done
         say(f"{spaced(plan.n_entries)} entries, shards done before: {len(done)} of {plan.n_shards}")
-        if len(done) == plan.n_shards and (folder / "run.json").exists():
+        if len(done) == plan.n_shards and facts.say_finished():
             say("nothing left to score")
             _reconcile(folder, plan, before)
             return tally

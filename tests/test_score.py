@@ -214,6 +214,15 @@ def test_a_finished_run_keeps_its_facts_when_it_is_asked_for_again(scored, folde
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
+def test_facts_that_a_killed_run_left_unfinished_are_finished(scored, folder, tmp_path):
+    scored(folder, out=tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    path.write_text(path.read_text().replace('"finished"', '"running"'))
+    scored(folder, out=tmp_path / "run")
+
+    assert json.loads(path.read_text())["status"] == "finished"
+
+
 def test_a_run_that_is_stopped_says_so_with_what_it_committed(tiny_bundle, folder, tmp_path):
     def stop(tally):
         if tally.n_done >= 16:
