@@ -143,14 +143,14 @@ def _one_record(entry: Entry, row: np.ndarray) -> list[tuple[str, float]]:
     files.stamp(tuple(siblings))
     times.append(("stamp", perf_counter()))
     flat = host.flat_leads(record)
-    nv, extent = host.measured(record, INDEPENDENT_LEADS, flat)
+    nv, widest_nv, n_missing = host.measured(record, INDEPENDENT_LEADS, flat)
     times.append(("nanovolts", perf_counter()))
-    host.model_input(nv, record.fs_hz, SPEC, row, has_gaps=bool(extent[:, 2].any()))
+    host.model_input(nv, record.fs_hz, SPEC, row, has_gaps=n_missing > 0)
     times.append(("model input", perf_counter()))
     waveform_hash(nv, record.fs_hz)
     times.append(("hash", perf_counter()))
     host.leads_derived(record, flat)
-    quality.measure(extent, flat)
+    quality.measure(widest_nv, flat)
     times.append(("quality", perf_counter()))
     return times
 

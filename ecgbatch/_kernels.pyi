@@ -3,52 +3,58 @@
 import numpy as np
 from numpy.typing import NDArray
 
-def nanovolts(
-    counts: NDArray[np.int16] | NDArray[np.int32],
-    channel: NDArray[np.int64],
-    nv_per_count: NDArray[np.float64],
-    zero: NDArray[np.float64],
-    invalid: int,
-    out: NDArray[np.int32],
-    extent: NDArray[np.int32],
-) -> None:
-    """Leads of a record in nV: out[lead] = sum over two channels of (counts - zero) * nv_per_count.
+class Mixer:
+    """How leads follow from stored channels: lead = sum over two channels of (counts - zero) * nv_per_count."""
 
-    `counts` is (channel, time) of any strides, the tables are (lead, 2). Where a contributing count equals
-    `invalid`, out is INT32_MIN. `extent` (lead, 3) gets the smallest and
-    largest value that is not, and how many are.
-    """
+    def __init__(
+        self, channel: NDArray[np.int64], nv_per_count: NDArray[np.float64], zero: NDArray[np.float64]
+    ) -> None:
+        """Tables (lead, 2); nv_per_count is 0 where there is no second channel."""
 
-def model_input(
-    nv: NDArray[np.int32],
-    up: int,
-    down: int,
-    half: int,
-    taps: NDArray[np.float32],
-    per_nv: NDArray[np.float32],
-    clip: float,
-    out: NDArray[np.float32],
-) -> None:
-    """Resample, fit and scale (lead, time) in nV into out (lead, time): `waveform.resample`, `fit`, `scale`."""
+    def __call__(
+        self, counts: NDArray[np.int16] | NDArray[np.int32], invalid: int, out: NDArray[np.int32]
+    ) -> tuple[int, int]:
+        """Write the leads in nV into out (lead, time); `counts` is (channel, time) of any strides.
 
-def model_input_by_sample(
-    nv: NDArray[np.int32],
-    up: int,
-    down: int,
-    half: int,
-    taps: NDArray[np.float32],
-    per_nv: NDArray[np.float32],
-    clip: float,
-    out: NDArray[np.float32],
-) -> None:
-    """The same through the function of one output sample that a GPU thread runs: for tests, slow."""
+        Where a contributing count is `invalid`, out is INT32_MIN. Returns the largest peak-to-peak of a lead in nV,
+        and how many samples are INT32_MIN.
+        """
 
-def base64_blocks(text: bytes, spans: NDArray[np.int64], out: NDArray[np.uint8]) -> tuple[list[int], list[int]]:
+class ModelInput:
+    """Resampling, fit and scaling for records of one rate: `waveform.resample`, `fit`, `scale`."""
+
+    def __init__(
+        self, up: int, down: int, half: int, taps: NDArray[np.float32], per_nv: NDArray[np.float32], clip: float
+    ) -> None:
+        """The filter of `waveform.polyphase`, and what each lead in nV is multiplied by."""
+
+    def __call__(self, nv: NDArray[np.int32], out: NDArray[np.float32]) -> None:
+        """Write (lead, time) in nV into out (lead, time)."""
+
+    def by_sample(self, nv: NDArray[np.int32], out: NDArray[np.float32]) -> None:
+        """The same through the function of one output sample that a GPU thread runs: for tests, slow."""
+
+def base64_blocks(text: bytes, spans: list[tuple[int, int]], out: NDArray[np.uint8]) -> list[tuple[int, int]]:
     """Decode text[begin:end] of each span into a row of out; the bytes each gave (-1: damaged) and their CRC-32."""
+
+def read_file(path: bytes, most: int) -> tuple[int, bytes | None, int, int]:
+    """Errno, and content, size and modification time in ns of a file, the last two as they are once it was read.
+
+    No content where there is an errno, where the file is not a regular one (size -1), or where it has more than `most`
+    bytes. Opening does not wait, as it would for a FIFO.
+    """
 
 def crc32(data: bytes, /) -> int: ...
 def wfdb_bytes(fmt: int, n: int) -> int:
     """Bytes that `n` samples take in a packed WFDB format; 0 for any other format."""
+
+def wfdb_header(text: bytes) -> tuple[bytes, list[bytes], list[int], bytes, list[int], list[int]]:
+    """The lines of a WFDB header that are no comments, cut into their fields.
+
+    The record line; for each run of signal lines that name one file, its name, and their number; a line of format,
+    gain, zero and description, tabs between, for every signal; initial values; checksums modulo 65536.
+    An absent checksum is 2**63 - 1, what is not a number -2**63.
+    """
 
 def wfdb_unpack(fmt: int, data: bytes, offset: int, out: NDArray[np.int32]) -> None:
     """As many samples as out holds, from data[offset:]; format 8's differences are left as they are."""
@@ -75,10 +81,10 @@ class XmlPaths:
 
     def table(
         self, text: bytes, n_columns: int
-    ) -> tuple[int, int, list[tuple[int, int, int]], list[list[bytes]], list[tuple[int, int, int]]]:
+    ) -> tuple[int, int, list[tuple[int, int, int]], list[tuple[bytes, int, int, int]]]:
         """The same with the first `n_columns` paths as a table, a row for each element at the first of them.
 
-        The spans are those of all other paths, counted from 0; a row holds the contents of the elements at the paths
-        between first and last column (empty where absent), and its place is where the row's content begins, and
-        where the content of the last column begins and ends (0, 0 where absent).
+        The spans are those of all other paths, counted from 0. A row holds the contents of the elements at the paths
+        between first and last column, NUL between them, empty where absent; where the row's content begins; and where
+        the content of the last column begins and ends (0, 0 where absent).
         """

@@ -1,13 +1,15 @@
 """Archives: where the entries are, and their bytes."""
 
+import errno
 import os
-import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from ecgbatch import _kernels
 from ecgbatch.errors import ArchiveError, RecordError
 from ecgbatch.record import Reason
 
@@ -15,6 +17,8 @@ __all__ = ["MAX_BYTES", "Companions", "Entry", "Files", "read", "scan", "stamp"]
 
 MAX_BYTES = 64 * 2**20
 """A larger file is no resting ECG: 24 hours of Holter, an image, something else. The largest ECG seen has 1.2 MB."""
+
+_ENCODING = sys.getfilesystemencoding()
 
 Companions = Callable[[bytes, str], Sequence[str]]
 """Given a file's content and name: names of the files beside it that belong to the same record."""
@@ -52,12 +56,13 @@ class Files:
     __slots__ = ("_folder", "_seen", "name")
 
     def __init__(self, path: str) -> None:
-        self._folder, self.name = os.path.split(path)
+        folder, slash, self.name = path.rpartition("/")
+        self._folder = folder + slash
         self._seen: dict[str, tuple[int, int]] = {}
 
     def read(self, name: str, missing: Reason = Reason.UNREADABLE) -> bytes:
         """The bytes of the file of that name, as `read` gives them."""
-        raw, self._seen[name] = _read(os.path.join(self._folder, name), missing)
+        raw, self._seen[name] = _read(self._folder + name, missing)
         return raw
 
     def stamp(self, belongings: Sequence[str]) -> tuple[int | None, int | None]:
@@ -65,12 +70,12 @@ class Files:
 
         Those that were not read are looked at now; (None, None) where the entry's own file is not to be had.
         """
-        own = self._seen.get(self.name) or _stamped(os.path.join(self._folder, self.name))
+        own = self._seen.get(self.name) or _stamped(self._folder + self.name)
         if own is None:
             return None, None
         n_bytes, modified_ns = own
         for name in belongings:
-            if other := self._seen.get(name) or _stamped(os.path.join(self._folder, name)):
+            if other := self._seen.get(name) or _stamped(self._folder + name):
                 n_bytes += other[0]
                 modified_ns = max(modified_ns, other[1])
         return n_bytes, modified_ns
@@ -92,27 +97,19 @@ def stamp(path: str, belongings: Sequence[str]) -> tuple[int | None, int | None]
 
 def _read(path: str, missing: Reason) -> tuple[bytes, tuple[int, int]]:
     """The bytes of a regular file, and its size and modification once they were read."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block the run
-    except FileNotFoundError:
-        raise RecordError(missing, "no such file") from None
-    except ValueError:
-        raise RecordError(missing, "no file can have this name") from None  # a NUL in it
-    except OSError as err:
-        raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be opened") from err
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise RecordError(Reason.UNREADABLE, "not a regular file")
-        if status.st_size > MAX_BYTES:
-            raise RecordError(Reason.TOO_LARGE, f"{status.st_size} bytes, expected at most {MAX_BYTES}")
-        raw = _read_all(handle, status.st_size)
-        status = os.fstat(handle)  # a file that was written to meanwhile must not pass for the planned one
-        return raw, (status.st_size, status.st_mtime_ns)
-    except OSError as err:
-        raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be read") from err
-    finally:
-        os.close(handle)
+    name = path.encode(_ENCODING, "surrogateescape")  # os.fsencode without its checks: this is a hot path
+    if b"\0" in name:
+        raise RecordError(missing, "no file can have this name")
+    error, raw, n_bytes, modified_ns = _kernels.read_file(name, MAX_BYTES)
+    if raw is not None:
+        return raw, (n_bytes, modified_ns)
+    if error == errno.ENOENT:
+        raise RecordError(missing, "no such file")
+    if error:
+        raise RecordError(Reason.UNREADABLE, os.strerror(error))
+    if n_bytes < 0:
+        raise RecordError(Reason.UNREADABLE, "not a regular file")
+    raise RecordError(Reason.TOO_LARGE, f"{n_bytes} bytes, expected at most {MAX_BYTES}")
 
 
 def _stamped(path: str) -> tuple[int, int] | None:
@@ -121,16 +118,6 @@ def _stamped(path: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return status.st_size, status.st_mtime_ns
-
-
-def _read_all(handle: int, n_bytes: int) -> bytes:
-    raw = os.read(handle, n_bytes)
-    if len(raw) == n_bytes:
-        return raw
-    parts = [raw]
-    while part := os.read(handle, n_bytes):
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _listed(source: Path, companions: Companions, skip: Path) -> Iterator[tuple[str, str, Sequence[str]]]:

@@ -88,7 +88,7 @@ class Reason(StrEnum):
     """Every lead is flat."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Record:
     """One resting ECG as its file stores it: the rhythm, nothing derived, nothing resampled."""
 
@@ -131,7 +131,7 @@ class Reject:
     """One line for a person; never patient data."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Quality:
     """What a reader would want to know of a signal before trusting its score."""
 
@@ -141,7 +141,7 @@ class Quality:
     """Largest peak-to-peak amplitude of the eight independent leads."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Row:
     """What the row of a scored record says besides its scores."""
 

@@ -2,19 +2,23 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 
 #include "base64.h"
 #include "crc32.h"
+#include "file.h"
 #include "normalise.h"
 #include "sample.h"
 #include "wfdb.h"
+#include "wfdb_header.h"
 #include "xml.h"
 
 namespace nb = nanobind;
@@ -29,103 +33,120 @@ using Out = nb::ndarray<T, nb::ndim<D>, nb::c_contig, nb::device::cpu>;
 
 namespace {
 
+nb::bytes bytes_of(std::string_view text) { return nb::bytes(text.data(), text.size()); }
+
 void require(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(what);
 }
 
-template <class Count>
-void nanovolts(In<Count, 2> counts, Dense<int64_t, 2> channel, Dense<double, 2> nv_per_count, Dense<double, 2> zero,
-               int64_t invalid, Out<int32_t, 2> out, Out<int32_t, 2> extent) {
-    const size_t n_leads = out.shape(0);
-    require(extent.shape(0) == n_leads && extent.shape(1) == 3, "extent is (lead, 3)");
-    require(counts.shape(1) > 0, "a record has samples");
-    require(channel.shape(0) == n_leads && nv_per_count.shape(0) == n_leads && zero.shape(0) == n_leads &&
-                channel.shape(1) == 2 && nv_per_count.shape(1) == 2 && zero.shape(1) == 2,
-            "channel, nv_per_count and zero are (lead, 2)");
-    require(out.shape(1) == counts.shape(1), "out is as long as counts");
-    for (size_t i = 0; i < 2 * n_leads; ++i) {
-        require(channel.data()[i] >= 0 && channel.data()[i] < static_cast<int64_t>(counts.shape(0)), "channel is stored");
+// How the leads of a record follow from its channels, for as many records as are alike.
+class Mixer {
+public:
+    Mixer(Dense<int64_t, 2> channel, Dense<double, 2> nv_per_count, Dense<double, 2> zero) {
+        const size_t n_leads = channel.shape(0);
+        require(nv_per_count.shape(0) == n_leads && zero.shape(0) == n_leads && channel.shape(1) == 2 &&
+                    nv_per_count.shape(1) == 2 && zero.shape(1) == 2,
+                "channel, nv_per_count and zero are (lead, 2)");
+        const int64_t* c = channel.data();
+        const double *w = nv_per_count.data(), *z = zero.data();
+        for (size_t i = 0; i < n_leads; ++i, c += 2, w += 2, z += 2) {
+            require(c[0] >= 0 && c[1] >= 0, "channel is stored");
+            n_channels_ = std::max({n_channels_, c[0] + 1, c[1] + 1});
+            leads_.push_back({{c[0], c[1]}, {w[0], w[1]}, {z[0], z[1]}});
+        }
     }
-    Counts<Count> view{counts.data(), static_cast<int64_t>(counts.shape(1)), counts.stride(0), counts.stride(1)};
-    nb::gil_scoped_release free;
-    thread_local std::vector<Count> scratch;
-    if (view.time_stride != 1) view = planar(view, static_cast<int64_t>(counts.shape(0)), scratch);
-    for (size_t lead = 0; lead < n_leads; ++lead) {
-        const int64_t* c = channel.data() + 2 * lead;
-        const double* w = nv_per_count.data() + 2 * lead;
-        const double* z = zero.data() + 2 * lead;
-        int32_t* row = out.data() + lead * out.shape(1);
-        lead_nanovolts(view, {{c[0], c[1]}, {w[0], w[1]}, {z[0], z[1]}}, invalid, row);
-        lead_extent(row, view.n_samples, extent.data() + 3 * lead);
-    }
-}
 
-struct Lead {
-    Resampler resampler;
-    int64_t n;
-    int64_t samples;
+    template <class Count>
+    nb::tuple nanovolts(In<Count, 2> counts, int64_t invalid, Out<int32_t, 2> out) const {
+        require(static_cast<int64_t>(counts.shape(0)) >= n_channels_, "channel is stored");
+        require(counts.shape(1) > 0, "a record has samples");
+        require(out.shape(0) == leads_.size() && out.shape(1) == counts.shape(1), "out is (lead, time), as counts");
+        Counts<Count> view{counts.data(), static_cast<int64_t>(counts.shape(1)), counts.stride(0), counts.stride(1)};
+        Extent all{0, 0};
+        {
+            nb::gil_scoped_release free;
+            thread_local std::vector<Count> scratch;
+            if (view.time_stride != 1) view = planar(view, static_cast<int64_t>(counts.shape(0)), scratch);
+            int32_t* row = out.data();
+            for (const Mix& lead : leads_) {
+                const Extent extent = lead_nanovolts(view, lead, invalid, row);
+                all = {std::max(all.peak_to_peak, extent.peak_to_peak), all.n_missing + extent.n_missing};
+                row += view.n_samples;
+            }
+        }
+        return nb::make_tuple(all.peak_to_peak, all.n_missing);
+    }
+
+private:
+    std::vector<Mix> leads_;
+    int64_t n_channels_ = 0;
 };
 
-Lead check_model_input(const Dense<int32_t, 2>& nv, int64_t up, int64_t down, int64_t half, const Dense<float, 2>& taps,
-                       const Dense<float, 1>& per_nv, const Out<float, 2>& out) {
-    require(up > 0 && down > 0 && half >= 0, "up and down are positive");
-    require(taps.shape(0) == static_cast<size_t>(up) && taps.shape(1) * taps.shape(0) > static_cast<size_t>(2 * half),
-            "taps are (phase, tap) of the whole filter");
-    require(nv.shape(0) == out.shape(0) && per_nv.shape(0) == out.shape(0), "nv, per_nv and out agree on leads");
-    require(nv.shape(1) > 0, "a record has samples");
-    return {{up, down, half, static_cast<int64_t>(taps.shape(1)), taps.data()},
-            static_cast<int64_t>(nv.shape(1)),
-            static_cast<int64_t>(out.shape(1))};
-}
-
-void model_input_rows(Dense<int32_t, 2> nv, int64_t up, int64_t down, int64_t half, Dense<float, 2> taps,
-                      Dense<float, 1> per_nv, float clip, Out<float, 2> out) {
-    const Lead lead = check_model_input(nv, up, down, half, taps, per_nv, out);
-    nb::gil_scoped_release free;
-    for (size_t row = 0; row < out.shape(0); ++row) {
-        lead_model_input(nv.data() + row * nv.shape(1), lead.n, lead.resampler, per_nv.data()[row], clip, lead.samples,
-                         out.data() + row * out.shape(1));
+// Nanovolts of one rate to the input of one model.
+class ModelInput {
+public:
+    ModelInput(int64_t up, int64_t down, int64_t half, Dense<float, 2> taps, Dense<float, 1> per_nv, float clip)
+        : resampler_{up, down, half, static_cast<int64_t>(taps.shape(1)), {taps.data(), taps.data() + taps.size()}},
+          per_nv_(per_nv.data(), per_nv.data() + per_nv.size()),
+          clip_(clip) {
+        require(up > 0 && down > 0 && half >= 0, "up and down are positive");
+        require(taps.shape(0) == static_cast<size_t>(up) && taps.size() > static_cast<size_t>(2 * half),
+                "taps are (phase, tap) of the whole filter");
     }
-}
 
-void model_input_samples(Dense<int32_t, 2> nv, int64_t up, int64_t down, int64_t half, Dense<float, 2> taps,
-                         Dense<float, 1> per_nv, float clip, Out<float, 2> out) {
-    const Lead lead = check_model_input(nv, up, down, half, taps, per_nv, out);
-    nb::gil_scoped_release free;
-    for (size_t row = 0; row < out.shape(0); ++row) {
-        for (int64_t t = 0; t < lead.samples; ++t) {
-            out.data()[static_cast<int64_t>(row * out.shape(1)) + t] =
-                model_input(nv.data() + row * nv.shape(1), lead.n, t, up, down, half, taps.data(),
-                            lead.resampler.n_taps, per_nv.data()[row], clip);
+    void whole_leads(Dense<int32_t, 2> nv, Out<float, 2> out) const {
+        const int64_t n = checked(nv, out), samples = static_cast<int64_t>(out.shape(1));
+        nb::gil_scoped_release free;
+        model_inputs(nv.data(), n, resampler_, per_nv_, clip_, samples, out.data());
+    }
+
+    void by_sample(Dense<int32_t, 2> nv, Out<float, 2> out) const {
+        const int64_t n = checked(nv, out), samples = static_cast<int64_t>(out.shape(1));
+        const Resampler& r = resampler_;
+        nb::gil_scoped_release free;
+        float* to = out.data();
+        for (size_t row = 0; row < per_nv_.size(); ++row) {
+            const int32_t* from = nv.data() + row * nv.shape(1);
+            for (int64_t t = 0; t < samples; ++t) {
+                *to++ = model_input(from, n, t, r.up, r.down, r.half, r.taps.data(), r.n_taps, per_nv_[row], clip_);
+            }
         }
     }
-}
 
-nb::tuple base64_blocks(nb::bytes text, Dense<int64_t, 2> spans, Out<uint8_t, 2> out) {
-    require(spans.shape(0) == out.shape(0) && spans.shape(1) == 2, "a span (begin, end) for every row of out");
-    const size_t k = spans.shape(0);
-    const auto* raw = reinterpret_cast<const uint8_t*>(text.c_str());
-    for (size_t i = 0; i < k; ++i) {
-        const int64_t begin = spans.data()[2 * i], end = spans.data()[2 * i + 1];
+private:
+    int64_t checked(const Dense<int32_t, 2>& nv, const Out<float, 2>& out) const {
+        require(nv.shape(0) == per_nv_.size() && out.shape(0) == per_nv_.size(), "nv, per_nv and out agree on leads");
+        require(nv.shape(1) > 0, "a record has samples");
+        return static_cast<int64_t>(nv.shape(1));
+    }
+
+    Resampler resampler_;
+    std::vector<float> per_nv_;
+    float clip_;
+};
+
+using Spans = std::vector<std::pair<int64_t, int64_t>>;
+
+std::vector<std::pair<int64_t, uint32_t>> base64_blocks(nb::bytes text, const Spans& spans, Out<uint8_t, 2> out) {
+    require(spans.size() == out.shape(0), "a span (begin, end) for every row of out");
+    for (const auto& [begin, end] : spans) {
         require(begin >= 0 && begin <= end && end <= static_cast<int64_t>(text.size()), "spans lie in the text");
     }
-    std::vector<int64_t> n_bytes(k);
-    std::vector<uint32_t> crcs(k);
-    {
-        nb::gil_scoped_release free;
-        thread_local std::vector<uint8_t> scratch;
-        for (size_t i = 0; i < k; ++i) {
-            const int64_t begin = spans.data()[2 * i], end = spans.data()[2 * i + 1];
-            const auto length = static_cast<size_t>(end - begin);
-            scratch.resize(3 * (length / 4 + 1) + 32);
-            n_bytes[i] = base64_decode(raw + begin, length, scratch.data());
-            if (n_bytes[i] < 0) continue;
-            const auto decoded = static_cast<size_t>(n_bytes[i]);
-            crcs[i] = crc32(scratch.data(), decoded);
-            std::memcpy(out.data() + i * out.shape(1), scratch.data(), std::min(decoded, out.shape(1)));
-        }
+    std::vector<std::pair<int64_t, uint32_t>> found;
+    const auto* raw = reinterpret_cast<const uint8_t*>(text.c_str());
+    nb::gil_scoped_release free;
+    thread_local std::vector<uint8_t> scratch;
+    uint8_t* row = out.data();
+    for (const auto& [begin, end] : spans) {
+        const auto length = static_cast<size_t>(end - begin);
+        scratch.resize(base64_room(length));
+        const int64_t n_bytes = base64_decode(raw + begin, length, scratch.data());
+        const auto decoded = static_cast<size_t>(std::max<int64_t>(n_bytes, 0));
+        found.emplace_back(n_bytes, crc32(scratch.data(), decoded));
+        std::memcpy(row, scratch.data(), std::min(decoded, out.shape(1)));
+        row += out.shape(1);
     }
-    return nb::make_tuple(n_bytes, crcs);
+    return found;
 }
 
 // Spans of the text's wanted elements, found without the GIL.
@@ -157,31 +178,32 @@ nb::tuple table(const XmlPaths& paths, nb::bytes text, int64_t n_columns) {
     std::vector<XmlSpan> spans;
     size_t stopped_at = 0;
     const XmlStatus status = found_in(paths, text, spans, stopped_at);
-    nb::list found, rows, row;
-    std::vector<int64_t> places;
+    nb::list found, rows;
+    std::vector<XmlSpan> row(static_cast<size_t>(n_columns));
+    std::string contents;
+    const auto end_row = [&] {
+        contents.clear();
+        for (size_t i = 1; i + 1 < row.size(); ++i) {
+            if (i > 1) contents += '\0';
+            contents.append(text.c_str() + row[i].begin, static_cast<size_t>(row[i].end - row[i].begin));
+        }
+        rows.append(nb::make_tuple(bytes_of(contents), row[0].begin, row.back().begin, row.back().end));
+    };
+    bool in_row = false;
     for (const XmlSpan& span : spans) {
         if (span.path >= n_columns) {
             found.append(nb::make_tuple(span.path - n_columns, span.begin, span.end));
-        } else if (span.path == 0) {
-            row = nb::list();
-            for (int64_t i = 1; i < n_columns - 1; ++i) row.append(nb::bytes("", 0));
-            rows.append(row);
-            places.insert(places.end(), {span.begin, 0, 0});
-        } else if (places.empty()) {
             continue;
-        } else if (span.path == n_columns - 1) {
-            places[places.size() - 2] = span.begin;
-            places[places.size() - 1] = span.end;
-        } else {
-            row[static_cast<size_t>(span.path - 1)] =
-                nb::bytes(text.c_str() + span.begin, static_cast<size_t>(span.end - span.begin));
         }
+        if (span.path == 0) {
+            if (in_row) end_row();
+            std::fill(row.begin(), row.end(), XmlSpan{0, 0, 0});
+            in_row = true;
+        }
+        if (in_row) row[static_cast<size_t>(span.path)] = span;
     }
-    nb::list where;
-    for (size_t i = 0; i < places.size(); i += 3) {
-        where.append(nb::make_tuple(places[i], places[i + 1], places[i + 2]));
-    }
-    return nb::make_tuple(static_cast<int>(status), stopped_at, found, rows, where);
+    if (in_row) end_row();
+    return nb::make_tuple(static_cast<int>(status), stopped_at, found, rows);
 }
 
 template <class Count>
@@ -195,6 +217,42 @@ std::vector<int> flat_channels(In<Count, 2> counts) {
         if (t == counts.shape(1)) flat.push_back(static_cast<int>(c));
     }
     return flat;
+}
+
+// errno, and the content, size and modification time; no content where the file is not regular (size -1) or too large.
+nb::tuple read_file(nb::bytes path, int64_t most) {
+    require(std::strlen(path.c_str()) == path.size(), "a path without NUL");
+    const auto opened = [&path] {
+        nb::gil_scoped_release free;
+        return std::make_unique<File>(path.c_str());
+    };
+    const auto file = opened();
+    if (file->error()) return nb::make_tuple(file->error(), nb::none(), 0, 0);
+    if (!file->is_regular()) return nb::make_tuple(0, nb::none(), -1, 0);
+    if (file->n_bytes() > most) return nb::make_tuple(0, nb::none(), file->n_bytes(), file->modified_ns());
+    const auto n = static_cast<size_t>(file->n_bytes());
+    nb::bytes content = nb::steal<nb::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(n)));
+    if (!content.is_valid()) throw nb::python_error();
+    char* to = PyBytes_AS_STRING(content.ptr());
+    int64_t done = 0;
+    {
+        nb::gil_scoped_release free;
+        done = file->read(to, n);
+    }
+    if (done < 0) return nb::make_tuple(file->error(), nb::none(), 0, 0);
+    if (static_cast<size_t>(done) < n) content = nb::bytes(to, static_cast<size_t>(done));
+    return nb::make_tuple(0, content, file->n_bytes(), file->modified_ns());
+}
+
+nb::tuple header(nb::bytes text) {
+    const WfdbHeader found = wfdb_header({text.c_str(), text.size()});
+    nb::list files, n_signals;
+    for (const WfdbFile& file : found.files) {
+        files.append(bytes_of(file.name));
+        n_signals.append(file.n_signals);
+    }
+    return nb::make_tuple(bytes_of(found.record_line), files, n_signals, bytes_of(found.layout), found.initial,
+                          found.checksums);
 }
 
 void unpack(int format, nb::bytes data, size_t offset, Out<int32_t, 1> out) {
@@ -222,21 +280,21 @@ std::vector<int> frame_sums(Dense<int16_t, 2> frames) {
 NB_MODULE(_kernels, m) {
     using namespace nb::literals;
     // Arrays are taken as they are: a converted copy would swallow what is written, or wrap what is read.
-    const auto nanovolts_of = [&m](auto face) {
-        m.def("nanovolts", face, "counts"_a.noconvert(), "channel"_a.noconvert(), "nv_per_count"_a.noconvert(),
-              "zero"_a.noconvert(), "invalid"_a, "out"_a.noconvert(), "extent"_a.noconvert());
-    };
-    nanovolts_of(&nanovolts<int16_t>);
-    nanovolts_of(&nanovolts<int32_t>);
-    const auto model_input_of = [&m](const char* name, auto face) {
-        m.def(name, face, "nv"_a.noconvert(), "up"_a, "down"_a, "half"_a, "taps"_a.noconvert(), "per_nv"_a.noconvert(),
-              "clip"_a, "out"_a.noconvert());
-    };
-    model_input_of("model_input", &model_input_rows);
-    model_input_of("model_input_by_sample", &model_input_samples);
-    m.def("base64_blocks", &base64_blocks, "text"_a, "spans"_a.noconvert(), "out"_a.noconvert());
+    nb::class_<Mixer>(m, "Mixer")
+        .def(nb::init<Dense<int64_t, 2>, Dense<double, 2>, Dense<double, 2>>(), "channel"_a.noconvert(),
+             "nv_per_count"_a.noconvert(), "zero"_a.noconvert())
+        .def("__call__", &Mixer::nanovolts<int16_t>, "counts"_a.noconvert(), "invalid"_a, "out"_a.noconvert())
+        .def("__call__", &Mixer::nanovolts<int32_t>, "counts"_a.noconvert(), "invalid"_a, "out"_a.noconvert());
+    nb::class_<ModelInput>(m, "ModelInput")
+        .def(nb::init<int64_t, int64_t, int64_t, Dense<float, 2>, Dense<float, 1>, float>(), "up"_a, "down"_a, "half"_a,
+             "taps"_a.noconvert(), "per_nv"_a.noconvert(), "clip"_a)
+        .def("__call__", &ModelInput::whole_leads, "nv"_a.noconvert(), "out"_a.noconvert())
+        .def("by_sample", &ModelInput::by_sample, "nv"_a.noconvert(), "out"_a.noconvert());
+    m.def("base64_blocks", &base64_blocks, "text"_a, "spans"_a, "out"_a.noconvert());
     m.def("crc32", [](nb::bytes data) { return crc32(reinterpret_cast<const uint8_t*>(data.c_str()), data.size()); });
+    m.def("read_file", &read_file, "path"_a, "most"_a);
     m.def("wfdb_bytes", &wfdb_bytes, "fmt"_a, "n"_a);
+    m.def("wfdb_header", &header, "text"_a);
     m.def("wfdb_unpack", &unpack, "fmt"_a, "data"_a, "offset"_a, "out"_a.noconvert());
     m.def("flat_channels", &flat_channels<int16_t>, "counts"_a.noconvert());
     m.def("flat_channels", &flat_channels<int32_t>, "counts"_a.noconvert());

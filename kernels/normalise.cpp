@@ -1,6 +1,7 @@
 #include "normalise.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <type_traits>
@@ -26,23 +27,40 @@ void copy_tile(const Counts<Count>& counts, int64_t c0, int64_t n_channels, int6
 }
 
 #if defined(__x86_64__)
-// Eight frames of eight channels: an 8 × 8 transpose of int16.
-void transpose_tile(const int16_t* frames, int64_t time_stride, int16_t* out, int64_t out_stride) {
-    __m128i a[8], b[8];
-    for (int i = 0; i < 8; ++i) a[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(frames + i * time_stride));
-    for (int i = 0; i < 4; ++i) {
-        b[2 * i] = _mm_unpacklo_epi16(a[i], a[i + 4]);
-        b[2 * i + 1] = _mm_unpackhi_epi16(a[i], a[i + 4]);
+// Sixteen frames of eight channels: an 8 × 8 transpose of int16 in either half of the registers.
+__attribute__((target("avx2"))) void transpose_tile(const int16_t* frames, int64_t time_stride, int16_t* out,
+                                                    int64_t out_stride) {
+    __m256i a[8], b[8];
+    for (int i = 0; i < 8; ++i) {
+        const int16_t* frame = frames + i * time_stride;
+        const __m128i early = _mm_loadu_si128(reinterpret_cast<const __m128i*>(frame));
+        const __m128i late = _mm_loadu_si128(reinterpret_cast<const __m128i*>(frame + 8 * time_stride));
+        a[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(early), late, 1);
     }
-    for (int i = 0; i < 4; ++i) {
-        a[2 * i] = _mm_unpacklo_epi16(b[i], b[i + 4]);
-        a[2 * i + 1] = _mm_unpackhi_epi16(b[i], b[i + 4]);
+    const auto interleave = [](const __m256i* from, __m256i* to) __attribute__((target("avx2"))) {
+        for (int i = 0; i < 4; ++i) {
+            to[2 * i] = _mm256_unpacklo_epi16(from[i], from[i + 4]);
+            to[2 * i + 1] = _mm256_unpackhi_epi16(from[i], from[i + 4]);
+        }
+    };
+    interleave(a, b);
+    interleave(b, a);
+    interleave(a, b);
+    for (int i = 0; i < 8; ++i) _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i * out_stride), b[i]);
+}
+
+// As many of the frames as make whole tiles; returns how many.
+int64_t transpose(const Counts<int16_t>& frames, int64_t n_channels, int16_t* out) {
+    if (!__builtin_cpu_supports("avx2")) return 0;
+    int64_t t = 0;
+    for (; t + 16 <= frames.n_samples; t += 16) {
+        for (int64_t c = 0;; c = std::min(c + 8, n_channels - 8)) {  // the last tile overlaps the one before
+            transpose_tile(frames.data + t * frames.time_stride + c, frames.time_stride, out + c * frames.n_samples + t,
+                           frames.n_samples);
+            if (c + 8 == n_channels) break;
+        }
     }
-    for (int i = 0; i < 4; ++i) {
-        b[2 * i] = _mm_unpacklo_epi16(a[i], a[i + 4]);
-        b[2 * i + 1] = _mm_unpackhi_epi16(a[i], a[i + 4]);
-    }
-    for (int i = 0; i < 8; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i * out_stride), b[i]);
+    return t;
 }
 #endif
 
@@ -53,19 +71,24 @@ Counts<Count> planar_copy(const Counts<Count>& counts, int64_t n_channels, std::
     int64_t t = 0;
 #if defined(__x86_64__)
     if constexpr (sizeof(Count) == 2) {
-        if (counts.channel_stride == 1 && n_channels >= 8) {
-            for (; t + 8 <= n; t += 8) {
-                for (int64_t c = 0;; c = std::min(c + 8, n_channels - 8)) {  // the last tile overlaps the one before
-                    transpose_tile(counts.data + t * counts.time_stride + c, counts.time_stride,
-                                   scratch.data() + c * n + t, n);
-                    if (c + 8 == n_channels) break;
-                }
-            }
-        }
+        if (counts.channel_stride == 1 && n_channels >= 8) t = transpose(counts, n_channels, scratch.data());
     }
 #endif
     copy_tile(counts, 0, n_channels, t, n - t, scratch.data());
     return {scratch.data(), n, n, 1};
+}
+
+// Smallest and largest of the samples that are not kInvalid, and how many are.
+ECG_CLONES Extent extent_of(const int32_t* nv, int64_t n) {
+    int32_t low = INT32_MAX, high = kInvalid, n_missing = 0;
+    for (int64_t t = 0; t < n; ++t) {
+        const auto less_one = static_cast<int32_t>(static_cast<uint32_t>(nv[t]) - 1u);  // wraps kInvalid to the top
+        low = less_one < low ? less_one : low;
+        high = nv[t] > high ? nv[t] : high;
+        n_missing += nv[t] == kInvalid;
+    }
+    if (n_missing == n) return {0, n};
+    return {int64_t{high} - (int64_t{low} + 1), n_missing};
 }
 
 // A count equal to `mark` is missing; a mark that no Count can equal marks nothing.
@@ -74,30 +97,55 @@ inline int32_t one(Count count, double nv_per_count, double zero, Wide mark) {
     return count == mark ? kInvalid : saturate_nv((count - zero) * nv_per_count);
 }
 
-ECG_CLONES void one_channel(const int16_t* counts, int64_t n, double nv_per_count, double zero, int32_t mark, int32_t* out) {
-    const bool fits = std::abs(zero) < 1e9 && std::abs(nv_per_count) * (32768 + std::abs(zero)) < 2147483647.0;
-    if (fits && nv_per_count == std::trunc(nv_per_count) && zero == std::trunc(zero)) {
-        // Whole nanovolts a count, as most devices have: the same numbers in a fraction of the time.
-        const auto gain = static_cast<int32_t>(nv_per_count), offset = static_cast<int32_t>(zero);
-        for (int64_t t = 0; t < n; ++t) out[t] = counts[t] == mark ? kInvalid : (counts[t] - offset) * gain;
-        return;
+// One channel of whole nanovolts a count, none of them missing where no count equals `mark`.
+ECG_CLONES Extent whole_nanovolts(const int16_t* counts, int64_t n, int32_t gain, int32_t offset, int32_t mark,
+                                  int32_t* out) {
+    int16_t low = INT16_MAX, high = INT16_MIN;
+    for (int64_t t = 0; t < n; ++t) {
+        low = std::min(low, counts[t]);
+        high = std::max(high, counts[t]);
     }
+    if (mark < low || mark > high) {
+        for (int64_t t = 0; t < n; ++t) out[t] = (counts[t] - offset) * gain;
+        return {int64_t{high - low} * std::abs(gain), 0};
+    }
+    for (int64_t t = 0; t < n; ++t) out[t] = counts[t] == mark ? kInvalid : (counts[t] - offset) * gain;
+    return extent_of(out, n);
+}
+
+ECG_CLONES void any_nanovolts(const int16_t* counts, int64_t n, double nv_per_count, double zero, int32_t mark,
+                              int32_t* out) {
     for (int64_t t = 0; t < n; ++t) out[t] = one(counts[t], nv_per_count, zero, mark);
 }
 
-ECG_CLONES void one_channel(const int32_t* counts, int64_t n, double nv_per_count, double zero, int64_t mark, int32_t* out) {
+ECG_CLONES void any_nanovolts(const int32_t* counts, int64_t n, double nv_per_count, double zero, int64_t mark,
+                              int32_t* out) {
     for (int64_t t = 0; t < n; ++t) out[t] = one(counts[t], nv_per_count, zero, mark);
 }
 
 template <class Count>
-void nanovolts(const Counts<Count>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
+Extent one_channel(const Count* counts, int64_t n, double nv_per_count, double zero, int64_t invalid, int32_t* out) {
+    using Wide = std::conditional_t<sizeof(Count) == 2, int32_t, int64_t>;
+    const auto mark = static_cast<Wide>(std::min<int64_t>(invalid, std::numeric_limits<Wide>::max()));
+    if constexpr (sizeof(Count) == 2) {
+        // Whole nanovolts a count, as most devices have, or so nearly (a gain written as 204.9180328 counts a mV) that
+        // no count comes out another number: the same numbers in a fraction of the time.
+        const double widest = 32768 + std::abs(zero), whole = std::nearbyint(nv_per_count);
+        const bool fits = widest < 1e9 && std::abs(whole) * widest < 2147483647.0 && zero == std::trunc(zero);
+        if (fits && std::abs(nv_per_count - whole) * widest < 0.49) {
+            return whole_nanovolts(counts, n, static_cast<int32_t>(whole), static_cast<int32_t>(zero), mark, out);
+        }
+    }
+    any_nanovolts(counts, n, nv_per_count, zero, mark, out);
+    return extent_of(out, n);
+}
+
+template <class Count>
+Extent nanovolts(const Counts<Count>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
     const int64_t n = counts.n_samples;
     const Count* first = counts.data + mix.channel[0] * counts.channel_stride;
     if (mix.nv_per_count[1] == 0) {
-        using Wide = std::conditional_t<sizeof(Count) == 2, int32_t, int64_t>;
-        const auto mark = static_cast<Wide>(std::min<int64_t>(invalid, std::numeric_limits<Wide>::max()));
-        one_channel(first, n, mix.nv_per_count[0], mix.zero_counts[0], mark, out);
-        return;
+        return one_channel(first, n, mix.nv_per_count[0], mix.zero_counts[0], invalid, out);
     }
     const Count* second = counts.data + mix.channel[1] * counts.channel_stride;
     for (int64_t t = 0; t < n; ++t) {
@@ -106,6 +154,7 @@ void nanovolts(const Counts<Count>& counts, const Mix& mix, int64_t invalid, int
                             : saturate_nv((first[t] - mix.zero_counts[0]) * mix.nv_per_count[0] +
                                           (second[t] - mix.zero_counts[1]) * mix.nv_per_count[1]);
     }
+    return extent_of(out, n);
 }
 
 typedef float Vec __attribute__((vector_size(64), aligned(4)));
@@ -136,37 +185,121 @@ struct Tap {
 };
 
 // n outputs (a multiple of kVec) of one phase: out[j] = sum over the taps of weight * parts[at + j].
-ECG_CLONES void one_phase(const float* parts, const Tap* taps, size_t n_taps, int64_t n, float* out) {
+ECG_CLONES void by_loads(const float* parts, const std::vector<Tap>& taps, int64_t n, float* out) {
     int64_t j = 0;
     for (; j + 4 * kVec <= n; j += 4 * kVec) {
         Vec a{}, b{}, c{}, d{};
-        for (size_t k = 0; k < n_taps; ++k) {
-            const Vec* x = reinterpret_cast<const Vec*>(parts + taps[k].at + j);
-            a += taps[k].weight * x[0];
-            b += taps[k].weight * x[1];
-            c += taps[k].weight * x[2];
-            d += taps[k].weight * x[3];
+        for (const Tap& tap : taps) {
+            const Vec* x = reinterpret_cast<const Vec*>(parts + tap.at + j);
+            a += tap.weight * x[0];
+            b += tap.weight * x[1];
+            c += tap.weight * x[2];
+            d += tap.weight * x[3];
         }
         Vec* to = reinterpret_cast<Vec*>(out + j);
         to[0] = a, to[1] = b, to[2] = c, to[3] = d;
     }
     for (; j < n; j += kVec) {
         Vec a{};
-        for (size_t k = 0; k < n_taps; ++k) {
-            a += taps[k].weight * *reinterpret_cast<const Vec*>(parts + taps[k].at + j);
-        }
+        for (const Tap& tap : taps) a += tap.weight * *reinterpret_cast<const Vec*>(parts + tap.at + j);
         *reinterpret_cast<Vec*>(out + j) = a;
     }
 }
 
-// Every `up`-th output from out[0] on.
-ECG_CLONES void store(const float* phase, int64_t n, int64_t up, float clip, float* out) {
-    if (up == 1) {
-        for (int64_t j = 0; j < n; ++j) out[j] = limit(phase[j], clip);
-    } else {
-        for (int64_t j = 0; j < n; ++j) out[j * up] = limit(phase[j], clip);
+#if defined(__x86_64__)
+#define ECG_AVX512 __attribute__((target("avx512f"), always_inline)) inline
+
+// acc + weights[k] * x[j + k] for k > 0, where a = x[j ..] and b = x[j + 16 ..]. Loads that cross cache lines are what
+// limits this loop, so every other of the shifted vectors is made of the two that are there.
+template <int k, int K>
+ECG_AVX512 void add_taps(const float* x, const __m512* weights, __m512 a, __m512 b, __m512* acc) {
+    if constexpr (k < K) {
+        const __m512i shifted = _mm512_alignr_epi32(_mm512_castps_si512(b), _mm512_castps_si512(a), k);
+        const __m512 samples = k % 2 ? _mm512_loadu_ps(x + k) : _mm512_castsi512_ps(shifted);
+        acc[k % 2] = _mm512_fmadd_ps(weights[k], samples, acc[k % 2]);
+        add_taps<k + 1, K>(x, weights, a, b, acc);
     }
 }
+
+// out[j] += sum of K taps that weigh samples next to each other.
+template <int K>
+__attribute__((target("avx512f"))) void add_run(const float* parts, const Tap* taps, int64_t n, float* out) {
+    __m512 weights[K];
+    for (int k = 0; k < K; ++k) weights[k] = _mm512_set1_ps(taps[k].weight);
+    const float* x = parts + taps[0].at;
+    __m512 a = _mm512_loadu_ps(x);
+    for (int64_t j = 0; j < n; j += 16) {
+        const __m512 b = _mm512_loadu_ps(x + j + 16);
+        __m512 acc[2] = {_mm512_fmadd_ps(weights[0], a, _mm512_loadu_ps(out + j)), _mm512_setzero_ps()};
+        add_taps<1, K>(x + j, weights, a, b, acc);
+        _mm512_storeu_ps(out + j, _mm512_add_ps(acc[0], acc[1]));
+        a = b;
+    }
+}
+
+constexpr std::array kRuns = {add_run<1>, add_run<2>, add_run<3>, add_run<4>, add_run<5>,
+                              add_run<6>, add_run<7>, add_run<8>, add_run<9>, add_run<10>};
+
+// The same, of taps in order of `at`.
+void by_runs(const float* parts, const std::vector<Tap>& taps, int64_t n, float* out) {
+    std::fill(out, out + n, 0.0f);
+    for (size_t k = 0; k < taps.size();) {
+        size_t length = 1;
+        while (length < kRuns.size() && k + length < taps.size() && taps[k + length].at == taps[k + length - 1].at + 1) {
+            ++length;
+        }
+        kRuns[length - 1](parts, taps.data() + k, n, out);
+        k += length;
+    }
+}
+#endif
+
+void one_phase(const float* parts, const std::vector<Tap>& taps, int64_t n, float* out) {
+#if defined(__x86_64__)
+    static const bool has_avx512 = __builtin_cpu_supports("avx512f");
+    if (has_avx512) return by_runs(parts, taps, n, out);
+#endif
+    by_loads(parts, taps, n, out);
+}
+
+// Every `up`-th output from out[0] on.
+ECG_CLONES void store(const float* phase, int64_t n, int64_t up, float clip, float* out) {
+    int64_t j = 0;
+#if defined(__x86_64__)
+    // Past the caches: a batch is larger than they are, and is read by another thread.
+    if (up == 1 && reinterpret_cast<uintptr_t>(out) % 16 == 0) {
+        const __m128 low = _mm_set1_ps(-clip), high = _mm_set1_ps(clip);
+        for (; j + 4 <= n; j += 4) _mm_stream_ps(out + j, _mm_min_ps(_mm_max_ps(_mm_loadu_ps(phase + j), low), high));
+    }
+#endif
+    for (; j < n; ++j) out[j * up] = limit(phase[j], clip);
+}
+
+// How leads of one length lie in `parts`, and the taps of each phase in the order in which they weigh them.
+struct Split {
+    int64_t before;  // samples before the lead's first that the filter reaches
+    int64_t padded;  // outputs of a phase, in whole vectors; what lies beyond is not stored
+    int64_t stride;
+    std::vector<std::vector<Tap>> taps;
+
+    Split(const Resampler& r, int64_t made)
+        : before(-position(0, r.up, r.down, r.half, r.n_taps).first),
+          padded(((made + r.up - 1) / r.up + kVec - 1) / kVec * kVec),
+          stride(
+              (before + position(r.up - 1, r.up, r.down, r.half, r.n_taps).first + r.n_taps) / r.down + padded + 2),
+          taps(static_cast<size_t>(std::min(r.up, made))) {
+        for (size_t t = 0; t < taps.size(); ++t) {
+            const Position at = position(static_cast<int64_t>(t), r.up, r.down, r.half, r.n_taps);
+            for (int64_t part = 0; part < r.down; ++part) {
+                const int64_t first = ((part - before - at.first) % r.down + r.down) % r.down;
+                for (int64_t k = first; k < r.n_taps; k += r.down) {  // half of a halving filter's taps are 0
+                    const float weight = r.taps[static_cast<size_t>(at.phase * r.n_taps + k)];
+                    if (weight != 0) taps[t].push_back({part * stride + (before + at.first + k) / r.down, weight});
+                }
+            }
+        }
+    }
+};
 
 }  // namespace
 
@@ -178,57 +311,39 @@ Counts<int32_t> planar(const Counts<int32_t>& counts, int64_t n_channels, std::v
     return planar_copy(counts, n_channels, scratch);
 }
 
-void lead_nanovolts(const Counts<int16_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
-    nanovolts(counts, mix, invalid, out);
+Extent lead_nanovolts(const Counts<int16_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
+    return nanovolts(counts, mix, invalid, out);
 }
 
-void lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
-    nanovolts(counts, mix, invalid, out);
+Extent lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
+    return nanovolts(counts, mix, invalid, out);
 }
 
-ECG_CLONES void lead_extent(const int32_t* nv, int64_t n, int32_t* extent) {
-    int32_t low = INT32_MAX, high = kInvalid, n_missing = 0;
-    for (int64_t t = 0; t < n; ++t) {
-        const auto less_one = static_cast<int32_t>(static_cast<uint32_t>(nv[t]) - 1u);  // wraps kInvalid to the top
-        low = less_one < low ? less_one : low;
-        high = nv[t] > high ? nv[t] : high;
-        n_missing += nv[t] == kInvalid;
-    }
-    extent[0] = static_cast<int32_t>(static_cast<uint32_t>(low) + 1u), extent[1] = high, extent[2] = n_missing;
-}
-
-void lead_model_input(const int32_t* nv, int64_t n, const Resampler& r, float per_nv, float clip, int64_t samples,
-                      float* out) {
+void model_inputs(const int32_t* nv, int64_t n, const Resampler& r, const std::vector<float>& per_nv, float clip,
+                  int64_t samples, float* out) {
     const int64_t made = std::min(samples, resampled_length(n, r.up, r.down));
-    std::fill(out + made, out + samples, 0.0f);
     if (r.up == r.down) {
-        for (int64_t t = 0; t < made; ++t) out[t] = limit(static_cast<float>(nv[t]) * per_nv, clip);
+        for (size_t lead = 0; lead < per_nv.size(); ++lead, nv += n, out += samples) {
+            for (int64_t t = 0; t < made; ++t) out[t] = limit(static_cast<float>(nv[t]) * per_nv[lead], clip);
+            std::fill(out + made, out + samples, 0.0f);
+        }
         return;
     }
-    const int64_t before = -position(0, r.up, r.down, r.half, r.n_taps).first;
-    const int64_t per_phase = (made + r.up - 1) / r.up;
-    const int64_t padded = (per_phase + kVec - 1) / kVec * kVec;  // whole vectors; what lies beyond is not stored
-    const int64_t total = before + position(r.up - 1, r.up, r.down, r.half, r.n_taps).first + r.n_taps +
-                          padded * r.down + r.down;
-    const int64_t stride = total / r.down + 1;
-
+    const Split by(r, made);
     thread_local std::vector<float> parts, phase;
-    thread_local std::vector<Tap> taps;
-    parts.resize(static_cast<size_t>(stride * r.down + kVec));
-    phase.resize(static_cast<size_t>(padded));
-    split(nv, n, before, r.down, stride, per_nv, parts.data());
-
-    for (int64_t t = 0; t < std::min(r.up, made); ++t) {
-        const Position at = position(t, r.up, r.down, r.half, r.n_taps);
-        taps.clear();
-        for (int64_t k = 0; k < r.n_taps; ++k) {  // half of a halving filter's taps are 0
-            const float weight = r.taps[at.phase * r.n_taps + k];
-            const int64_t i = before + at.first + k;
-            if (weight != 0) taps.push_back({i % r.down * stride + i / r.down, weight});
+    parts.resize(static_cast<size_t>(by.stride * r.down + 2 * kVec));
+    phase.resize(static_cast<size_t>(by.padded));
+    for (size_t lead = 0; lead < per_nv.size(); ++lead, nv += n, out += samples) {
+        split(nv, n, by.before, r.down, by.stride, per_nv[lead], parts.data());
+        for (int64_t t = 0; t < std::min(r.up, made); ++t) {
+            one_phase(parts.data(), by.taps[static_cast<size_t>(t)], by.padded, phase.data());
+            store(phase.data(), (made - t + r.up - 1) / r.up, r.up, clip, out + t);
         }
-        one_phase(parts.data(), taps.data(), taps.size(), padded, phase.data());
-        store(phase.data(), (made - t + r.up - 1) / r.up, r.up, clip, out + t);
+        std::fill(out + made, out + samples, 0.0f);
     }
+#if defined(__x86_64__)
+    _mm_sfence();  // whoever reads them next sees what was streamed
+#endif
 }
 
 ECG_CLONES void interleaved_sums(const int16_t* frames, int64_t n_frames, int64_t n_channels, uint16_t* sums) {

@@ -26,24 +26,28 @@ struct Counts {
 Counts<int16_t> planar(const Counts<int16_t>& counts, int64_t n_channels, std::vector<int16_t>& scratch);
 Counts<int32_t> planar(const Counts<int32_t>& counts, int64_t n_channels, std::vector<int32_t>& scratch);
 
-// One lead in nanovolts, of counts whose time stride is 1. `invalid` is the count that marks a missing sample (any value outside Count's range: none).
-void lead_nanovolts(const Counts<int16_t>& counts, const Mix& mix, int64_t invalid, int32_t* out);
-void lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t invalid, int32_t* out);
+struct Extent {
+    int64_t peak_to_peak;  // of the samples that are there, in nV
+    int64_t n_missing;
+};
 
-// Smallest and largest of the samples that are not kInvalid, and how many are.
-void lead_extent(const int32_t* nv, int64_t n, int32_t* extent);
+// One lead in nanovolts, of counts whose time stride is 1. `invalid` is the count that marks a missing sample (any
+// value outside Count's range: none).
+Extent lead_nanovolts(const Counts<int16_t>& counts, const Mix& mix, int64_t invalid, int32_t* out);
+Extent lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t invalid, int32_t* out);
 
 struct Resampler {
     int64_t up;
     int64_t down;
     int64_t half;
     int64_t n_taps;
-    const float* taps;  // (phase, tap)
+    std::vector<float> taps;  // (phase, tap)
 };
 
-// `samples` model inputs of one lead; zeros where the lead has ended. Equals model_input() for every t.
-void lead_model_input(const int32_t* nv, int64_t n, const Resampler& r, float per_nv, float clip, int64_t samples,
-                      float* out);
+// `samples` model inputs of every lead of (lead, n) in nV, each multiplied by its per_nv; zeros where the leads have
+// ended. Equals model_input() for every t.
+void model_inputs(const int32_t* nv, int64_t n, const Resampler& r, const std::vector<float>& per_nv, float clip,
+                  int64_t samples, float* out);
 
 // Sum of every channel's counts modulo 2^16 (WFDB's checksum), for frames of n_channels interleaved samples.
 void interleaved_sums(const int16_t* frames, int64_t n_frames, int64_t n_channels, uint16_t* sums);

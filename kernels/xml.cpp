@@ -49,14 +49,32 @@ size_t tag_end(std::string_view text, size_t from) {
     return kNone;
 }
 
-std::string_view name_at(std::string_view text, size_t from) {
+struct Name {
+    std::string_view text;
+    uint32_t hash = 0;
+
+    bool operator==(const Name& other) const { return hash == other.hash && text == other.text; }
+};
+
+Name name_at(std::string_view text, size_t from) {
     size_t end = from;
-    while (end < text.size() && !kEndsName[static_cast<unsigned char>(text[end])]) ++end;
-    return text.substr(from, end - from);
+    uint32_t hash = 0;
+    for (; end < text.size() && !kEndsName[static_cast<unsigned char>(text[end])]; ++end) {
+        hash = hash * 31 + static_cast<unsigned char>(text[end]);
+    }
+    return {text.substr(from, end - from), hash};
+}
+
+// The next '<': mostly a line break and a few blanks away, else behind a long payload.
+size_t next_tag(std::string_view text, size_t from) {
+    for (const size_t near = std::min(from + 16, text.size()); from < near; ++from) {
+        if (text[from] == '<') return from;
+    }
+    return text.find('<', from);
 }
 
 struct Open {
-    std::string_view name;
+    Name name;
     int node;
     int64_t span;  // index into the spans, or -1
 };
@@ -72,7 +90,7 @@ XmlStatus xml_root(std::string_view text, std::string_view& name, size_t& at) {
         at = tag;
         const std::string_view rest = text.substr(tag);
         if (rest.substr(0, 2) != "<?" && rest.substr(0, 2) != "<!") {
-            name = name_at(text, tag + 1);
+            name = name_at(text, tag + 1).text;
             const bool ends = tag + 1 + name.size() < text.size();
             return !ends ? XmlStatus::truncated : name.empty() ? XmlStatus::malformed : XmlStatus::complete;
         }
@@ -94,10 +112,11 @@ XmlPaths::XmlPaths(const std::vector<std::string>& paths) : nodes_(1) {
         for (size_t from = 0; from <= paths[p].size();) {
             const size_t slash = std::min(paths[p].find('/', from), paths[p].size());
             const std::string name = paths[p].substr(from, slash - from);
-            int next = child(node, name);
+            const Name wanted = name_at(name, 0);
+            int next = child(node, wanted.text, wanted.hash);
             if (next < 0) {
                 next = static_cast<int>(nodes_.size());
-                nodes_.push_back({name, -1, {}});
+                nodes_.push_back({name, wanted.hash, -1, {}});
                 nodes_[static_cast<size_t>(node)].children.push_back(next);
             }
             node = next;
@@ -107,10 +126,11 @@ XmlPaths::XmlPaths(const std::vector<std::string>& paths) : nodes_(1) {
     }
 }
 
-int XmlPaths::child(int node, std::string_view name) const {
+int XmlPaths::child(int node, std::string_view name, uint32_t hash) const {
     if (node < 0) return -1;
     for (int next : nodes_[static_cast<size_t>(node)].children) {
-        if (nodes_[static_cast<size_t>(next)].name == name) return next;
+        const Node& at = nodes_[static_cast<size_t>(next)];
+        if (at.hash == hash && at.name == name) return next;
     }
     return -1;
 }
@@ -126,41 +146,44 @@ XmlStatus XmlPaths::scan(std::string_view text, std::vector<XmlSpan>& spans, siz
         return true;
     };
     while (true) {
-        const size_t tag = text.find('<', at);
+        const size_t tag = next_tag(text, at);
         if (open.empty() && !blank(text.substr(at, tag == kNone ? kNone : tag - at))) return XmlStatus::malformed;
         if (tag == kNone) return has_root && open.empty() ? XmlStatus::complete : XmlStatus::truncated;
         at = tag;
-        const std::string_view rest = text.substr(tag);
-        if (rest.size() < 2) return XmlStatus::truncated;
-        if (rest[1] == '?') {
-            if (!skip_past(tag + 2, "?>")) return XmlStatus::truncated;
-        } else if (rest.substr(0, 4) == "<!--") {
-            if (!skip_past(tag + 4, "-->")) return XmlStatus::truncated;
-        } else if (rest.substr(0, 9) == "<![CDATA[" && !open.empty()) {
-            if (!skip_past(tag + 9, "]]>")) return XmlStatus::truncated;
-        } else if (rest[1] == '!') {
-            const size_t end = tag_end(text, tag);
-            if (text.substr(tag, end == kNone ? kNone : end - tag).find("<!ENTITY") != kNone) return XmlStatus::entities;
+        if (tag + 1 == text.size()) return XmlStatus::truncated;
+        const char kind = text[tag + 1];
+        if (kind == '/') {
+            const Name name = name_at(text, tag + 2);
+            const size_t behind = tag + 2 + name.text.size();
+            const size_t end = text.find('>', behind);
             if (end == kNone) return XmlStatus::truncated;
-            if (rest.substr(0, 9) != "<!DOCTYPE" || has_root) return XmlStatus::malformed;
-            at = end + 1;
-        } else if (rest[1] == '/') {
-            const std::string_view name = name_at(text, tag + 2);
-            const size_t end = text.find('>', tag);
-            if (end == kNone) return XmlStatus::truncated;
-            if (open.empty() || open.back().name != name || !blank(text.substr(tag + 2 + name.size(), end - tag - 2 - name.size()))) {
+            if (open.empty() || !(open.back().name == name) || !blank(text.substr(behind, end - behind))) {
                 return XmlStatus::malformed;
             }
             if (open.back().span >= 0) spans[static_cast<size_t>(open.back().span)].end = static_cast<int64_t>(tag);
             open.pop_back();
             at = end + 1;
-        } else {
-            const std::string_view name = name_at(text, tag + 1);
-            const size_t end = tag_end(text, tag + 1 + name.size());
+        } else if (kind == '?') {
+            if (!skip_past(tag + 2, "?>")) return XmlStatus::truncated;
+        } else if (kind == '!' && text.substr(tag, 4) == "<!--") {
+            if (!skip_past(tag + 4, "-->")) return XmlStatus::truncated;
+        } else if (kind == '!' && text.substr(tag, 9) == "<![CDATA[" && !open.empty()) {
+            if (!skip_past(tag + 9, "]]>")) return XmlStatus::truncated;
+        } else if (kind == '!') {
+            const size_t end = tag_end(text, tag);
+            const std::string_view declaration = text.substr(tag, end == kNone ? kNone : end - tag);
+            if (declaration.find("<!ENTITY") != kNone) return XmlStatus::entities;
             if (end == kNone) return XmlStatus::truncated;
-            if (name.empty() || (open.empty() && has_root) || open.size() == kMaxDepth) return XmlStatus::malformed;
+            if (text.substr(tag, 9) != "<!DOCTYPE" || has_root) return XmlStatus::malformed;
+            at = end + 1;
+        } else {
+            const Name name = name_at(text, tag + 1);
+            const size_t end = tag_end(text, tag + 1 + name.text.size());
+            if (end == kNone) return XmlStatus::truncated;
+            if (name.text.empty() || (open.empty() && has_root)) return XmlStatus::malformed;
+            if (open.size() == kMaxDepth) return XmlStatus::malformed;
             has_root = true;
-            const int node = child(open.empty() ? 0 : open.back().node, name);
+            const int node = child(open.empty() ? 0 : open.back().node, name.text, name.hash);
             const int64_t path = node < 0 ? -1 : nodes_[static_cast<size_t>(node)].path;
             const auto begin = static_cast<int64_t>(end + 1);
             int64_t span = -1;

@@ -27,9 +27,9 @@ ALPHABET = (string.ascii_letters + string.digits + "+/").encode()
 
 def decoded(text: bytes, *, before: int = 0) -> bytes | None:
     """What the kernel makes of base64 that starts `before` bytes into its text; None where it is refused."""
-    spans = np.array([[before, before + len(text)]], np.int64)
+    spans = [(before, before + len(text))]
     out = np.empty((1, len(text) + 4), np.uint8)
-    (n_bytes,), (crc,) = _kernels.base64_blocks(b"<" * before + text + b"</WaveFormData>", spans, out)
+    ((n_bytes, crc),) = _kernels.base64_blocks(b"<" * before + text + b"</WaveFormData>", spans, out)
     if n_bytes < 0:
         return None
     assert crc == zlib.crc32(out[0, :n_bytes])
@@ -145,14 +145,15 @@ def test_no_gain_and_no_zero_make_nanovolts_differ_from_the_references(rng, dtyp
     assert_allclose(host.nanovolts(record, LEADS), waveform.nanovolts(record, LEADS), rtol=0, atol=1)
 
 
-def test_the_extent_of_a_lead_is_that_of_its_samples_which_are_present(rng):
+def test_the_widest_lead_and_the_missing_samples_are_those_of_numpy(rng):
     counts = counts_of(rng, np.int16, n_leads=8, layout="interleaved").copy()
     counts[0, :100], counts[7, 1000:] = -32768, -32768
     record = record_of(counts, INDEPENDENT_LEADS, invalid_count=-32768)
-    nv, extent = host.measured(record, LEADS)
-    present = [row[row != INVALID] for row in nv]
+    nv, widest_nv, n_missing = host.measured(record, LEADS)
+    present = [row[row != INVALID].astype(np.int64) for row in nv]
 
-    assert extent.tolist() == [[row.min(), row.max(), 1003 - row.size] for row in present]
+    assert widest_nv == max(np.ptp(row) for row in present)
+    assert n_missing == sum(1003 - row.size for row in present) > 0
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32], ids=["int16", "int32"])
@@ -249,7 +250,7 @@ def test_one_sample_at_a_time_is_the_same_as_whole_leads(rng, fs_hz):
     per_nv = (1e-6 / np.array(SPEC.scale_mv)).astype(np.float32)
     out = np.empty((8, SPEC.samples), np.float32)
     nv = waveform.nanovolts(record, SPEC.leads)
-    _kernels.model_input_by_sample(nv, bank.up, bank.down, bank.half, bank.taps, per_nv, SPEC.clip, out)
+    _kernels.ModelInput(bank.up, bank.down, bank.half, bank.taps, per_nv, SPEC.clip).by_sample(nv, out)
 
     assert_allclose(out, model_input(record, SPEC), rtol=0, atol=MODEL_INPUT_TOLERANCE)
 
@@ -494,12 +495,13 @@ def test_a_document_that_is_unsafe_or_broken_is_told_apart(text, status):
 
 
 def test_a_table_has_a_row_for_each_element_and_the_place_of_its_payload():
-    text = b"<a><b><c>1</c><d>22</d></b><e>x</e><b><d>3</d></b><b/></a>"
-    status, _, spans, rows, places = _kernels.XmlPaths(["a/b", "a/b/c", "a/b/d", "a/e"]).table(text, 3)
+    text = b"<a><b><c>1</c><f>4</f><d>22</d></b><e>x</e><b><d>3</d></b><b/></a>"
+    status, _, spans, rows = _kernels.XmlPaths(["a/b", "a/b/c", "a/b/f", "a/b/d", "a/e"]).table(text, 4)
 
-    assert (status, rows) == (0, [[b"1"], [b""], [b""]])
-    assert [text[begin:end] for _, begin, end in places] == [b"22", b"3", b""]
-    assert [text[begin:].startswith(b"<") for begin, *_ in places] == [True, True, True]
+    assert status == 0
+    assert [contents for contents, *_ in rows] == [b"1\x004", b"\0", b"\0"]
+    assert [text[begin:end] for *_, begin, end in rows] == [b"22", b"3", b""]
+    assert [text[begin:].startswith(b"<") for _, begin, *_ in rows] == [True, True, True]
     assert [(path, text[begin:end]) for path, begin, end in spans] == [(0, b"x")]
 
 
@@ -513,23 +515,20 @@ def test_as_many_elements_as_nest_in_real_documents_are_followed():
 
 
 def converted(**changes):
-    arguments = {
-        "counts": np.zeros((3, 9), np.int16),
-        "channel": i64(2, 2),
-        "nv_per_count": np.zeros((2, 2)),
-        "zero": np.zeros((2, 2)),
-        "invalid": 2**40,
-        "out": i32(2, 9),
-        "extent": i32(2, 3),
-    }
-    _kernels.nanovolts(**{**arguments, **changes})
+    tables = {"channel": i64(2, 2), "nv_per_count": np.zeros((2, 2)), "zero": np.zeros((2, 2))}
+    arrays = {"counts": np.zeros((3, 9), np.int16), "out": i32(2, 9)}
+    mixer = _kernels.Mixer(**{name: changes.get(name, table) for name, table in tables.items()})
+    mixer(**{name: changes.get(name, array) for name, array in arrays.items()}, invalid=2**40)
+
+
+def resampled(*, nv, out, up=1, half=0, taps=None, n_leads=2):
+    taps = f32(1, 1) if taps is None else taps
+    _kernels.ModelInput(up, 1, half, taps, f32(n_leads), 1.0)(nv, out)
 
 
 def test_a_call_with_arrays_that_fit_is_taken():
     converted()
-
-
-TAPS = np.ones((1, 1), np.float32)
+    resampled(nv=i32(2, 9), out=f32(2, 9))
 
 
 def i64(*shape):
@@ -547,15 +546,15 @@ def i32(*shape):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: _kernels.model_input(i32(2, 9), 1, 1, 0, TAPS, f32(1), 1.0, f32(2, 9)),
-        lambda: _kernels.model_input(i32(2, 9), 1, 1, 0, TAPS, f32(2), 1.0, f32(3, 9)),
-        lambda: _kernels.model_input(i32(2, 0), 1, 1, 0, TAPS, f32(2), 1.0, f32(2, 9)),
-        lambda: _kernels.model_input(i32(2, 9), 0, 1, 0, TAPS, f32(2), 1.0, f32(2, 9)),
-        lambda: _kernels.model_input(i32(2, 9), 2, 1, 20, f32(2, 3), f32(2), 1.0, f32(2, 9)),
-        lambda: _kernels.model_input(i32(9), 1, 1, 0, TAPS, f32(2), 1.0, f32(2, 9)),
-        lambda: _kernels.model_input(i64(2, 9), 1, 1, 0, TAPS, f32(2), 1.0, f32(2, 9)),
-        lambda: _kernels.model_input(i32(2, 9), 1, 1, 0, TAPS, f32(2), 1.0, np.zeros((2, 9))),
-        lambda: _kernels.model_input(i32(2, 9), 1, 1, 0, TAPS, f32(2), 1.0, f32(2, 18)[:, ::2]),
+        lambda: resampled(nv=i32(2, 9), out=f32(2, 9), n_leads=1),
+        lambda: resampled(nv=i32(2, 9), out=f32(3, 9)),
+        lambda: resampled(nv=i32(2, 0), out=f32(2, 9)),
+        lambda: resampled(nv=i32(2, 9), out=f32(2, 9), up=0),
+        lambda: resampled(nv=i32(2, 9), out=f32(2, 9), up=2, half=20, taps=f32(2, 3)),
+        lambda: resampled(nv=i32(9), out=f32(2, 9)),
+        lambda: resampled(nv=i64(2, 9), out=f32(2, 9)),
+        lambda: resampled(nv=i32(2, 9), out=np.zeros((2, 9))),
+        lambda: resampled(nv=i32(2, 9), out=f32(2, 18)[:, ::2]),
         lambda: converted(counts=np.zeros((3, 9), np.int64)),
         lambda: converted(counts=np.zeros((3, 9), np.float32)),
         lambda: converted(counts=np.zeros(9, np.int16)),
@@ -569,13 +568,11 @@ def i32(*shape):
         lambda: converted(out=i32(2, 8)),
         lambda: converted(out=i32(4, 9)[::2]),
         lambda: converted(out=f32(2, 9)),
-        lambda: converted(extent=i32(2, 2)),
-        lambda: converted(extent=i64(2, 3)),
-        lambda: _kernels.base64_blocks(b"AAAA", np.array([[0, 5]]), np.zeros((1, 8), np.uint8)),
-        lambda: _kernels.base64_blocks(b"AAAA", np.array([[-1, 4]]), np.zeros((1, 8), np.uint8)),
-        lambda: _kernels.base64_blocks(b"AAAA", np.array([[3, 2]]), np.zeros((1, 8), np.uint8)),
-        lambda: _kernels.base64_blocks(b"AAAA", np.array([[0, 4]]), np.zeros((2, 8), np.uint8)),
-        lambda: _kernels.base64_blocks("AAAA", np.array([[0, 4]]), np.zeros((1, 8), np.uint8)),
+        lambda: _kernels.base64_blocks(b"AAAA", [(0, 5)], np.zeros((1, 8), np.uint8)),
+        lambda: _kernels.base64_blocks(b"AAAA", [(-1, 4)], np.zeros((1, 8), np.uint8)),
+        lambda: _kernels.base64_blocks(b"AAAA", [(3, 2)], np.zeros((1, 8), np.uint8)),
+        lambda: _kernels.base64_blocks(b"AAAA", [(0, 4)], np.zeros((2, 8), np.uint8)),
+        lambda: _kernels.base64_blocks("AAAA", [(0, 4)], np.zeros((1, 8), np.uint8)),
         lambda: _kernels.wfdb_unpack(16, b"\0" * 9, 0, i32(5)),
         lambda: _kernels.wfdb_unpack(16, b"\0" * 9, 10, i32(0)),
         lambda: _kernels.wfdb_unpack(17, b"\0" * 90, 0, i32(5)),
@@ -596,7 +593,7 @@ def test_a_call_with_arrays_that_do_not_fit_is_refused(call):
 
 def test_more_bytes_than_a_row_holds_are_counted_but_not_written():
     out = np.full((2, 3), 7, np.uint8)
-    (n_bytes, _), _ = _kernels.base64_blocks(b"AAAAAAAA", np.array([[0, 8], [8, 8]]), out)
+    (n_bytes, _), _ = _kernels.base64_blocks(b"AAAAAAAA", [(0, 8), (8, 8)], out)
 
     assert n_bytes == 6
     assert out.tolist() == [[0, 0, 0], [7, 7, 7]]

@@ -7,7 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from time import thread_time
+from struct import Struct
+from time import perf_counter, thread_time
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = ["Batch", "batches", "keep_freed_memory", "read", "waveform_hash"]
 
 T = TypeVar("T")
 
+_FLOAT64 = Struct("=d")
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # malloc.h
 
 
@@ -86,42 +88,52 @@ def read(entry: Entry) -> Record | Reject:
 def waveform_hash(nv: np.ndarray, fs_hz: float) -> str:
     """128 bits of the eight independent leads as int32 nV (lead, time) and the rate; equal for equal signals."""
     digest = xxhash.xxh3_128(nv.data)
-    digest.update(np.float64(fs_hz).tobytes())
+    digest.update(_FLOAT64.pack(fs_hz))
     return digest.hexdigest()
 
 
 def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec]) -> Batch:
     """`size` entries of a shard from `start` on."""
     entries = shard.entries[start : start + size]
-    x = {spec: np.empty((len(entries), len(spec.leads), spec.samples), np.float32) for spec in specs}
-    batch = Batch(shard=shard.index, is_last=start + size >= len(shard.entries), rows=[], x=x, rejects=[])
-    started = thread_time()
+    x = [np.empty((len(entries), len(spec.leads), spec.samples), np.float32) for spec in specs]
+    rows: list[Row] = []
+    rejects: list[Reject] = []
+    decode_s = prepare_s = 0.0
+    processor_s, started = thread_time(), perf_counter()
     for entry in entries:
         record = read(entry)
-        decoded = thread_time()
+        decoded = perf_counter()
         if isinstance(record, Record):
             try:
-                batch.rows.append(_prepare(entry, record, {spec: x[spec][len(batch.rows)] for spec in specs}))
+                rows.append(_prepare(entry, record, specs, [array[len(rows)] for array in x]))
             except RecordError as defect:
-                batch.rejects.append(_reject(entry, "prepare", defect))
+                rejects.append(_reject(entry, "prepare", defect))
         else:
-            batch.rejects.append(record)
-        batch.decode_s += decoded - started
-        started = thread_time()
-        batch.prepare_s += started - decoded
-    batch.x = {spec: array[: len(batch.rows)] for spec, array in x.items()}
-    return batch
+            rejects.append(record)
+        decode_s += decoded - started
+        started = perf_counter()
+        prepare_s += started - decoded
+    share = (thread_time() - processor_s) / (decode_s + prepare_s)  # of the clock's time, less what other threads took
+    return Batch(
+        shard=shard.index,
+        is_last=start + size >= len(shard.entries),
+        rows=rows,
+        x={spec: array[: len(rows)] for spec, array in zip(specs, x, strict=True)},
+        rejects=rejects,
+        decode_s=decode_s * share,
+        prepare_s=prepare_s * share,
+    )
 
 
-def _prepare(entry: Entry, record: Record, out: dict[InputSpec, np.ndarray]) -> Row:
+def _prepare(entry: Entry, record: Record, specs: Sequence[InputSpec], out: Sequence[np.ndarray]) -> Row:
     """Write the record's input for every spec, and say what is known of it."""
     flat = host.flat_leads(record)
-    nv, extent = host.measured(record, INDEPENDENT_LEADS, flat)
+    nv, widest_nv, n_missing = host.measured(record, INDEPENDENT_LEADS, flat)
     if len(flat) == len(record.leads):
         raise RecordError(Reason.NO_SIGNAL, f"all {len(flat)} leads are flat")
-    for spec, row in out.items():
+    for spec, row in zip(specs, out, strict=True):
         if spec.leads == INDEPENDENT_LEADS:
-            host.model_input(nv, record.fs_hz, spec, row, has_gaps=bool(extent[:, 2].any()))
+            host.model_input(nv, record.fs_hz, spec, row, has_gaps=n_missing > 0)
         else:
             host.model_input(host.nanovolts(record, spec.leads, flat), record.fs_hz, spec, row)
     return Row(
@@ -134,7 +146,7 @@ def _prepare(entry: Entry, record: Record, out: dict[InputSpec, np.ndarray]) -> 
         fs_hz=record.fs_hz,
         seconds=record.seconds,
         leads_derived=host.leads_derived(record, flat),
-        quality=quality.measure(extent, flat),
+        quality=quality.measure(widest_nv, flat),
     )
 
 

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, Int64
+from jaxtyping import Float32, Int32
 from numpy import ndarray
 
 from ecgbatch import _kernels
@@ -35,10 +35,10 @@ def nanovolts(record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()
 
 def measured(
     record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()
-) -> tuple[Int32[ndarray, "lead time"], Int32[ndarray, "lead 3"]]:
+) -> tuple[Int32[ndarray, "lead time"], int, int]:
     """int32 nV (lead, time) of the asked leads, INVALID where a contributing sample is marked as missing.
 
-    And int32 (lead, 3): each lead's smallest and largest nV, and how many of its samples are missing.
+    And the largest peak-to-peak of a lead in nV, and how many samples are missing.
 
     A lead in `flat` is derived from others where that is possible, and taken as stored where not.
 
@@ -49,7 +49,8 @@ def measured(
         return _mixed(record, record.leads, leads)
     alive = tuple(lead for lead in record.leads if lead not in flat)
     rows = [_mixed(record, alive if _follows(alive, lead) else record.leads, (lead,)) for lead in leads]
-    return np.concatenate([nv for nv, _ in rows]), np.concatenate([extent for _, extent in rows])
+    nv, widest_nv, n_missing = zip(*rows, strict=True)
+    return np.concatenate(nv), max(widest_nv), sum(n_missing)
 
 
 def normalise(record: Record, spec: InputSpec, out: Float32[ndarray, "lead samples"]) -> None:
@@ -80,11 +81,23 @@ def model_input(
     if n_samples < spec.min_seconds * fs_hz:
         detail = f"{n_samples / fs_hz:.2f} s, expected at least {spec.min_seconds:g} s"
         raise RecordError(Reason.TOO_SHORT, detail)
-    bank = polyphase(fs_hz, spec.fs_hz)
-    if has_gaps and (seen := nv[:, : bank.position(spec.samples - 1)[1] + bank.n_taps]).min() == INVALID:
+    if has_gaps and (seen := nv[:, : _seen(fs_hz, spec)]).min() == INVALID:
         detail = f"{int((seen == INVALID).any(axis=0).sum())} missing samples in the first {spec.seconds:g} s"
         raise RecordError(Reason.INVALID_SAMPLES, detail)
-    _kernels.model_input(nv, bank.up, bank.down, bank.half, bank.taps, _per_nv(spec.scale_mv), spec.clip, out)
+    _resampler(fs_hz, spec.fs_hz, spec.scale_mv, spec.clip)(nv, out)
+
+
+def _seen(fs_hz: float | int, spec: InputSpec) -> int:
+    """How many samples of a record the model's input depends on."""
+    bank = polyphase(fs_hz, spec.fs_hz)
+    return bank.position(spec.samples - 1)[1] + bank.n_taps
+
+
+@lru_cache(maxsize=256)
+def _resampler(fs_hz: float | int, to_hz: int, scale_mv: tuple[float, ...], clip: float | int) -> _kernels.ModelInput:
+    bank = polyphase(fs_hz, to_hz)
+    per_nv = (1e-6 / np.array(scale_mv)).astype(np.float32)
+    return _kernels.ModelInput(bank.up, bank.down, bank.half, bank.taps, per_nv, clip)
 
 
 @lru_cache(maxsize=1024)
@@ -102,24 +115,21 @@ def _follows(stored: tuple[str, ...], lead: str) -> bool:
     return True
 
 
-def _mixed(record: Record, stored: tuple[str, ...], leads: tuple[str, ...]) -> tuple[ndarray, ndarray]:
-    channel, nv_per_count, zero = _mix(record.leads, record.uv_per_count, record.zero_counts, stored, leads)
+def _mixed(record: Record, stored: tuple[str, ...], leads: tuple[str, ...]) -> tuple[ndarray, int, int]:
+    mixer = _mixer(record.leads, record.uv_per_count, record.zero_counts, stored, leads)
     nv = np.empty((len(leads), record.n_samples), np.int32)
-    invalid = _NO_MARK if record.invalid_count is None else record.invalid_count
-    extent = np.empty((len(leads), 3), np.int32)
-    _kernels.nanovolts(record.counts, channel, nv_per_count, zero, invalid, nv, extent)
-    return nv, extent
+    return nv, *mixer(record.counts, _NO_MARK if record.invalid_count is None else record.invalid_count, nv)
 
 
 @lru_cache(maxsize=1024)
-def _mix(
+def _mixer(
     channels: tuple[str, ...],
     uv_per_count: tuple[float, ...],
     zero_counts: tuple[float, ...],
     stored: tuple[str, ...],
     leads: tuple[str, ...],
-) -> tuple[Int64[ndarray, "lead 2"], Float64[ndarray, "lead 2"], Float64[ndarray, "lead 2"]]:
-    """The kernel's tables (lead, 2) for a mixing from `stored`, a part of the record's `channels`."""
+) -> _kernels.Mixer:
+    """The kernel for a mixing from `stored`, a part of the record's `channels`."""
     weights = mixing(stored, leads)
     channel = np.zeros((len(leads), 2), np.int64)
     nv_per_count = np.zeros((len(leads), 2))
@@ -130,9 +140,4 @@ def _mix(
             channel[row, slot] = at
             nv_per_count[row, slot] = weight[column] * uv_per_count[at] * 1000
             zero[row, slot] = zero_counts[at]
-    return channel, nv_per_count, zero
-
-
-@lru_cache(maxsize=64)
-def _per_nv(scale_mv: tuple[float, ...]) -> Float32[ndarray, " lead"]:
-    return (1e-6 / np.array(scale_mv)).astype(np.float32)
+    return _kernels.Mixer(channel, nv_per_count, zero)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from ecgbatch.errors import RecordError
-from ecgbatch.formats import muse, wfdb
+from ecgbatch.formats import muse, wfdb, wfdb_header
 from ecgbatch.formats.xml import root_name, to_utf8
 from ecgbatch.record import Reason, Record
 
@@ -27,8 +27,8 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:
         raise RecordError(Reason.EMPTY, "0 bytes")
     if _XML_START.match(raw):
         return _decode_xml(to_utf8(raw))
-    if name.lower().endswith(".hea") and wfdb.is_header(raw):
-        return wfdb.decode(raw, sibling)
+    if name.lower().endswith(".hea") and (header := wfdb_header.parse(raw)):
+        return wfdb.decode(header, sibling)
     if raw.startswith((b"fLaC", b"\x1e\x00\x00\x00")) or name.lower().endswith(_SIGNAL_SUFFIXES):
         raise RecordError(Reason.ORPHAN_SIGNAL, "a signal file that no WFDB header names, expected a .hea beside it")
     raise RecordError(Reason.UNKNOWN_FORMAT, "no ECG container known by its content")
@@ -36,7 +36,8 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:
 
 def companions(raw: bytes, name: str) -> Sequence[str]:
     """Names of the files beside `name` that belong to the same record."""
-    return wfdb.signal_files(raw) if name.lower().endswith(".hea") and wfdb.is_header(raw) else ()
+    header = wfdb_header.parse(raw) if name.lower().endswith(".hea") else None
+    return wfdb_header.signal_files(header) if header else ()
 
 
 def _decode_xml(text: bytes) -> Record:

@@ -1,9 +1,9 @@
 """GE MUSE XML (`RestingECG`): base64 int16, one block a lead, each with its CRC-32."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from math import isfinite
+from typing import NamedTuple
 from xml.sax.saxutils import unescape
 
 import numpy as np
@@ -45,8 +45,7 @@ _Fields = dict[str, _Span]
 """Where the content of each field lies in the text, by element name."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
+class _Layout(NamedTuple):
     """What a lead's fields say of its samples."""
 
     lead: str
@@ -56,13 +55,16 @@ class _Layout:
     starts_at: str
 
 
-@dataclass(slots=True)
-class _Lead:
-    """One of the twelve leads as stored: its layout, its checksum, and where its base64 lies."""
+class _Rhythm(NamedTuple):
+    """The standard leads among the stored ones, in stored order."""
 
-    layout: _Layout
-    crc32: bytes
-    samples: _Span
+    rows: tuple[int, ...]
+    """Index of each among the stored ones."""
+    leads: tuple[str, ...]
+    uv_per_count: tuple[float, ...]
+    zero_counts: tuple[float, ...]
+    n_bytes: int
+    """Of each lead's samples."""
 
 
 def decode(text: bytes) -> Record:
@@ -71,7 +73,7 @@ def decode(text: bytes) -> Record:
     Raises:
         RecordError: no rhythm, or anything about it is missing, contradictory or damaged.
     """
-    spans, rows, places = xml.table(text, _PATHS, len(_LEAD))
+    spans, rows = xml.table(text, _PATHS, len(_LEAD))
     waveforms, test = _outline(spans)
     rhythms = [w for w in waveforms if _text(text, w, "WaveformType").upper() == "RHYTHM"]
     if len(rhythms) != 1:
@@ -79,14 +81,16 @@ def decode(text: bytes) -> Record:
         raise RecordError(Reason.NO_RHYTHM, f"waveforms {found}, expected one Rhythm")
     rhythm = rhythms[0]
     begin, end = rhythm[""]
-    leads = _standard_leads([(row, place) for row, place in zip(rows, places, strict=True) if begin <= place[0] < end])
+    stored = [(row[0].rpartition(b"\0"), row[2:]) for row in rows if begin <= row[1] < end]
+    layout = _rhythm(tuple([declared for (declared, _, _), _ in stored]))
+    leads = [stored[row] for row in layout.rows]
     return Record(
         format="muse-xml",
         fs_hz=_rate_hz(text, rhythm),
-        leads=tuple(leads),
-        counts=_counts(text, leads),
-        uv_per_count=tuple([lead.layout.uv_per_count for lead in leads.values()]),
-        zero_counts=tuple([lead.layout.zero_count for lead in leads.values()]),
+        leads=layout.leads,
+        counts=_counts(text, layout, [place for _, place in leads], [crc32 for (_, _, crc32), _ in leads]),
+        uv_per_count=layout.uv_per_count,
+        zero_counts=layout.zero_counts,
         acquired_at=_acquired_at(text, test),
         device_model=_name(text, test, "AcquisitionDevice"),
     )
@@ -106,31 +110,35 @@ def _outline(spans: list[xml.Span]) -> tuple[list[_Fields], _Fields]:
     return waveforms, test
 
 
-def _standard_leads(stored: list[tuple[list[bytes], xml.Span]]) -> dict[str, _Lead]:
-    """The standard leads of the rhythm, in stored order; extra ones are left alone."""
-    leads: dict[str, _Lead] = {}
-    for (*declared, crc32), (_, begin, end) in stored:
-        layout = _layout(*declared)
-        if layout is None:
-            continue
-        if layout.lead in leads:
-            raise RecordError(Reason.DUPLICATE_LEAD, f"lead {layout.lead} is stored twice")
-        if layout.n_bytes > (end - begin) * 3 // 4:
-            detail = f"lead {layout.lead}: {layout.n_bytes} bytes declared for {end - begin} characters of base64"
-            raise RecordError(Reason.MALFORMED, detail)
-        leads[layout.lead] = _Lead(layout, crc32.strip(), (begin, end))
+@lru_cache(maxsize=1024)
+def _rhythm(stored: tuple[bytes, ...]) -> _Rhythm:
+    """From the content of every stored lead's `_DECLARED` fields; kept, for an archive holds few different ones.
+
+    Extra leads are left alone.
+    """
+    layouts = {row: layout for row, layout in enumerate(map(_layout, stored)) if layout}
+    leads = tuple([layout.lead for layout in layouts.values()])
     if not leads:
         raise RecordError(Reason.MISSING_LEADS, "no standard lead in the rhythm")
-    return leads
+    if twice := [lead for lead in leads if leads.count(lead) > 1]:
+        raise RecordError(Reason.DUPLICATE_LEAD, f"lead {twice[0]} is stored twice")
+    if len({(layout.n_bytes, layout.starts_at) for layout in layouts.values()}) > 1:
+        raise RecordError(Reason.MALFORMED, "leads of different length or start, expected simultaneous leads")
+    return _Rhythm(
+        tuple(layouts),
+        leads,
+        tuple([layout.uv_per_count for layout in layouts.values()]),
+        tuple([layout.zero_count for layout in layouts.values()]),
+        next(iter(layouts.values())).n_bytes,
+    )
 
 
-@lru_cache(maxsize=4096)
-def _layout(*content: bytes) -> _Layout | None:
-    """A lead's layout from the content of its `_DECLARED` fields, None for a lead that is not one of the twelve.
-
-    Kept, for an archive holds few different ones.
-    """
-    field = {name: raw.decode("latin-1").strip() for name, raw in zip(_DECLARED, content, strict=True)}
+def _layout(declared: bytes) -> _Layout | None:
+    """A lead's layout from the content of its `_DECLARED` fields, None for a lead that is not one of the twelve."""
+    contents = declared.decode("latin-1").split("\0")
+    if len(contents) != len(_DECLARED):
+        raise RecordError(Reason.MALFORMED, "a NUL among a lead's fields")
+    field = {name: content.strip() for name, content in zip(_DECLARED, contents, strict=True)}
     name = lead_name(field["LeadID"])
     if name is None:
         return None
@@ -170,27 +178,27 @@ def _gain_uv(field: dict[str, str]) -> float:
     return uv_per_count
 
 
-def _counts(text: bytes, leads: dict[str, _Lead]) -> np.ndarray:
-    """int16 (lead, time), held to every count and checksum that the file states."""
-    first = next(iter(leads.values())).layout
-    if any((x.layout.n_bytes, x.layout.starts_at) != (first.n_bytes, first.starts_at) for x in leads.values()):
-        raise RecordError(Reason.MALFORMED, "leads of different length or start, expected simultaneous leads")
-    samples = np.empty((len(leads), first.n_bytes), np.uint8)
-    decoded, crcs = _kernels.base64_blocks(text, np.array([lead.samples for lead in leads.values()], np.int64), samples)
-    for (name, lead), n_bytes, crc in zip(leads.items(), decoded, crcs, strict=True):
+def _counts(text: bytes, layout: _Rhythm, places: list[_Span], stated: list[bytes]) -> np.ndarray:
+    """int16 (lead, time) of the base64 at each place, held to every count and checksum that the file states."""
+    expected = layout.n_bytes
+    if expected > min([end - begin for begin, end in places]) * 3 // 4:
+        raise RecordError(Reason.MALFORMED, f"{expected} bytes a lead declared, and not as many characters of base64")
+    samples = np.empty((len(places), expected), np.uint8)
+    found = _kernels.base64_blocks(text, places, samples)
+    for lead, (n_bytes, crc), crc32 in zip(layout.leads, found, stated, strict=True):
         if n_bytes < 0:
-            raise RecordError(Reason.CORRUPT_PAYLOAD, f"lead {name}: not base64")
-        if n_bytes != first.n_bytes:
-            raise RecordError(Reason.MALFORMED, f"lead {name}: {n_bytes} bytes of samples, expected {first.n_bytes}")
-        if lead.crc32 and crc != _crc32(lead.crc32):
-            raise RecordError(Reason.CHECKSUM, f"lead {name}: CRC-32 differs from LeadDataCRC32")
+            raise RecordError(Reason.CORRUPT_PAYLOAD, f"lead {lead}: not base64")
+        if n_bytes != expected:
+            raise RecordError(Reason.MALFORMED, f"lead {lead}: {n_bytes} bytes of samples, expected {expected}")
+        if crc32 and _crc32(crc32) not in (crc, None):
+            raise RecordError(Reason.CHECKSUM, f"lead {lead}: CRC-32 differs from LeadDataCRC32")
     return samples.view("<i2")
 
 
-def _crc32(stated: bytes) -> int:
-    """The CRC that a decimal number states, signed or not."""
+def _crc32(stated: bytes) -> int | None:
+    """The CRC that a decimal number states, signed or not; None where there is but white space."""
     try:
-        return int(stated) % 2**32
+        return int(stated) % 2**32 if stated.strip() else None
     except ValueError:
         raise RecordError(Reason.MALFORMED, "LeadDataCRC32 is not a number") from None
 

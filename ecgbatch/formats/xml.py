@@ -4,9 +4,12 @@ from ecgbatch._kernels import XmlPaths, xml_root
 from ecgbatch.errors import RecordError
 from ecgbatch.record import Reason
 
-__all__ = ["Span", "root_name", "table", "to_utf8"]
+__all__ = ["Row", "Span", "root_name", "table", "to_utf8"]
 
 Span = tuple[int, int, int]
+"""Index of the path, and where the content begins and ends."""
+Row = tuple[bytes, int, int, int]
+"""Contents with NUL between, where the row begins, and where its payload begins and ends."""
 
 _DEFECTS = (Reason.TRUNCATED, Reason.MALFORMED, Reason.UNSAFE_XML)
 
@@ -33,15 +36,15 @@ def root_name(text: bytes) -> str:
     return name.decode("ascii", "replace")
 
 
-def table(text: bytes, paths: XmlPaths, n_columns: int) -> tuple[list[Span], list[list[bytes]], list[Span]]:
-    """Spans, rows and their places as `XmlPaths.table` finds them in a document.
+def table(text: bytes, paths: XmlPaths, n_columns: int) -> tuple[list[Span], list[Row]]:
+    """Spans and rows as `XmlPaths.table` finds them in a document.
 
     Raises:
         RecordError: the document ends early, is not well-formed, or declares entities.
     """
-    status, stopped_at, spans, rows, places = paths.table(text, n_columns)
+    status, stopped_at, spans, rows = paths.table(text, n_columns)
     _require_complete(status, stopped_at, text)
-    return spans, rows, places
+    return spans, rows
 
 
 def _require_complete(status: int, stopped_at: int, text: bytes) -> None:
