@@ -9,14 +9,11 @@ from pathlib import Path
 
 import polars as pl
 
-from ecgbatch import _kernels
+from ecgbatch import _kernels, container
 from ecgbatch.errors import ArchiveError, RecordError
-from ecgbatch.record import Reason
+from ecgbatch.record import MAX_BYTES, Reason
 
-__all__ = ["MAX_BYTES", "Companions", "Entry", "Files", "read", "scan", "stamp"]
-
-MAX_BYTES = 64 * 2**20
-"""A larger file is no resting ECG: 24 hours of Holter, an image, something else. The largest ECG seen has 1.2 MB."""
+__all__ = ["Companions", "Entry", "Files", "files_of", "read", "scan", "stamp"]
 
 _ENCODING = sys.getfilesystemencoding()
 
@@ -34,6 +31,13 @@ class Entry:
     """Of all files of the record; None where they cannot be looked at."""
     modified_ns: int | None
     """The latest modification of any of them."""
+    member: str | None = None
+    """Its name in the archive at `path`, whose size and modification the two above are; None for a loose file."""
+
+    @property
+    def source_path(self) -> str:
+        """Where the ECG is, for a person."""
+        return self.path if self.member is None else f"{self.path}#{self.member}"
 
 
 def scan(sources: Sequence[Path], *, companions: Companions, skip: Path) -> Iterator[Entry]:
@@ -47,7 +51,19 @@ def scan(sources: Sequence[Path], *, companions: Companions, skip: Path) -> Iter
     for index, source in enumerate(sources):
         prefix = f"{index}/" if len(sources) > 1 else ""
         for record_id, path, belongings in _listed(source, companions, skip):
-            yield Entry(prefix + record_id, path, *stamp(path, belongings))
+            if container.kind_of(path):
+                yield from _members(prefix + record_id, path, companions)
+            else:
+                yield Entry(prefix + record_id, path, *stamp(path, belongings))
+
+
+def files_of(entry: Entry) -> "Files | container.Members":
+    """The files of an entry, loose or in an archive.
+
+    Raises:
+        RecordError: the archive cannot be opened.
+    """
+    return Files(entry.path) if entry.member is None else container.Members(entry.path, entry.member)
 
 
 class Files:
@@ -151,6 +167,28 @@ def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str,
         for name in files:
             if name not in owned or name in records:  # a header stays an entry, whatever names it
                 yield relative + name, os.path.join(folder, name), records.get(name, ())
+
+
+def _members(record_id: str, path: str, companions: Companions) -> Iterator[Entry]:
+    """An entry for each record in an archive; for the archive itself too where it is empty, or cannot be read whole."""
+    names: list[str] = []
+    owned: set[str] = set()
+    is_whole = True
+    stamped = stamp(path, ())
+    try:
+        archive = container.opened(path)
+        stamped = archive.stamp
+        for name, header in archive.members(_may_own):
+            names.append(name)
+            folder, slash, own = name.rpartition("/")
+            owned.update([folder + slash + other for other in companions(header, own)] if header else [])
+    except RecordError:
+        is_whole = False
+    for name in names:
+        if name not in owned or _may_own(name):
+            yield Entry(f"{record_id}#{name}", path, *stamped, name)
+    if not names or not is_whole:
+        yield Entry(record_id, path, *stamped)
 
 
 def _list_folder(folder: str) -> tuple[list[str], list[str]]:

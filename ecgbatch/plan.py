@@ -23,6 +23,7 @@ _SCHEMA = pa.schema(
         ("size", pa.int64()),
         ("mtime", pa.int64()),  # ns since 1970
         ("shard", pa.int32()),
+        ("member", pa.string()),  # of the archive at path; null for a loose file
     ]
 )
 _ROWS = 16_384
@@ -90,13 +91,13 @@ class Plan:
         index = 0
         with pq.ParquetFile(self.path) as file:
             for table in file.iter_batches(batch_size=_ROWS):
-                for record_id, path, size, mtime, shard in zip(*table.to_pydict().values(), strict=True):
+                for record_id, path, size, mtime, shard, member in zip(*table.to_pydict().values(), strict=True):
                     if shard != index:
                         if index not in done:
                             yield Shard(index, waiting)
                         waiting, index = [], shard
                     if shard not in done:
-                        waiting.append(Entry(record_id, path, size, mtime))
+                        waiting.append(Entry(record_id, path, size, mtime, member))
         if self.n_entries and index not in done:
             yield Shard(index, waiting)
 
@@ -109,6 +110,7 @@ def _table(entries: list[Entry], n_before: int, shard_size: int) -> pa.Table:
             "size": [entry.n_bytes if _is_text(entry.path) else None for entry in entries],
             "mtime": [entry.modified_ns if _is_text(entry.path) else None for entry in entries],
             "shard": [(n_before + i) // shard_size for i in range(len(entries))],
+            "member": [entry.member if entry.member is None else _text(entry.member) for entry in entries],
         },
         schema=_SCHEMA,
     )

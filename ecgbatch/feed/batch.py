@@ -69,9 +69,12 @@ def keep_freed_memory() -> None:
 
 def read(entry: Entry) -> Record | Reject:
     """Decode one entry; a defect in the file becomes a Reject, anything else is our bug and propagates."""
-    files = archive.Files(entry.path)
     belongings: Sequence[str] = ()
     outcome: Record | Reject
+    try:
+        files = archive.files_of(entry)
+    except RecordError as defect:
+        return _reject(entry, "read", defect)
     try:
         raw = files.read(files.name)
         belongings = formats.companions(raw, files.name)
@@ -138,7 +141,7 @@ def _prepare(entry: Entry, record: Record, specs: Sequence[InputSpec], out: Sequ
             host.model_input(host.nanovolts(record, spec.leads, flat), record.fs_hz, spec, row)
     return Row(
         record_id=entry.record_id,
-        source_path=entry.path,
+        source_path=entry.source_path,
         format=record.format,
         waveform_hash=waveform_hash(nv, record.fs_hz),
         acquired_at=record.acquired_at,
@@ -153,7 +156,7 @@ def _prepare(entry: Entry, record: Record, specs: Sequence[InputSpec], out: Sequ
 def _reject(entry: Entry, stage: str, defect: RecordError) -> Reject:
     return Reject(
         record_id=entry.record_id,
-        source_path=entry.path,
+        source_path=entry.source_path,
         stage=stage,
         reason=Reason(defect.reason),
         detail=defect.detail,

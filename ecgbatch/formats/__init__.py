@@ -14,6 +14,7 @@ Sibling = Callable[[str], bytes]
 """Reads the file of that name beside the entry; raises RecordError where there is none."""
 
 _SIGNAL_SUFFIXES = (".dat", ".xyz")
+_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b")
 _XML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<[?!A-Za-z]|\xff\xfe<\x00|\xfe\xff\x00<|<\x00|\x00<")
 
 
@@ -31,6 +32,10 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:
         return wfdb.decode(header, sibling)
     if raw.startswith((b"fLaC", b"\x1e\x00\x00\x00")) or name.lower().endswith(_SIGNAL_SUFFIXES):
         raise RecordError(Reason.ORPHAN_SIGNAL, "a signal file that no WFDB header names, expected a .hea beside it")
+    if raw.startswith(_ARCHIVES):
+        raise RecordError(
+            Reason.MALFORMED, "an archive that is empty, damaged, inside another one, or not named as one"
+        )
     raise RecordError(Reason.UNKNOWN_FORMAT, "no ECG container known by its content")
 
 
