@@ -113,7 +113,10 @@ def stamp(path: str, belongings: Sequence[str]) -> tuple[int | None, int | None]
 
 def _read(path: str, missing: Reason) -> tuple[bytes, tuple[int, int]]:
     """The bytes of a regular file, and its size and modification once they were read."""
-    name = path.encode(_ENCODING, "surrogateescape")  # os.fsencode without its checks: this is a hot path
+    try:
+        name = path.encode(_ENCODING, "surrogateescape")  # os.fsencode without its checks: this is a hot path
+    except UnicodeEncodeError:
+        raise RecordError(missing, "no file can have this name here") from None
     if b"\0" in name:
         raise RecordError(missing, "no file can have this name")
     error, raw, n_bytes, modified_ns = _kernels.read_file(name, MAX_BYTES)

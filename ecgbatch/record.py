@@ -92,7 +92,7 @@ class Reason(StrEnum):
     """Every lead is flat."""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)  # not frozen, as Quality and Row are not: that costs 1 µs a record
 class Record:
     """One resting ECG as its file stores it: the rhythm, nothing derived, nothing resampled."""
 

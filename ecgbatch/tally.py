@@ -25,8 +25,8 @@ class Tally:
     seconds: float = 0.0
     """Of this invocation, planning left out."""
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """`decode` and `prepare`: processor seconds of the feed's threads. `wait-feed`, `wait-engine`, `write`: seconds
-    of the main thread; where it waits longest is what holds the run back."""
+    """`decode` and `prepare`: seconds of the feed's threads, waits among them. `wait-feed`, `wait-engine`, `write`:
+    seconds of the main thread; where it waits longest is what holds the run back."""
 
     @property
     def n_done(self) -> int:

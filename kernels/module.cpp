@@ -86,13 +86,9 @@ private:
 class ModelInput {
 public:
     ModelInput(int64_t up, int64_t down, int64_t half, Dense<float, 2> taps, Dense<float, 1> per_nv, float clip)
-        : resampler_{up, down, half, static_cast<int64_t>(taps.shape(1)), {taps.data(), taps.data() + taps.size()}},
+        : resampler_(checked(up, down, half, taps)),
           per_nv_(per_nv.data(), per_nv.data() + per_nv.size()),
-          clip_(clip) {
-        require(up > 0 && down > 0 && half >= 0, "up and down are positive");
-        require(taps.shape(0) == static_cast<size_t>(up) && taps.size() > static_cast<size_t>(2 * half),
-                "taps are (phase, tap) of the whole filter");
-    }
+          clip_(clip) {}
 
     void whole_leads(Dense<int32_t, 2> nv, Out<float, 2> out) const {
         const int64_t n = checked(nv, out), samples = static_cast<int64_t>(out.shape(1));
@@ -114,6 +110,13 @@ public:
     }
 
 private:
+    static Resampler checked(int64_t up, int64_t down, int64_t half, const Dense<float, 2>& taps) {
+        require(up > 0 && down > 0 && half >= 0, "up and down are positive");
+        require(taps.shape(0) == static_cast<size_t>(up) && taps.size() > static_cast<size_t>(2 * half),
+                "taps are (phase, tap) of the whole filter");
+        return {up, down, half, static_cast<int64_t>(taps.shape(1)), {taps.data(), taps.data() + taps.size()}};
+    }
+
     int64_t checked(const Dense<int32_t, 2>& nv, const Out<float, 2>& out) const {
         require(nv.shape(0) == per_nv_.size() && out.shape(0) == per_nv_.size(), "nv, per_nv and out agree on leads");
         require(nv.shape(1) > 0, "a record has samples");
@@ -226,7 +229,7 @@ nb::tuple read_file(nb::bytes path, int64_t most) {
         nb::gil_scoped_release free;
         return std::make_unique<File>(path.c_str());
     };
-    const auto file = opened();
+    auto file = opened();
     if (file->error()) return nb::make_tuple(file->error(), nb::none(), 0, 0);
     if (!file->is_regular()) return nb::make_tuple(0, nb::none(), -1, 0);
     if (file->n_bytes() > most) return nb::make_tuple(0, nb::none(), file->n_bytes(), file->modified_ns());
@@ -234,14 +237,17 @@ nb::tuple read_file(nb::bytes path, int64_t most) {
     nb::bytes content = nb::steal<nb::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(n)));
     if (!content.is_valid()) throw nb::python_error();
     char* to = PyBytes_AS_STRING(content.ptr());
-    int64_t done = 0;
+    int64_t done = 0, n_bytes = 0, modified_ns = 0;
+    int error = 0;
     {
         nb::gil_scoped_release free;
         done = file->read(to, n);
+        error = file->error(), n_bytes = file->n_bytes(), modified_ns = file->modified_ns();
+        file.reset();
     }
-    if (done < 0) return nb::make_tuple(file->error(), nb::none(), 0, 0);
+    if (done < 0) return nb::make_tuple(error, nb::none(), 0, 0);
     if (static_cast<size_t>(done) < n) content = nb::bytes(to, static_cast<size_t>(done));
-    return nb::make_tuple(0, content, file->n_bytes(), file->modified_ns());
+    return nb::make_tuple(0, content, n_bytes, modified_ns);
 }
 
 nb::tuple header(nb::bytes text) {

@@ -315,3 +315,12 @@ def test_a_file_larger_than_any_ecg_is_not_read(tmp_path):
     with pytest.raises(RecordError) as defect:
         archive.read(str(tmp_path / "huge.xml"))
     assert defect.value.reason == Reason.TOO_LARGE
+
+
+def test_a_header_that_names_a_file_which_the_system_cannot_spell_is_a_reject(folder, monkeypatch):
+    header = folder / "b" / "w.hea"
+    header.write_bytes(header.read_bytes().replace(b"w_0.dat", "wé.dat".encode()))
+    (entry,) = [entry for entry in scan(folder) if entry.record_id == "b/w.hea"]
+    monkeypatch.setattr(archive, "_ENCODING", "ascii")  # as in the POSIX locale
+
+    assert reason(entry) == Reason.MISSING_SIGNAL

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from struct import Struct
-from time import perf_counter, thread_time
+from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
@@ -42,9 +42,9 @@ class Batch:
     """float32 (record, lead, time) for every input spec."""
     rejects: list[Reject]
     decode_s: float = 0.0
-    """Processor time of reading and decoding."""
+    """Time of reading and decoding, summed over the feed's threads."""
     prepare_s: float = 0.0
-    """Processor time of hashing, measuring and normalising."""
+    """Time of hashing, measuring and normalising, likewise."""
 
 
 def batches(shards: Iterable[Shard], specs: Sequence[InputSpec], *, size: int, workers: int) -> Iterator[Batch]:
@@ -102,7 +102,7 @@ def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec]) -> Ba
     rows: list[Row] = []
     rejects: list[Reject] = []
     decode_s = prepare_s = 0.0
-    processor_s, started = thread_time(), perf_counter()
+    started = perf_counter()
     for entry in entries:
         record = read(entry)
         decoded = perf_counter()
@@ -116,15 +116,14 @@ def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec]) -> Ba
         decode_s += decoded - started
         started = perf_counter()
         prepare_s += started - decoded
-    share = (thread_time() - processor_s) / (decode_s + prepare_s)  # of the clock's time, less what other threads took
     return Batch(
         shard=shard.index,
         is_last=start + size >= len(shard.entries),
         rows=rows,
         x={spec: array[: len(rows)] for spec, array in zip(specs, x, strict=True)},
         rejects=rejects,
-        decode_s=decode_s * share,
-        prepare_s=prepare_s * share,
+        decode_s=decode_s,
+        prepare_s=prepare_s,
     )
 
 

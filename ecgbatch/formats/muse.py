@@ -178,27 +178,29 @@ def _gain_uv(field: dict[str, str]) -> float:
     return uv_per_count
 
 
-def _counts(text: bytes, layout: _Rhythm, places: list[_Span], stated: list[bytes]) -> np.ndarray:
+def _counts(text: bytes, layout: _Rhythm, places: list[_Span], checksums: list[bytes]) -> np.ndarray:
     """int16 (lead, time) of the base64 at each place, held to every count and checksum that the file states."""
     expected = layout.n_bytes
-    if expected > min([end - begin for begin, end in places]) * 3 // 4:
-        raise RecordError(Reason.MALFORMED, f"{expected} bytes a lead declared, and not as many characters of base64")
+    n_characters = min([end - begin for begin, end in places])
+    if expected > n_characters * 3 // 4:
+        detail = f"{expected} bytes a lead declared, and only {n_characters} characters of base64 in one of them"
+        raise RecordError(Reason.MALFORMED, detail)
     samples = np.empty((len(places), expected), np.uint8)
     found = _kernels.base64_blocks(text, places, samples)
-    for lead, (n_bytes, crc), crc32 in zip(layout.leads, found, stated, strict=True):
+    for lead, (n_bytes, crc), stated in zip(layout.leads, found, checksums, strict=True):
         if n_bytes < 0:
             raise RecordError(Reason.CORRUPT_PAYLOAD, f"lead {lead}: not base64")
         if n_bytes != expected:
             raise RecordError(Reason.MALFORMED, f"lead {lead}: {n_bytes} bytes of samples, expected {expected}")
-        if crc32 and _crc32(crc32) not in (crc, None):
+        if stated.strip() and crc != _crc32(stated):
             raise RecordError(Reason.CHECKSUM, f"lead {lead}: CRC-32 differs from LeadDataCRC32")
     return samples.view("<i2")
 
 
-def _crc32(stated: bytes) -> int | None:
-    """The CRC that a decimal number states, signed or not; None where there is but white space."""
+def _crc32(stated: bytes) -> int:
+    """The CRC that a decimal number states, signed or not."""
     try:
-        return int(stated) % 2**32 if stated.strip() else None
+        return int(stated) % 2**32
     except ValueError:
         raise RecordError(Reason.MALFORMED, "LeadDataCRC32 is not a number") from None
 
