@@ -9,11 +9,11 @@ from pathlib import Path
 
 import polars as pl
 
-from ecgbatch import _kernels, container
+from ecgbatch import _kernels, container, formats
 from ecgbatch.errors import ArchiveError, RecordError
 from ecgbatch.record import MAX_BYTES, Reason
 
-__all__ = ["Companions", "Entry", "Files", "files_of", "read", "scan", "stamp"]
+__all__ = ["Companions", "Entry", "Files", "read", "scan", "stamp"]
 
 _ENCODING = sys.getfilesystemencoding()
 
@@ -53,17 +53,10 @@ def scan(sources: Sequence[Path], *, companions: Companions, skip: Path) -> Iter
         for record_id, path, belongings in _listed(source, companions, skip):
             if container.kind_of(path):
                 yield from _members(prefix + record_id, path, companions)
+            elif many := _many(path):
+                yield from (Entry(f"{prefix}{record_id}#{name}", path, *many.stamp, name) for name in many.members())
             else:
                 yield Entry(prefix + record_id, path, *stamp(path, belongings))
-
-
-def files_of(entry: Entry) -> "Files | container.Members":
-    """The files of an entry, loose or in an archive.
-
-    Raises:
-        RecordError: the archive cannot be opened.
-    """
-    return Files(entry.path) if entry.member is None else container.Members(entry.path, entry.member)
 
 
 class Files:
@@ -192,6 +185,14 @@ def _members(record_id: str, path: str, companions: Companions) -> Iterator[Entr
             yield Entry(f"{record_id}#{name}", path, *stamped, name)
     if not names or not is_whole:
         yield Entry(record_id, path, *stamped)
+
+
+def _many(path: str) -> formats.Records | None:
+    """The file where it holds many records that can be read."""
+    try:
+        return formats.records(path)
+    except RecordError:
+        return None  # it will be a reject with this reason when its turn comes
 
 
 def _list_folder(folder: str) -> tuple[list[str], list[str]]:

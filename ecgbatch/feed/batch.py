@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import xxhash
 
-from ecgbatch import archive, formats, quality
+from ecgbatch import archive, container, formats, quality
 from ecgbatch.archive import Entry
 from ecgbatch.bundle import InputSpec
 from ecgbatch.errors import RecordError
@@ -69,12 +69,19 @@ def keep_freed_memory() -> None:
 
 def read(entry: Entry) -> Record | Reject:
     """Decode one entry; a defect in the file becomes a Reject, anything else is our bug and propagates."""
-    belongings: Sequence[str] = ()
-    outcome: Record | Reject
+    if entry.member is None:
+        return _read(entry, archive.Files(entry.path))
     try:
-        files = archive.files_of(entry)
+        if many := formats.records(entry.path):
+            return many.record(entry.member) if many.stamp == (entry.n_bytes, entry.modified_ns) else _changed(entry)
+        return _read(entry, container.Members(entry.path, entry.member))
     except RecordError as defect:
         return _reject(entry, "read", defect)
+
+
+def _read(entry: Entry, files: archive.Files | container.Members) -> Record | Reject:
+    belongings: Sequence[str] = ()
+    outcome: Record | Reject
     try:
         raw = files.read(files.name)
         belongings = formats.companions(raw, files.name)
@@ -82,10 +89,12 @@ def read(entry: Entry) -> Record | Reject:
     except RecordError as defect:
         stage = "read" if defect.reason in (Reason.UNREADABLE, Reason.TOO_LARGE, Reason.MISSING_SIGNAL) else "decode"
         outcome = _reject(entry, stage, defect)
-    if files.stamp(belongings) != (entry.n_bytes, entry.modified_ns):
-        changed = RecordError(Reason.SOURCE_CHANGED, "size or modification time differ from the plan's")
-        return _reject(entry, "read", changed)
-    return outcome
+    return outcome if files.stamp(belongings) == (entry.n_bytes, entry.modified_ns) else _changed(entry)
+
+
+def _changed(entry: Entry) -> Reject:
+    changed = RecordError(Reason.SOURCE_CHANGED, "size or modification time differ from the plan's")
+    return _reject(entry, "read", changed)
 
 
 def waveform_hash(nv: np.ndarray, fs_hz: float) -> str:

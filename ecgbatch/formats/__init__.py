@@ -2,20 +2,62 @@
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
 
 from ecgbatch.errors import RecordError
 from ecgbatch.formats import muse, wfdb, wfdb_header
 from ecgbatch.formats.xml import root_name, to_utf8
 from ecgbatch.record import Reason, Record
 
-__all__ = ["Sibling", "companions", "decode"]
+__all__ = ["Records", "Sibling", "companions", "decode", "records"]
 
 Sibling = Callable[[str], bytes]
 """Reads the file of that name beside the entry; raises RecordError where there is none."""
 
 _SIGNAL_SUFFIXES = (".dat", ".xyz")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b")
 _XML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<[?!A-Za-z]|\xff\xfe<\x00|\xfe\xff\x00<|<\x00|\x00<")
+
+
+class Records(Protocol):
+    """An open file of many records."""
+
+    stamp: tuple[int, int]
+    """Size and modification time in ns when it was opened."""
+
+    def members(self) -> Sequence[str]:
+        """What its records are told apart by, in stored order."""
+        ...
+
+    def record(self, member: str) -> Record:
+        """One of them; any thread may ask.
+
+        Raises:
+            RecordError: it cannot be read.
+        """
+        ...
+
+
+def records(path: str) -> Records | None:
+    """The file at `path` where its name and content say that it holds many records, else None.
+
+    Raises:
+        RecordError: it cannot be opened, or not be read.
+    """
+    if not path.lower().endswith((".h5", ".hdf5")):
+        return None
+    try:
+        with Path(path).open("rb") as file:
+            is_hdf5 = file.read(len(_HDF5)) == _HDF5
+    except OSError as err:
+        raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be opened") from err
+    if not is_hdf5:
+        return None
+    from ecgbatch.formats import code15
+
+    return code15.opened(path)
 
 
 def decode(raw: bytes, name: str, sibling: Sibling) -> Record:
@@ -32,6 +74,8 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:
         return wfdb.decode(header, sibling)
     if raw.startswith((b"fLaC", b"\x1e\x00\x00\x00")) or name.lower().endswith(_SIGNAL_SUFFIXES):
         raise RecordError(Reason.ORPHAN_SIGNAL, "a signal file that no WFDB header names, expected a .hea beside it")
+    if raw.startswith(_HDF5):
+        raise RecordError(Reason.UNKNOWN_FORMAT, "HDF5 that is not in CODE-15's layout, or not named .h5 or .hdf5")
     if raw.startswith(_ARCHIVES):
         raise RecordError(
             Reason.MALFORMED, "an archive that is empty, damaged, inside another one, or not named as one"
