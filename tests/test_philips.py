@@ -397,6 +397,15 @@ def test_an_offset_is_subtracted_and_predictions_with_it_are_not_guessed(payload
     assert_array_equal(waveform.nanovolts(record, ("V1",)), (counts[6:7] - 12.0) * 5000)
 
 
+def test_an_offset_of_the_device_is_one_of_the_samples_in_1_03_only(payload):
+    later = document(payload, 1000, signaloffset=None).replace(
+        b"<resolution>", b"<signaloffset>12</signaloffset><resolution>"
+    )
+
+    assert decode(later).zero_counts == (0.0,) * 12
+    assert decode(document_103(payload, 1000, signal_signaloffset="12")).zero_counts == (12.0,) * 8
+
+
 @pytest.mark.parametrize(
     ("changes", "uv_per_count"),
     [

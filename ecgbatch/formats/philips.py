@@ -119,7 +119,8 @@ def _layout(tag: bytes, signal: bytes) -> _Layout:
     n_samples = _number(waveform.get("durationperchannel", "")) * fs_hz / 1000
     if not 1 <= n_samples <= _MAX_SAMPLES:
         raise RecordError(Reason.MALFORMED, "durationperchannel is not the length of a resting ECG")
-    zero_count = _number(waveform.get("signaloffset") or device["signaloffset"] or "0")
+    offset = "0" if "leadlabels" in waveform else device["signaloffset"]  # the schema's own default from 1.04 on
+    zero_count = _number(waveform.get("signaloffset") or offset or "0")
     if not abs(zero_count) < 2**15:
         raise RecordError(Reason.MALFORMED, "signaloffset is beyond any sample")
     _require_16_bits(waveform, device)
