@@ -65,6 +65,16 @@ def flat_channels(counts: NDArray[np.int16] | NDArray[np.int32]) -> list[int]:
 def frame_sums(frames: NDArray[np.int16]) -> list[int]:
     """Sum of each column of (time, channel), modulo 65536."""
 
+def xli_leads(
+    text: bytes, span: tuple[int, int], rows: list[int], limbs: list[int], out: NDArray[np.int16]
+) -> tuple[int, int]:
+    """Decode the base64 of XLI chunks in text[span], a chunk a lead, into out (lead, time).
+
+    Lead k goes to row rows[k], nowhere if that is negative. `limbs` are the rows of I, II, III, aVR, aVL and aVF,
+    negative where absent; the last four hold residuals, and are restored. Returns the status and the lead where that
+    was known: 0 complete, 1 the payload ends early, 2 corrupt, 3 another number of samples than out's, 4 not base64.
+    """
+
 def xml_root(text: bytes) -> tuple[int, int, bytes]:
     """Status and byte as of `XmlPaths.scan`, and the name of the root element."""
 

@@ -19,6 +19,7 @@
 #include "sample.h"
 #include "wfdb.h"
 #include "wfdb_header.h"
+#include "xli.h"
 #include "xml.h"
 
 namespace nb = nanobind;
@@ -281,6 +282,51 @@ std::vector<int> frame_sums(Dense<int16_t, 2> frames) {
     return {sums.begin(), sums.end()};
 }
 
+// Status of the leads in text[begin:end], and the lead at which that was known; lead k goes to row rows[k] of out, and
+// nowhere if that is negative. Rows of I, II, III, aVR, aVL and aVF in limbs, negative where absent; the last four, if
+// they are there, are restored from their residuals.
+std::pair<int, size_t> xli(nb::bytes text, std::pair<int64_t, int64_t> span, const std::vector<int64_t>& rows,
+                           const std::vector<int64_t>& limbs, Out<int16_t, 2> out) {
+    constexpr int kNotBase64 = 4;
+    const auto is_row = [&](int64_t row) { return row < static_cast<int64_t>(out.shape(0)); };
+    require(span.first >= 0 && span.first <= span.second && span.second <= static_cast<int64_t>(text.size()),
+            "the span lies in the text");
+    require(std::all_of(rows.begin(), rows.end(), is_row) && std::all_of(limbs.begin(), limbs.end(), is_row),
+            "rows of out");
+    require(limbs.size() == 6, "rows of the six limb leads");
+    require((std::max({limbs[2], limbs[3], limbs[4], limbs[5]}) < 0 || std::min(limbs[0], limbs[1]) >= 0) &&
+                (std::max(limbs[4], limbs[5]) < 0 || limbs[2] >= 0),
+            "a limb lead has those that it is restored from");
+    const auto* raw = reinterpret_cast<const uint8_t*>(text.c_str()) + span.first;
+    const auto length = static_cast<size_t>(span.second - span.first);
+    const size_t n = out.shape(1);
+    nb::gil_scoped_release free;
+    thread_local std::vector<uint8_t> bytes, scratch;
+    bytes.resize(std::max(bytes.size(), base64_room(length)));
+    scratch.resize(std::max(scratch.size(), xli_room(n)));
+    const int64_t n_bytes = base64_decode(raw, length, bytes.data());
+    if (n_bytes < 0) return {kNotBase64, 0};
+    XliPayload payload({reinterpret_cast<const char*>(bytes.data()), static_cast<size_t>(n_bytes)});
+    for (size_t k = 0; k < rows.size(); ++k) {
+        XliChunk chunk;
+        XliStatus status = payload.next(chunk);
+        if (status == XliStatus::complete && rows[k] >= 0) {
+            status = xli_decode(chunk, n, scratch.data(), out.data() + static_cast<size_t>(rows[k]) * n);
+        }
+        if (status != XliStatus::complete) return {static_cast<int>(status), k};
+    }
+    const auto row = [&](size_t limb) {
+        return limbs[limb] < 0 ? nullptr : out.data() + static_cast<size_t>(limbs[limb]) * n;
+    };
+    for (size_t limb = 2; limb < limbs.size(); ++limb) {
+        if (row(limb) && !xli_limb(static_cast<LimbLead>(limb - 2), row(0), row(1), row(2), n, row(limb))) {
+            const auto lead = std::find(rows.begin(), rows.end(), limbs[limb]) - rows.begin();
+            return {static_cast<int>(XliStatus::corrupt), static_cast<size_t>(lead)};
+        }
+    }
+    return {0, rows.size()};
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -305,6 +351,7 @@ NB_MODULE(_kernels, m) {
     m.def("flat_channels", &flat_channels<int16_t>, "counts"_a.noconvert());
     m.def("flat_channels", &flat_channels<int32_t>, "counts"_a.noconvert());
     m.def("frame_sums", &frame_sums, "frames"_a.noconvert());
+    m.def("xli_leads", &xli, "text"_a, "span"_a, "rows"_a, "limbs"_a, "out"_a.noconvert());
     m.def("xml_root", &root, "text"_a);
     nb::class_<XmlPaths>(m, "XmlPaths").def(nb::init<const std::vector<std::string>&>())
         .def("scan", &scan, "text"_a)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ecgbatch.errors import RecordError
-from ecgbatch.formats import muse, wfdb, wfdb_header
+from ecgbatch.formats import muse, philips, wfdb, wfdb_header
 from ecgbatch.formats.xml import root_name, to_utf8
 from ecgbatch.record import Reason, Record
 
@@ -93,6 +93,8 @@ def _decode_xml(text: bytes) -> Record:
     match root_name(text):
         case "RestingECG":
             return muse.decode(text)
+        case "restingecgdata":
+            return philips.decode(text)
         case root:
-            detail = f"XML with root element {root[:40]!r}, expected 'RestingECG'"
+            detail = f"XML with root element {root[:40]!r}, expected 'RestingECG' or 'restingecgdata'"
             raise RecordError(Reason.UNKNOWN_FORMAT, detail)
