@@ -34,6 +34,21 @@ class ModelInput:
     def by_sample(self, nv: NDArray[np.int32], out: NDArray[np.float32]) -> None:
         """The same through the function of one output sample that a GPU thread runs: for tests, slow."""
 
+class DicomPaths:
+    """Elements wanted from DICOM data sets, by path of tags (group * 65536 + element); an item is 0xFFFEE000.
+
+    Paths that begin with an item are those of a sequence's value.
+    """
+
+    def __init__(self, paths: list[list[int]], /) -> None: ...
+    def scan(
+        self, data: bytes, begin: int, explicit_vr: bool, big_endian: bool
+    ) -> tuple[int, int, list[tuple[int, int, int]]]:
+        """Status (0 complete, 1 truncated, 2 malformed), the byte where that was known, and the spans from `begin` on.
+
+        A span is (index of the path, begin, end) of a value, in the order of their beginnings.
+        """
+
 def base64_blocks(text: bytes, spans: list[tuple[int, int]], out: NDArray[np.uint8]) -> list[tuple[int, int]]:
     """Decode text[begin:end] of each span into a row of out; the bytes each gave (-1: damaged) and their CRC-32."""
 

@@ -14,6 +14,7 @@
 
 #include "base64.h"
 #include "crc32.h"
+#include "dicom.h"
 #include "file.h"
 #include "normalise.h"
 #include "sample.h"
@@ -210,6 +211,20 @@ nb::tuple table(const XmlPaths& paths, nb::bytes text, int64_t n_columns) {
     return nb::make_tuple(static_cast<int>(status), stopped_at, found, rows);
 }
 
+nb::tuple elements(const DicomPaths& paths, nb::bytes data, size_t begin, bool explicit_vr, bool big_endian) {
+    require(begin <= data.size(), "begin lies in the data");
+    std::vector<DicomSpan> spans;
+    size_t stopped_at = 0;
+    DicomStatus status;
+    {
+        nb::gil_scoped_release free;
+        status = paths.scan({data.c_str(), data.size()}, begin, {explicit_vr, big_endian}, spans, stopped_at);
+    }
+    nb::list found;
+    for (const DicomSpan& span : spans) found.append(nb::make_tuple(span.path, span.begin, span.end));
+    return nb::make_tuple(static_cast<int>(status), stopped_at, found);
+}
+
 template <class Count>
 std::vector<int> flat_channels(In<Count, 2> counts) {
     require(counts.shape(1) > 0, "a record has samples");
@@ -344,6 +359,8 @@ NB_MODULE(_kernels, m) {
         .def("by_sample", &ModelInput::by_sample, "nv"_a.noconvert(), "out"_a.noconvert());
     m.def("base64_blocks", &base64_blocks, "text"_a, "spans"_a, "out"_a.noconvert());
     m.def("crc32", [](nb::bytes data) { return crc32(reinterpret_cast<const uint8_t*>(data.c_str()), data.size()); });
+    nb::class_<DicomPaths>(m, "DicomPaths").def(nb::init<const std::vector<std::vector<uint32_t>>&>())
+        .def("scan", &elements, "data"_a, "begin"_a, "explicit_vr"_a, "big_endian"_a);
     m.def("read_file", &read_file, "path"_a, "most"_a);
     m.def("wfdb_bytes", &wfdb_bytes, "fmt"_a, "n"_a);
     m.def("wfdb_header", &header, "text"_a);

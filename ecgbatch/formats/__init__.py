@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ecgbatch.errors import RecordError
-from ecgbatch.formats import muse, philips, wfdb, wfdb_header
+from ecgbatch.formats import dicom, muse, philips, wfdb, wfdb_header
+from ecgbatch.formats.dicom_file import is_dicom
 from ecgbatch.formats.xml import root_name, to_utf8
 from ecgbatch.record import Reason, Record
 
@@ -70,6 +71,8 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:
         raise RecordError(Reason.EMPTY, "0 bytes")
     if _XML_START.match(raw):
         return _decode_xml(to_utf8(raw))
+    if is_dicom(raw):
+        return dicom.decode(raw)
     if name.lower().endswith(".hea") and (header := wfdb_header.parse(raw)):
         return wfdb.decode(header, sibling)
     if raw.startswith((b"fLaC", b"\x1e\x00\x00\x00")) or name.lower().endswith(_SIGNAL_SUFFIXES):
