@@ -189,7 +189,7 @@ XmlStatus XmlPaths::scan(std::string_view text, std::vector<XmlSpan>& spans, siz
             int64_t span = -1;
             if (path >= 0) {
                 span = static_cast<int64_t>(spans.size());
-                spans.push_back({path, begin, begin});
+                spans.push_back({path, begin, begin, static_cast<int64_t>(tag)});
             }
             if (text[end - 1] != '/') open.push_back({name, node, span});
             at = end + 1;
