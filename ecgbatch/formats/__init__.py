@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from ecgbatch.errors import RecordError
-from ecgbatch.formats import aecg, muse, wfdb, wfdb_header
+from ecgbatch.formats import aecg, cardiosoft, muse, wfdb, wfdb_header
 from ecgbatch.formats.xml import root_name, to_utf8
 from ecgbatch.record import Reason, Record
 
@@ -46,5 +46,7 @@ def _decode_xml(text: bytes) -> Record:
             return muse.decode(text)
         case root if root == "AnnotatedECG" or root.endswith(":AnnotatedECG"):
             return aecg.decode(text, root.removesuffix("AnnotatedECG"))
+        case "CardiologyXML":
+            return cardiosoft.decode(text)
         case root:
             raise RecordError(Reason.UNKNOWN_FORMAT, f"XML with root element {root[:40]!r}, of no known ECG")

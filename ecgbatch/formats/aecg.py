@@ -73,10 +73,7 @@ def decode(text: bytes, prefix: str) -> Record:
             places.append(sequence["digits"][2:] if "digits" in sequence else (0, 0))
         increment = increment or _tag(text, sequence, "increment")
     leads = tuple([channel.lead for channel in channels])
-    if not leads:
-        raise RecordError(Reason.MISSING_LEADS, "no sequence is coded as a standard lead")
-    if twice := [lead for lead in leads if leads.count(lead) > 1]:
-        raise RecordError(Reason.DUPLICATE_LEAD, f"lead {twice[0]} is stored twice")
+    xml.require_leads(leads)
     return Record(
         format="hl7-aecg",
         fs_hz=_rate_hz(increment),

@@ -18,6 +18,7 @@ __all__ = [
     "attributes",
     "free_text",
     "integers",
+    "require_leads",
     "root_name",
     "table",
     "tags",
@@ -121,7 +122,7 @@ def free_text(raw: bytes) -> str:
 
 
 def integers(text: bytes, places: Sequence[tuple[int, int]], names: Sequence[str]) -> np.ndarray:
-    """int32 (place, value) of the decimal numbers that are the content of each place.
+    """int32 (place, value) of the decimal numbers that are the content of each place, which `names` call by name.
 
     Raises:
         RecordError: a place holds anything else, nothing, or not as many as the others.
@@ -130,10 +131,22 @@ def integers(text: bytes, places: Sequence[tuple[int, int]], names: Sequence[str
     found = digits(text, list(places), out)
     for name, n in zip(names, found, strict=True):
         if n < 0:
-            raise RecordError(Reason.CORRUPT_PAYLOAD, f"lead {name}: samples that are no integers")
+            raise RecordError(Reason.CORRUPT_PAYLOAD, f"{name}: samples that are no integers")
         if n != found[0] or n == 0:
-            raise RecordError(Reason.MALFORMED, f"lead {name}: {n} samples, lead {names[0]}: {found[0]}")
+            raise RecordError(Reason.MALFORMED, f"{name}: {n} samples, {names[0]}: {found[0]}, expected as many")
     return out[: sum(found)].reshape(len(places), -1)
+
+
+def require_leads(leads: Sequence[str]) -> None:
+    """Hold the standard leads of a record to be there, once each.
+
+    Raises:
+        RecordError: there is none, or one twice.
+    """
+    if not leads:
+        raise RecordError(Reason.MISSING_LEADS, "no channel is named as a standard lead")
+    if twice := [lead for lead in leads if leads.count(lead) > 1]:
+        raise RecordError(Reason.DUPLICATE_LEAD, f"lead {twice[0]} is stored twice")
 
 
 def _require_complete(status: int, stopped_at: int, text: bytes) -> None:
