@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from ecgbatch.errors import RecordError
-from ecgbatch.formats import aecg, cardiosoft, muse, wfdb, wfdb_header
+from ecgbatch.formats import aecg, cardiosoft, muse, schiller, wfdb, wfdb_header
 from ecgbatch.formats.xml import root_name, to_utf8
 from ecgbatch.record import Reason, Record
 
@@ -48,5 +48,7 @@ def _decode_xml(text: bytes) -> Record:
             return aecg.decode(text, root.removesuffix("AnnotatedECG"))
         case "CardiologyXML":
             return cardiosoft.decode(text)
+        case root if root.endswith("SchillerEDI"):
+            return schiller.decode(text, root)
         case root:
             raise RecordError(Reason.UNKNOWN_FORMAT, f"XML with root element {root[:40]!r}, of no known ECG")

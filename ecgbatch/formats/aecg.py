@@ -1,6 +1,5 @@
 """HL7 annotated ECG (`AnnotatedECG`, the "FDA XML"): decimal digits, one sequence a lead, in any namespace."""
 
-import re
 from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
 from ecgbatch.formats import xml
-from ecgbatch.record import FIRST_YEAR, RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name
+from ecgbatch.record import RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name
 
 __all__ = ["decode"]
 
@@ -34,7 +33,6 @@ _PARTS = tuple(_PATHS)
 _LEAD_CODES = ("MDC_ECG_LEAD_", "NOM_ECG_LEAD_")
 _PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "µs": 1e6, "\u03bcs": 1e6}
 _UV_PER_UNIT = {"uv": 1.0, "µv": 1.0, "\u03bcv": 1.0, "mv": 1e3, "v": 1e6, "nv": 1e-3}
-_MOMENT = re.compile(r"(\d{4})(\d\d)(\d\d)(?:(\d\d)(\d\d)(\d\d)?)?(?:\.\d{1,9})?(?:[+-]\d{2,4})?", re.ASCII)
 _MAX_COUNT = 2**31  # of any sample
 
 _Element = dict[str, xml.Tag]
@@ -175,17 +173,10 @@ def _rate_hz(increment: bytes) -> float:
 
 
 def _acquired_at(text: bytes, parts: _Element) -> datetime | None:
-    """When the series began, or else when the ECG was effective: YYYYMMDD[HHMM[SS[.f]]][±ZZZZ], local to its zone."""
+    """When the series began, or else when the ECG was effective."""
     for name in ("began", "centre", "low", "time"):
-        found = _MOMENT.fullmatch(xml.attributes(_tag(text, parts, name)).get("value", ""))
-        if found:
-            try:
-                year, month, day, hour, minute, second = [int(part or 0) for part in found.groups()]
-                moment = datetime(year, month, day, hour, minute, second)
-            except ValueError:
-                continue
-            if year >= FIRST_YEAR:
-                return moment
+        if moment := xml.moment(xml.attributes(_tag(text, parts, name)).get("value", "")):
+            return moment
     return None
 
 

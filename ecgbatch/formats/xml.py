@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from html import unescape
 
 import numpy as np
 
 from ecgbatch._kernels import XmlPaths, digits, xml_root
 from ecgbatch.errors import RecordError
-from ecgbatch.record import Reason
+from ecgbatch.record import FIRST_YEAR, Reason
 
 __all__ = [
     "Row",
@@ -18,6 +19,7 @@ __all__ = [
     "attributes",
     "free_text",
     "integers",
+    "moment",
     "require_leads",
     "root_name",
     "table",
@@ -34,6 +36,7 @@ Tag = tuple[int, int, int, int]
 """Index of the path, where the start tag begins, and where the content begins and ends."""
 
 _ATTRIBUTE = re.compile(rb"""\s++([^\s=<>"'/]++)\s*+=\s*+(?:"([^"]*+)"|'([^']*+)')""")
+_MOMENT = re.compile(r"(\d{4})(\d\d)(\d\d)(?:(\d\d)(\d\d)(\d\d)?)?(?:\.\d{1,9})?(?:[+-]\d{2,4})?", re.ASCII)
 _START = re.compile(rb"<[^\s<>/]++")
 _MAX_TAG_BYTES = 4096  # of a tag whose attributes are words and numbers
 _DEFECTS = (Reason.TRUNCATED, Reason.MALFORMED, Reason.UNSAFE_XML)
@@ -119,6 +122,16 @@ def free_text(raw: bytes) -> str:
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
     return unescape(text).strip()
+
+
+def moment(digits: str) -> datetime | None:
+    """YYYYMMDD[HHMM[SS[.f]]][±ZZZZ], the local time of its zone; None where it is no moment of an ECG."""
+    found = _MOMENT.fullmatch(digits)
+    year, month, day, hour, minute, second = [int(part or 0) for part in found.groups()] if found else [0] * 6
+    try:
+        return datetime(year, month, day, hour, minute, second) if year >= FIRST_YEAR else None
+    except ValueError:
+        return None
 
 
 def integers(text: bytes, places: Sequence[tuple[int, int]], names: Sequence[str]) -> np.ndarray:
