@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from ecgbatch.errors import RecordError
-from ecgbatch.formats import aecg, cardiosoft, muse, schiller, wfdb, wfdb_header
+from ecgbatch.formats import aecg, cardiosoft, mortara, muse, schiller, wfdb, wfdb_header
 from ecgbatch.formats.xml import root_name, to_utf8
 from ecgbatch.record import Reason, Record
 
@@ -50,5 +50,7 @@ def _decode_xml(text: bytes) -> Record:
             return cardiosoft.decode(text)
         case root if root.endswith("SchillerEDI"):
             return schiller.decode(text, root)
+        case "ECG":
+            return mortara.decode(text)
         case root:
             raise RecordError(Reason.UNKNOWN_FORMAT, f"XML with root element {root[:40]!r}, of no known ECG")
