@@ -77,3 +77,12 @@ def test_a_tag_of_a_megabyte_is_left_as_fast_as_it_is_read(filling):
         xml.attribute_places(tag, 0, len(tag))
 
     assert time.perf_counter() - started < 1.0
+
+
+def test_a_lead_stored_a_million_times_is_refused_at_once():
+    started = time.perf_counter()
+    with pytest.raises(RecordError) as defect:
+        xml.require_leads(["V1"] * 1_000_000)
+
+    assert defect.value.reason == Reason.DUPLICATE_LEAD
+    assert time.perf_counter() - started < 1.0

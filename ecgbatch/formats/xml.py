@@ -9,7 +9,7 @@ import numpy as np
 
 from ecgbatch._kernels import XmlPaths, digits, xml_root
 from ecgbatch.errors import RecordError
-from ecgbatch.record import FIRST_YEAR, Reason
+from ecgbatch.record import FIRST_YEAR, LEADS, Reason
 
 __all__ = [
     "Row",
@@ -158,7 +158,7 @@ def require_leads(leads: Sequence[str]) -> None:
     """
     if not leads:
         raise RecordError(Reason.MISSING_LEADS, "no channel is named as a standard lead")
-    if twice := [lead for lead in leads if leads.count(lead) > 1]:
+    if twice := [lead for lead in LEADS if leads.count(lead) > 1]:
         raise RecordError(Reason.DUPLICATE_LEAD, f"lead {twice[0]} is stored twice")
 
 
