@@ -52,6 +52,14 @@ class DicomPaths:
 def base64_blocks(text: bytes, spans: list[tuple[int, int]], out: NDArray[np.uint8]) -> list[tuple[int, int]]:
     """Decode text[begin:end] of each span into a row of out; the bytes each gave (-1: damaged) and their CRC-32."""
 
+def digits(text: bytes, spans: list[tuple[int, int]], out: NDArray[np.int32]) -> list[int]:
+    """Write the decimal integers in text[begin:end] of each span into out, one span's after another's.
+
+    Returns how many each span gave, -1 where it holds anything that is no integer. White space, a comma or both
+    lie between two; a comma may follow the last; a fraction of zeros is part of an integer. `out` has room for
+    (end - begin) // 2 + 1 of every span.
+    """
+
 def read_file(path: bytes, most: int) -> tuple[int, bytes | None, int, int]:
     """Errno, and content, size and modification time in ns of a file, the last two as they are once it was read.
 
@@ -112,4 +120,10 @@ class XmlPaths:
         The spans are those of all other paths, counted from 0. A row holds the contents of the elements at the paths
         between first and last column, NUL between them, empty where absent; where the row's content begins; and where
         the content of the last column begins and ends (0, 0 where absent).
+        """
+
+    def tags(self, text: bytes) -> tuple[int, int, list[tuple[int, int, int, int]]]:
+        """As `scan`, with where the start tag begins: (index of the path, tag, begin, end).
+
+        text[tag:begin] is the start tag with its attributes.
         """

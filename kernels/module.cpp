@@ -15,6 +15,7 @@
 #include "base64.h"
 #include "crc32.h"
 #include "dicom.h"
+#include "digits.h"
 #include "file.h"
 #include "normalise.h"
 #include "sample.h"
@@ -154,6 +155,24 @@ std::vector<std::pair<int64_t, uint32_t>> base64_blocks(nb::bytes text, const Sp
     return found;
 }
 
+// The integers of each span, one span's after another's, and how many each has.
+std::vector<int64_t> digits(nb::bytes text, const Spans& spans, Out<int32_t, 1> out) {
+    size_t room = 0;
+    for (const auto& [begin, end] : spans) {
+        require(begin >= 0 && begin <= end && end <= static_cast<int64_t>(text.size()), "spans lie in the text");
+        room += digits_room(static_cast<size_t>(end - begin));
+    }
+    require(out.shape(0) >= room, "out has room for every span");
+    std::vector<int64_t> found;
+    nb::gil_scoped_release free;
+    int32_t* to = out.data();
+    for (const auto& [begin, end] : spans) {
+        found.push_back(digits_decode({text.c_str() + begin, static_cast<size_t>(end - begin)}, to));
+        to += std::max<int64_t>(found.back(), 0);
+    }
+    return found;
+}
+
 // Spans of the text's wanted elements, found without the GIL.
 XmlStatus found_in(const XmlPaths& paths, const nb::bytes& text, std::vector<XmlSpan>& spans, size_t& stopped_at) {
     nb::gil_scoped_release free;
@@ -166,6 +185,16 @@ nb::tuple scan(const XmlPaths& paths, nb::bytes text) {
     const XmlStatus status = found_in(paths, text, spans, stopped_at);
     nb::list found;
     for (const XmlSpan& span : spans) found.append(nb::make_tuple(span.path, span.begin, span.end));
+    return nb::make_tuple(static_cast<int>(status), stopped_at, found);
+}
+
+// The same with where each start tag begins.
+nb::tuple tags(const XmlPaths& paths, nb::bytes text) {
+    std::vector<XmlSpan> spans;
+    size_t stopped_at = 0;
+    const XmlStatus status = found_in(paths, text, spans, stopped_at);
+    nb::list found;
+    for (const XmlSpan& span : spans) found.append(nb::make_tuple(span.path, span.tag, span.begin, span.end));
     return nb::make_tuple(static_cast<int>(status), stopped_at, found);
 }
 
@@ -202,7 +231,7 @@ nb::tuple table(const XmlPaths& paths, nb::bytes text, int64_t n_columns) {
         }
         if (span.path == 0) {
             if (in_row) end_row();
-            std::fill(row.begin(), row.end(), XmlSpan{0, 0, 0});
+            std::fill(row.begin(), row.end(), XmlSpan{});
             in_row = true;
         }
         if (in_row) row[static_cast<size_t>(span.path)] = span;
@@ -361,6 +390,7 @@ NB_MODULE(_kernels, m) {
     m.def("crc32", [](nb::bytes data) { return crc32(reinterpret_cast<const uint8_t*>(data.c_str()), data.size()); });
     nb::class_<DicomPaths>(m, "DicomPaths").def(nb::init<const std::vector<std::vector<uint32_t>>&>())
         .def("scan", &elements, "data"_a, "begin"_a, "explicit_vr"_a, "big_endian"_a);
+    m.def("digits", &digits, "text"_a, "spans"_a, "out"_a.noconvert());
     m.def("read_file", &read_file, "path"_a, "most"_a);
     m.def("wfdb_bytes", &wfdb_bytes, "fmt"_a, "n"_a);
     m.def("wfdb_header", &header, "text"_a);
@@ -372,5 +402,6 @@ NB_MODULE(_kernels, m) {
     m.def("xml_root", &root, "text"_a);
     nb::class_<XmlPaths>(m, "XmlPaths").def(nb::init<const std::vector<std::string>&>())
         .def("scan", &scan, "text"_a)
-        .def("table", &table, "text"_a, "n_columns"_a);
+        .def("table", &table, "text"_a, "n_columns"_a)
+        .def("tags", &tags, "text"_a);
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ecgbatch.errors import RecordError
-from ecgbatch.formats import dicom, muse, philips, wfdb, wfdb_header
+from ecgbatch.formats import aecg, cardiosoft, dicom, mortara, muse, philips, schiller, wfdb, wfdb_header
 from ecgbatch.formats.dicom_file import is_dicom
 from ecgbatch.formats.xml import root_name, to_utf8
 from ecgbatch.record import Reason, Record
@@ -98,6 +98,13 @@ def _decode_xml(text: bytes) -> Record:
             return muse.decode(text)
         case "restingecgdata":
             return philips.decode(text)
+        case root if root == "AnnotatedECG" or root.endswith(":AnnotatedECG"):
+            return aecg.decode(text, root.removesuffix("AnnotatedECG"))
+        case "CardiologyXML":
+            return cardiosoft.decode(text)
+        case root if root.endswith("SchillerEDI"):
+            return schiller.decode(text, root)
+        case "ECG":
+            return mortara.decode(text)
         case root:
-            detail = f"XML with root element {root[:40]!r}, expected 'RestingECG' or 'restingecgdata'"
-            raise RecordError(Reason.UNKNOWN_FORMAT, detail)
+            raise RecordError(Reason.UNKNOWN_FORMAT, f"XML with root element {root[:40]!r}, of no known ECG")

@@ -4,7 +4,6 @@ from datetime import datetime
 from functools import lru_cache
 from math import isfinite
 from typing import NamedTuple
-from xml.sax.saxutils import unescape
 
 import numpy as np
 
@@ -92,7 +91,7 @@ def decode(text: bytes) -> Record:
         uv_per_count=layout.uv_per_count,
         zero_counts=layout.zero_counts,
         acquired_at=_acquired_at(text, test),
-        device_model=_name(text, test, "AcquisitionDevice"),
+        device_model=xml.free_text(text[slice(*test.get("AcquisitionDevice", (0, 0)))])[:64] or None,
     )
 
 
@@ -118,10 +117,7 @@ def _rhythm(stored: tuple[bytes, ...]) -> _Rhythm:
     """
     layouts = {row: layout for row, layout in enumerate(map(_layout, stored)) if layout}
     leads = tuple([layout.lead for layout in layouts.values()])
-    if not leads:
-        raise RecordError(Reason.MISSING_LEADS, "no standard lead in the rhythm")
-    if twice := [lead for lead in leads if leads.count(lead) > 1]:
-        raise RecordError(Reason.DUPLICATE_LEAD, f"lead {twice[0]} is stored twice")
+    xml.require_leads(leads)
     if len({(layout.n_bytes, layout.starts_at) for layout in layouts.values()}) > 1:
         raise RecordError(Reason.MALFORMED, "leads of different length or start, expected simultaneous leads")
     return _Rhythm(
@@ -215,16 +211,6 @@ def _acquired_at(text: bytes, test: _Fields) -> datetime | None:
     except (ValueError, OverflowError):
         return None
     return moment if year >= FIRST_YEAR else None
-
-
-def _name(text: bytes, fields: dict[str, _Span], name: str) -> str | None:
-    """A free text, in UTF-8 or else Latin-1, whatever the document says of itself."""
-    begin, end = fields.get(name, (0, 0))
-    try:
-        found = text[begin:end].decode("utf-8")
-    except UnicodeDecodeError:
-        found = text[begin:end].decode("latin-1")
-    return unescape(found).strip()[:64] or None
 
 
 def _number(field: dict[str, str], name: str, default: float) -> float:

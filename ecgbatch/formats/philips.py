@@ -7,7 +7,6 @@ for its samples, and `signalcharacteristics` for the device, which is all that 1
 import re
 from datetime import datetime
 from functools import lru_cache
-from html import unescape
 from typing import NamedTuple
 
 import numpy as np
@@ -80,15 +79,17 @@ def decode(text: bytes) -> Record:
         RecordError: no rhythm, or anything about it is missing, contradictory or damaged.
     """
     found: dict[str, _Span] = {}
-    for path, begin, end in xml.scan(text, _PATHS):
+    start_tags: dict[str, bytes] = {}
+    for path, tag, begin, end in xml.tags(text, _PATHS):
         if path == 0 and _FIELDS[0] in found:
             raise RecordError(Reason.NO_RHYTHM, "parsedwaveforms twice, expected one")
         found[_FIELDS[path]] = (begin, end)
+        start_tags[_FIELDS[path]] = text[tag:begin]
     if _FIELDS[0] not in found:
         raise RecordError(Reason.NO_RHYTHM, "no parsedwaveforms in this file")
     payload = found[_FIELDS[0]]
     stated = [text[slice(*found.get(field, (0, 0)))] for field in _FIELDS[3:]]
-    layout = _layout(xml.start_tag(text, payload[0]), b"\0".join(stated))
+    layout = _layout(start_tags[_FIELDS[0]], b"\0".join(stated))
     counts = (_xli if layout.is_xli else _uncompressed)(text, payload, layout)
     return Record(
         format="philips-xml",
@@ -97,7 +98,7 @@ def decode(text: bytes) -> Record:
         counts=_rhythm(counts, layout),
         uv_per_count=(layout.uv_per_count,) * len(layout.leads),
         zero_counts=(layout.zero_count,) * len(layout.leads),
-        acquired_at=_acquired_at(text, found.get("dataacquisition")),
+        acquired_at=_acquired_at(start_tags.get("dataacquisition", b"")),
         device_model=_device_model(text, found.get("dataacquisition/machine")),
     )
 
@@ -243,9 +244,9 @@ def _pulse(fs_hz: float, uv_per_count: float) -> np.ndarray:
     return pulse
 
 
-def _acquired_at(text: bytes, acquisition: _Span | None) -> datetime | None:
-    """When the attributes of `dataacquisition` say; None where that is no moment."""
-    stated = xml.attributes(xml.start_tag(text, acquisition[0])) if acquisition else {}
+def _acquired_at(acquisition: bytes) -> datetime | None:
+    """When the attributes of the start tag of `dataacquisition` say; None where that is no moment."""
+    stated = xml.attributes(acquisition)
     date, time = stated.get("date", "").strip(), stated.get("time", "").strip()
     match = _MOMENT.fullmatch(f"{date}T{time}" if time else date)
     try:
@@ -257,7 +258,7 @@ def _acquired_at(text: bytes, acquisition: _Span | None) -> datetime | None:
 
 def _device_model(text: bytes, machine: _Span | None) -> str | None:
     """The machine's name: its number and its software stand in attributes."""
-    name = unescape(xml.free_text(text[slice(*machine)])).strip() if machine else ""
+    name = xml.free_text(text[slice(*machine)]) if machine else ""
     return name[:64] if name and name != "Unknown" else None
 
 
