@@ -44,6 +44,23 @@ def read_file(path: bytes, most: int) -> tuple[int, bytes | None, int, int]:
     bytes. Opening does not wait, as it would for a FIFO.
     """
 
+def edf_rows(
+    data: bytes,
+    offset: int,
+    n_bytes: int,
+    begins: list[int],
+    n_samples: int,
+    out: NDArray[np.int16] | NDArray[np.int32],
+) -> None:
+    """Gather signals from data records of `n_bytes`, the first at `offset`, into out (signal, time).
+
+    A signal has `n_samples` in every record, from the byte in `begins` on: of 16 bits where out is int16, of 24 where
+    it is int32.
+    """
+
+def edf_onsets(data: bytes, offset: int, n_bytes: int, begin: int, n_wanted: int, out: NDArray[np.float64]) -> None:
+    """When each data record starts, in s, by the annotation in its `n_wanted` bytes from `begin` on; NaN if none."""
+
 def crc32(data: bytes, /) -> int: ...
 def wfdb_bytes(fmt: int, n: int) -> int:
     """Bytes that `n` samples take in a packed WFDB format; 0 for any other format."""

@@ -14,6 +14,7 @@
 
 #include "base64.h"
 #include "crc32.h"
+#include "edf.h"
 #include "file.h"
 #include "normalise.h"
 #include "sample.h"
@@ -264,6 +265,34 @@ void unpack(int format, nb::bytes data, size_t offset, Out<int32_t, 1> out) {
     wfdb_unpack(format, raw, out.shape(0), out.data());
 }
 
+// Data records from `offset` on that hold every wanted stretch of n_wanted bytes.
+DataRecords records_in(const nb::bytes& data, size_t offset, size_t n_records, size_t n_bytes,
+                       const std::vector<size_t>& begins, size_t n_wanted) {
+    require(offset <= data.size() && (n_bytes == 0 || n_records <= (data.size() - offset) / n_bytes),
+            "the records lie in the data");
+    for (const size_t begin : begins) {
+        require(begin <= n_bytes && n_wanted <= n_bytes - begin, "what is wanted lies in a record");
+    }
+    return {reinterpret_cast<const uint8_t*>(data.c_str()) + offset, n_records, n_bytes};
+}
+
+template <class Count, size_t kBytes>
+void data_rows(nb::bytes data, size_t offset, size_t n_bytes, const std::vector<size_t>& begins, size_t n_samples,
+               Out<Count, 2> out) {
+    require(n_samples > 0 && n_samples <= n_bytes / kBytes, "a record has samples");
+    require(out.shape(0) == begins.size() && out.shape(1) % n_samples == 0, "out is (signal, time) of whole records");
+    const DataRecords records =
+        records_in(data, offset, out.shape(1) / n_samples, n_bytes, begins, kBytes * n_samples);
+    nb::gil_scoped_release free;
+    edf_rows(records, begins, n_samples, out.data());
+}
+
+void onsets(nb::bytes data, size_t offset, size_t n_bytes, size_t begin, size_t n_wanted, Out<double, 1> out) {
+    const DataRecords records = records_in(data, offset, out.shape(0), n_bytes, {begin}, n_wanted);
+    nb::gil_scoped_release free;
+    edf_onsets(records, begin, n_wanted, out.data());
+}
+
 std::vector<int> frame_sums(Dense<int16_t, 2> frames) {
     const size_t n_channels = frames.shape(1);
     std::vector<uint16_t> sums(n_channels);
@@ -292,6 +321,11 @@ NB_MODULE(_kernels, m) {
         .def("by_sample", &ModelInput::by_sample, "nv"_a.noconvert(), "out"_a.noconvert());
     m.def("base64_blocks", &base64_blocks, "text"_a, "spans"_a, "out"_a.noconvert());
     m.def("crc32", [](nb::bytes data) { return crc32(reinterpret_cast<const uint8_t*>(data.c_str()), data.size()); });
+    m.def("edf_rows", &data_rows<int16_t, 2>, "data"_a, "offset"_a, "n_bytes"_a, "begins"_a, "n_samples"_a,
+          "out"_a.noconvert());
+    m.def("edf_rows", &data_rows<int32_t, 3>, "data"_a, "offset"_a, "n_bytes"_a, "begins"_a, "n_samples"_a,
+          "out"_a.noconvert());
+    m.def("edf_onsets", &onsets, "data"_a, "offset"_a, "n_bytes"_a, "begin"_a, "n_wanted"_a, "out"_a.noconvert());
     m.def("read_file", &read_file, "path"_a, "most"_a);
     m.def("wfdb_bytes", &wfdb_bytes, "fmt"_a, "n"_a);
     m.def("wfdb_header", &header, "text"_a);
