@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from ecgbatch.errors import RecordError
-from ecgbatch.formats import edf, ishne, muse, wfdb, wfdb_header
+from ecgbatch.formats import edf, ishne, mfer, muse, wfdb, wfdb_header
 from ecgbatch.formats.xml import root_name, to_utf8
 from ecgbatch.record import Reason, Record
 
@@ -27,6 +27,8 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:
         raise RecordError(Reason.EMPTY, "0 bytes")
     if _XML_START.match(raw):
         return _decode_xml(to_utf8(raw))
+    if mfer.starts(raw):
+        return mfer.decode(raw)
     if ishne.starts(raw):
         return ishne.decode(raw)
     if edf.starts(raw):
