@@ -82,6 +82,13 @@ def flat_channels(counts: NDArray[np.int16] | NDArray[np.int32]) -> list[int]:
 def frame_sums(frames: NDArray[np.int16]) -> list[int]:
     """Sum of each column of (time, channel), modulo 65536."""
 
+def table_numbers(text: bytes, separator: str, out: NDArray[np.float64]) -> tuple[int, int]:
+    """Write the decimal numbers of equally long lines into out; lines and numbers a line.
+
+    A separator of " " is any number of blanks; blank lines do not count. (0, 0) where a field is no number, lines
+    differ in length, or out has no room for all.
+    """
+
 def xml_root(text: bytes) -> tuple[int, int, bytes]:
     """Status and byte as of `XmlPaths.scan`, and the name of the root element."""
 

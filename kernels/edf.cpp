@@ -29,10 +29,13 @@ template <class Count>
 void rows(const DataRecords& records, const std::vector<size_t>& begins, size_t n_samples, Count* out) {
     for (const size_t begin : begins) {
         const uint8_t* from = records.data + begin;
-        if (n_samples == 1) {
+        if (n_samples == 1) {  // known to be one, a loop takes a third of the time
             for (size_t r = 0; r < records.n_records; ++r) move(from + r * records.n_bytes, 1, out + r);
         } else {
-            for (size_t r = 0; r < records.n_records; ++r) move(from + r * records.n_bytes, n_samples, out + r * n_samples);
+            Count* to = out;
+            for (size_t r = 0; r < records.n_records; ++r, to += n_samples) {
+                move(from + r * records.n_bytes, n_samples, to);
+            }
         }
         out += records.n_records * n_samples;
     }

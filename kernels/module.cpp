@@ -18,6 +18,7 @@
 #include "file.h"
 #include "normalise.h"
 #include "sample.h"
+#include "table.h"
 #include "wfdb.h"
 #include "wfdb_header.h"
 #include "xml.h"
@@ -293,6 +294,15 @@ void onsets(nb::bytes data, size_t offset, size_t n_bytes, size_t begin, size_t 
     edf_onsets(records, begin, n_wanted, out.data());
 }
 
+nb::tuple numbers(nb::bytes text, char separator, Out<double, 1> out) {
+    TableShape shape{0, 0};
+    {
+        nb::gil_scoped_release free;
+        shape = table_numbers({text.c_str(), text.size()}, separator, out.data(), out.shape(0));
+    }
+    return nb::make_tuple(shape.n_rows, shape.n_columns);
+}
+
 std::vector<int> frame_sums(Dense<int16_t, 2> frames) {
     const size_t n_channels = frames.shape(1);
     std::vector<uint16_t> sums(n_channels);
@@ -333,6 +343,7 @@ NB_MODULE(_kernels, m) {
     m.def("flat_channels", &flat_channels<int16_t>, "counts"_a.noconvert());
     m.def("flat_channels", &flat_channels<int32_t>, "counts"_a.noconvert());
     m.def("frame_sums", &frame_sums, "frames"_a.noconvert());
+    m.def("table_numbers", &numbers, "text"_a, "separator"_a, "out"_a.noconvert());
     m.def("xml_root", &root, "text"_a);
     nb::class_<XmlPaths>(m, "XmlPaths").def(nb::init<const std::vector<std::string>&>())
         .def("scan", &scan, "text"_a)

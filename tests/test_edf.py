@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ecgbatch import formats, waveform
+from ecgbatch import _kernels, formats, waveform
 from ecgbatch.errors import RecordError
 from ecgbatch.record import LEADS, Reason, Record
 
@@ -334,6 +334,23 @@ def test_a_file_cut_anywhere_is_refused_as_truncated():
 
 def test_a_file_with_bytes_after_its_end_is_refused():
     assert refusal(bytes(made()) + b"\0\0") == Reason.MALFORMED
+
+
+MISUSE: dict[str, tuple[object, ...]] = {
+    "no samples": (bytes(40), 0, 20, [0], 0),
+    "a signal beyond its record": (bytes(40), 0, 20, [12], 5),
+    "records beyond the data": (bytes(39), 0, 20, [0], 5),
+    "an offset beyond the data": (bytes(40), 41, 20, [0], 5),
+    "part of a record": (bytes(400), 0, 20, [0], 7),
+}
+
+
+@pytest.mark.parametrize("arguments", MISUSE.values(), ids=MISUSE)
+def test_the_kernel_reads_nothing_beyond_its_data(arguments):
+    with pytest.raises(ValueError, match=r"record|samples"):
+        _kernels.edf_rows(*arguments, np.empty((1, 10), np.int16))
+    with pytest.raises(ValueError, match="record"):
+        _kernels.edf_onsets(bytes(40), 0, 20, 15, 6, np.empty(2))
 
 
 @given(st.lists(st.tuples(st.integers(0, 1400), st.integers(0, 255)), min_size=1, max_size=4))

@@ -1,11 +1,11 @@
 """Tables of numbers (`.csv`): neither rate, unit nor orientation: those are the declared layout's."""
 
-import io
 import re
 from collections.abc import Callable
 
 import numpy as np
 
+from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
 from ecgbatch.formats import layout
 from ecgbatch.formats.layout import Layout
@@ -33,7 +33,7 @@ def decode(raw: bytes, sibling: Callable[[str], bytes]) -> Record:
     """
     found = layout.declared(sibling)
     first, _, rest = raw.removeprefix(_BOM).partition(b"\n")
-    separator = next((mark for mark in (b";", b",", b"\t") if mark in first), None)
+    separator = next((mark for mark in (b";", b",", b"\t") if mark in first), b" ")
     if not raw.endswith(b"\n"):
         raise RecordError(Reason.TRUNCATED, "a table whose last line has no end")
     if _has_numbers(first):
@@ -57,11 +57,12 @@ def _require_names(names: list[bytes], found: Layout) -> None:
             raise RecordError(Reason.MALFORMED, f"the column of {named} is declared as {lead or 'another channel'}")
 
 
-def _numbers(table: bytes, separator: bytes | None) -> np.ndarray:
+def _numbers(table: bytes, separator: bytes) -> np.ndarray:
+    """float64 (line, column)."""
     if not table.strip():
         raise RecordError(Reason.TRUNCATED, "a table without numbers")
-    try:
-        text = io.StringIO(table.decode("ascii"))
-        return np.loadtxt(text, comments=None, delimiter=separator.decode() if separator else None, ndmin=2)
-    except ValueError as err:
-        raise RecordError(Reason.MALFORMED, "a table that is not all numbers, or whose lines differ in length") from err
+    numbers = np.empty(table.count(separator) + table.count(b"\n"))  # as many as there can be
+    n_lines, n_columns = _kernels.table_numbers(table, separator.decode(), numbers)
+    if not n_lines:
+        raise RecordError(Reason.MALFORMED, "a table that is not all numbers, or whose lines differ in length")
+    return numbers[: n_lines * n_columns].reshape(n_lines, n_columns)
