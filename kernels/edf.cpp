@@ -29,7 +29,7 @@ template <class Count>
 void rows(const DataRecords& records, const std::vector<size_t>& begins, size_t n_samples, Count* out) {
     for (const size_t begin : begins) {
         const uint8_t* from = records.data + begin;
-        if (n_samples == 1) {  // known to be one, a loop takes a third of the time
+        if (n_samples == 1) {
             for (size_t r = 0; r < records.n_records; ++r) move(from + r * records.n_bytes, 1, out + r);
         } else {
             Count* to = out;
