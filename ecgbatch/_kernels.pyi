@@ -67,6 +67,23 @@ def read_file(path: bytes, most: int) -> tuple[int, bytes | None, int, int]:
     bytes. Opening does not wait, as it would for a FIFO.
     """
 
+def edf_rows(
+    data: bytes,
+    offset: int,
+    n_bytes: int,
+    begins: list[int],
+    n_samples: int,
+    out: NDArray[np.int16] | NDArray[np.int32],
+) -> None:
+    """Gather signals from data records of `n_bytes`, the first at `offset`, into out (signal, time).
+
+    A signal has `n_samples` in every record, from the byte in `begins` on: of 16 bits where out is int16, of 24 where
+    it is int32.
+    """
+
+def edf_onsets(data: bytes, offset: int, n_bytes: int, begin: int, n_wanted: int, out: NDArray[np.float64]) -> None:
+    """When each data record starts, in s, by the annotation in its `n_wanted` bytes from `begin` on; NaN if none."""
+
 def crc32(data: bytes, /) -> int: ...
 def wfdb_bytes(fmt: int, n: int) -> int:
     """Bytes that `n` samples take in a packed WFDB format; 0 for any other format."""
@@ -96,6 +113,13 @@ def xli_leads(
     Lead k goes to row rows[k], nowhere if that is negative. `limbs` are the rows of I, II, III, aVR, aVL and aVF,
     negative where absent; the last four hold residuals, and are restored. Returns the status and the lead where that
     was known: 0 complete, 1 the payload ends early, 2 corrupt, 3 another number of samples than out's, 4 not base64.
+    """
+
+def table_numbers(text: bytes, separator: str, out: NDArray[np.float64]) -> tuple[int, int]:
+    """Write the decimal numbers of equally long lines into out; lines and numbers a line.
+
+    A separator of " " is any number of blanks; blank lines do not count. (0, 0) where a field is no number, lines
+    differ in length, or out has no room for all.
     """
 
 def xml_root(text: bytes) -> tuple[int, int, bytes]:

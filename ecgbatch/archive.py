@@ -18,7 +18,10 @@ __all__ = ["Companions", "Entry", "Files", "read", "scan", "stamp"]
 _ENCODING = sys.getfilesystemencoding()
 
 Companions = Callable[[bytes, str], Sequence[str]]
-"""Given a file's content and name: names of the files beside it that belong to the same record."""
+"""Given a file's content and name: names of the files beside it that belong to the same record.
+
+While a source is listed, only a `.hea` is read for it; any other file is asked about by its name, with no content.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +161,15 @@ def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str,
         seen.add(identity)
         files, inner = _list_folder(folder)
         folders.extend(f"{relative}{name}/" for name in reversed(inner))
-        records = {name: _belongings(folder + "/" + name, name, companions) for name in files if _may_own(name)}
+        headers = {name: _belongings(folder + "/" + name, name, companions) for name in files if _is_header(name)}
+        signals = {name for names in headers.values() for name in names}
+        records = headers | {
+            name: companions(b"", name) for name in files if name not in signals and name not in headers
+        }
         owned = {name for names in records.values() for name in names}
         for name in files:
-            if name not in owned or name in records:  # a header stays an entry, whatever names it
-                yield relative + name, os.path.join(folder, name), records.get(name, ())
+            if name not in owned or name in headers:  # a header stays an entry, whatever names it
+                yield relative + name, os.path.join(folder, name), records[name]
 
 
 def _members(record_id: str, path: str, companions: Companions) -> Iterator[Entry]:
@@ -174,14 +181,14 @@ def _members(record_id: str, path: str, companions: Companions) -> Iterator[Entr
     try:
         archive = container.opened(path)
         stamped = archive.stamp
-        for name, header in archive.members(_may_own):
+        for name, header in archive.members(_is_header):
             names.append(name)
             folder, slash, own = name.rpartition("/")
-            owned.update([folder + slash + other for other in companions(header, own)] if header else [])
+            owned.update([folder + slash + other for other in companions(header, own)])
     except RecordError:
         is_whole = False
     for name in names:
-        if name not in owned or _may_own(name):
+        if name not in owned or _is_header(name):
             yield Entry(f"{record_id}#{name}", path, *stamped, name)
     if not names or not is_whole:
         yield Entry(record_id, path, *stamped)
@@ -223,15 +230,13 @@ def _identity(folder: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _may_own(name: str) -> bool:
+def _is_header(name: str) -> bool:
     return name.lower().endswith(".hea")
 
 
 def _belongings(path: str, name: str, companions: Companions) -> Sequence[str]:
-    if not _may_own(name):
-        return ()
     try:
-        return companions(read(path), name)
+        return companions(read(path) if _is_header(name) else b"", name)
     except RecordError:
         return ()  # it will be a reject with this reason when its turn comes
 

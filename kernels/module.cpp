@@ -16,9 +16,11 @@
 #include "crc32.h"
 #include "dicom.h"
 #include "digits.h"
+#include "edf.h"
 #include "file.h"
 #include "normalise.h"
 #include "sample.h"
+#include "table.h"
 #include "wfdb.h"
 #include "wfdb_header.h"
 #include "xli.h"
@@ -315,6 +317,43 @@ void unpack(int format, nb::bytes data, size_t offset, Out<int32_t, 1> out) {
     wfdb_unpack(format, raw, out.shape(0), out.data());
 }
 
+// Data records from `offset` on that hold every wanted stretch of n_wanted bytes.
+DataRecords records_in(const nb::bytes& data, size_t offset, size_t n_records, size_t n_bytes,
+                       const std::vector<size_t>& begins, size_t n_wanted) {
+    require(offset <= data.size() && (n_bytes == 0 || n_records <= (data.size() - offset) / n_bytes),
+            "the records lie in the data");
+    for (const size_t begin : begins) {
+        require(begin <= n_bytes && n_wanted <= n_bytes - begin, "what is wanted lies in a record");
+    }
+    return {reinterpret_cast<const uint8_t*>(data.c_str()) + offset, n_records, n_bytes};
+}
+
+template <class Count, size_t kBytes>
+void data_rows(nb::bytes data, size_t offset, size_t n_bytes, const std::vector<size_t>& begins, size_t n_samples,
+               Out<Count, 2> out) {
+    require(n_samples > 0 && n_samples <= n_bytes / kBytes, "a record has samples");
+    require(out.shape(0) == begins.size() && out.shape(1) % n_samples == 0, "out is (signal, time) of whole records");
+    const DataRecords records =
+        records_in(data, offset, out.shape(1) / n_samples, n_bytes, begins, kBytes * n_samples);
+    nb::gil_scoped_release free;
+    edf_rows(records, begins, n_samples, out.data());
+}
+
+void onsets(nb::bytes data, size_t offset, size_t n_bytes, size_t begin, size_t n_wanted, Out<double, 1> out) {
+    const DataRecords records = records_in(data, offset, out.shape(0), n_bytes, {begin}, n_wanted);
+    nb::gil_scoped_release free;
+    edf_onsets(records, begin, n_wanted, out.data());
+}
+
+nb::tuple numbers(nb::bytes text, char separator, Out<double, 1> out) {
+    TableShape shape{0, 0};
+    {
+        nb::gil_scoped_release free;
+        shape = table_numbers({text.c_str(), text.size()}, separator, out.data(), out.shape(0));
+    }
+    return nb::make_tuple(shape.n_rows, shape.n_columns);
+}
+
 std::vector<int> frame_sums(Dense<int16_t, 2> frames) {
     const size_t n_channels = frames.shape(1);
     std::vector<uint16_t> sums(n_channels);
@@ -391,6 +430,11 @@ NB_MODULE(_kernels, m) {
     nb::class_<DicomPaths>(m, "DicomPaths").def(nb::init<const std::vector<std::vector<uint32_t>>&>())
         .def("scan", &elements, "data"_a, "begin"_a, "explicit_vr"_a, "big_endian"_a);
     m.def("digits", &digits, "text"_a, "spans"_a, "out"_a.noconvert());
+    m.def("edf_rows", &data_rows<int16_t, 2>, "data"_a, "offset"_a, "n_bytes"_a, "begins"_a, "n_samples"_a,
+          "out"_a.noconvert());
+    m.def("edf_rows", &data_rows<int32_t, 3>, "data"_a, "offset"_a, "n_bytes"_a, "begins"_a, "n_samples"_a,
+          "out"_a.noconvert());
+    m.def("edf_onsets", &onsets, "data"_a, "offset"_a, "n_bytes"_a, "begin"_a, "n_wanted"_a, "out"_a.noconvert());
     m.def("read_file", &read_file, "path"_a, "most"_a);
     m.def("wfdb_bytes", &wfdb_bytes, "fmt"_a, "n"_a);
     m.def("wfdb_header", &header, "text"_a);
@@ -399,6 +443,7 @@ NB_MODULE(_kernels, m) {
     m.def("flat_channels", &flat_channels<int32_t>, "counts"_a.noconvert());
     m.def("frame_sums", &frame_sums, "frames"_a.noconvert());
     m.def("xli_leads", &xli, "text"_a, "span"_a, "rows"_a, "limbs"_a, "out"_a.noconvert());
+    m.def("table_numbers", &numbers, "text"_a, "separator"_a, "out"_a.noconvert());
     m.def("xml_root", &root, "text"_a);
     nb::class_<XmlPaths>(m, "XmlPaths").def(nb::init<const std::vector<std::string>&>())
         .def("scan", &scan, "text"_a)

@@ -6,7 +6,24 @@ from pathlib import Path
 from typing import Protocol
 
 from ecgbatch.errors import RecordError
-from ecgbatch.formats import aecg, cardiosoft, dicom, mortara, muse, philips, schiller, wfdb, wfdb_header
+from ecgbatch.formats import (
+    aecg,
+    cardiosoft,
+    csv,
+    dicom,
+    edf,
+    ishne,
+    layout,
+    mat,
+    mfer,
+    mortara,
+    muse,
+    npy,
+    philips,
+    schiller,
+    wfdb,
+    wfdb_header,
+)
 from ecgbatch.formats.dicom_file import is_dicom
 from ecgbatch.formats.xml import root_name, to_utf8
 from ecgbatch.record import Reason, Record
@@ -16,6 +33,7 @@ __all__ = ["Records", "Sibling", "companions", "decode", "records"]
 Sibling = Callable[[str], bytes]
 """Reads the file of that name beside the entry; raises RecordError where there is none."""
 
+_ARRAY_SUFFIXES = (".npy", ".csv", ".mat")
 _SIGNAL_SUFFIXES = (".dat", ".xyz")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b")
@@ -61,7 +79,7 @@ def records(path: str) -> Records | None:
     return code15.opened(path)
 
 
-def decode(raw: bytes, name: str, sibling: Sibling) -> Record:
+def decode(raw: bytes, name: str, sibling: Sibling) -> Record:  # noqa: PLR0911, PLR0912  # a line a container
     """The ECG in `raw`, the content of a file called `name`.
 
     Raises:
@@ -73,8 +91,20 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:
         return _decode_xml(to_utf8(raw))
     if is_dicom(raw):
         return dicom.decode(raw)
+    if mfer.starts(raw):
+        return mfer.decode(raw)
+    if ishne.starts(raw):
+        return ishne.decode(raw)
+    if edf.starts(raw):
+        return edf.decode(raw)
+    if mat.starts(raw):
+        return mat.decode(raw, sibling)
+    if npy.starts(raw):
+        return npy.decode(raw, sibling)
     if name.lower().endswith(".hea") and (header := wfdb_header.parse(raw)):
         return wfdb.decode(header, sibling)
+    if csv.is_table(raw, name):
+        return csv.decode(raw, sibling)
     if raw.startswith((b"fLaC", b"\x1e\x00\x00\x00")) or name.lower().endswith(_SIGNAL_SUFFIXES):
         raise RecordError(Reason.ORPHAN_SIGNAL, "a signal file that no WFDB header names, expected a .hea beside it")
     if raw.startswith(_HDF5):
@@ -87,7 +117,12 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:
 
 
 def companions(raw: bytes, name: str) -> Sequence[str]:
-    """Names of the files beside `name` that belong to the same record."""
+    """Names of the files beside `name` that belong to the same record; only of a `.hea` does `raw` matter.
+
+    They need not exist: an array has a declared layout or is a reject.
+    """
+    if name.lower().endswith(_ARRAY_SUFFIXES):
+        return (layout.FILE,)
     header = wfdb_header.parse(raw) if name.lower().endswith(".hea") else None
     return wfdb_header.signal_files(header) if header else ()
 
