@@ -23,8 +23,8 @@ TIERS = (
     {"errors"},
     {"record", "waveform"},
     {"archive", "formats", "bundle", "quality", "plan", "tally", "golden", "_kernels", "network", "drawing"},
-    {"feed", "runtimes", "output"},
-    {"score", "train", "synth", "admission", "facts", "inspection", "progress"},
+    {"feed", "runtimes", "output", "parts"},
+    {"score", "train", "synth", "admission", "duplicates", "facts", "inspection", "progress"},
     {"cli"},
 )
 """From the bottom up: a module imports its own tier and those below it, never one above."""
