@@ -1,5 +1,6 @@
 """The plan of a run: every entry and its shard, written once, before the first score."""
 
+import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -46,6 +47,15 @@ class Plan:
     n_entries: int
     n_shards: int
     settings: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that the scores are the result of."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+    def n_entries_of(self, shard: int) -> int:
+        shard_size = int(self.settings["shard_size"])
+        return min(shard_size, self.n_entries - shard * shard_size)
 
     @classmethod
     def write(cls, path: Path, entries: Iterable[Entry], *, shard_size: int, settings: Mapping[str, Any]) -> "Plan":
