@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from ecgbatch.errors import RecordError
-from ecgbatch.formats import muse, wfdb, wfdb_header
+from ecgbatch.formats import muse, scp, wfdb, wfdb_header
 from ecgbatch.formats.xml import root_name, to_utf8
 from ecgbatch.record import Reason, Record
 
@@ -25,6 +25,8 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:
     """
     if not raw:
         raise RecordError(Reason.EMPTY, "0 bytes")
+    if scp.is_scp(raw):  # first, for it begins with a CRC, which may be any two bytes: `<a`, say
+        return scp.decode(raw)
     if _XML_START.match(raw):
         return _decode_xml(to_utf8(raw))
     if name.lower().endswith(".hea") and (header := wfdb_header.parse(raw)):
