@@ -84,7 +84,33 @@ def edf_rows(
 def edf_onsets(data: bytes, offset: int, n_bytes: int, begin: int, n_wanted: int, out: NDArray[np.float64]) -> None:
     """When each data record starts, in s, by the annotation in its `n_wanted` bytes from `begin` on; NaN if none."""
 
+def crc16(data: bytes, begin: int, end: int) -> int:
+    """CRC-CCITT of data[begin:end], as EN 1064 and ISHNE have it."""
+
 def crc32(data: bytes, /) -> int: ...
+
+class ScpTables:
+    """Huffman tables of an SCP-ECG record."""
+
+def scp_leads(
+    data: bytes,
+    begin: int,
+    end: int,
+    tables: ScpTables | None,
+    encoding: int,
+    leads: list[tuple[int, int, int]],
+    out: NDArray[np.int16],
+) -> int:
+    """Decode leads that lie one after the other in data[begin:end]: bit streams, or int16 where there are no tables.
+
+    A lead is (samples, bytes modulo 65536, row of out), the row negative for one to leave alone. The samples are
+    amplitudes (encoding 0) or their first (1) or second (2) differences. Returns how many leads were sound, which is
+    the index of the first that is not.
+    """
+
+def scp_tables(section: bytes) -> ScpTables | None:
+    """The tables in the content of section 2; None where it holds no set of tables that can be told apart."""
+
 def wfdb_bytes(fmt: int, n: int) -> int:
     """Bytes that `n` samples take in a packed WFDB format; 0 for any other format."""
 

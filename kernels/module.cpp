@@ -2,6 +2,7 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -10,9 +11,11 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 
 #include "base64.h"
+#include "crc16.h"
 #include "crc32.h"
 #include "dicom.h"
 #include "digits.h"
@@ -21,6 +24,7 @@
 #include "normalise.h"
 #include "sample.h"
 #include "table.h"
+#include "scp.h"
 #include "wfdb.h"
 #include "wfdb_header.h"
 #include "xli.h"
@@ -410,6 +414,36 @@ std::pair<int, size_t> xli(nb::bytes text, std::pair<int64_t, int64_t> span, con
     return {0, rows.size()};
 }
 
+std::optional<ScpTables> tables(nb::bytes section) {
+    ScpTables found;
+    if (!found.parse(reinterpret_cast<const uint8_t*>(section.c_str()), section.size())) return std::nullopt;
+    return found;
+}
+
+size_t leads(nb::bytes data, size_t begin, size_t end, const ScpTables* tables, int encoding,
+             const std::vector<std::tuple<int64_t, int64_t, int64_t>>& layout, Out<int16_t, 2> out) {
+    require(begin <= end && end <= data.size(), "leads lie in the data");
+    require(encoding >= 0 && encoding <= 2, "amplitudes, first or second differences");
+    std::vector<ScpLead> found;
+    for (const auto& [n_samples, n_bytes, row] : layout) {
+        require(n_samples >= 0 && n_bytes >= 0 && n_bytes <= 0xFFFF, "counts of samples, and of bytes in 16 bits");
+        require(row < static_cast<int64_t>(out.shape(0)), "rows lie in out");
+        require(row < 0 || n_samples == static_cast<int64_t>(out.shape(1)), "out is (row, time)");
+        require(static_cast<size_t>(n_samples) <= 8 * (end - begin), "a sample takes a bit");
+        found.push_back({n_samples, n_bytes, row});
+    }
+    const auto* raw = reinterpret_cast<const uint8_t*>(data.c_str()) + begin;
+    nb::gil_scoped_release free;
+    return scp_leads(raw, end - begin, tables, static_cast<ScpEncoding>(encoding), found, out.shape(1), out.data());
+}
+
+uint16_t crc_of(nb::bytes data, size_t begin, size_t end) {
+    require(begin <= end && end <= data.size(), "a span of the data");
+    const auto* raw = reinterpret_cast<const uint8_t*>(data.c_str()) + begin;
+    nb::gil_scoped_release free;
+    return crc16(raw, end - begin);
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -426,6 +460,7 @@ NB_MODULE(_kernels, m) {
         .def("__call__", &ModelInput::whole_leads, "nv"_a.noconvert(), "out"_a.noconvert())
         .def("by_sample", &ModelInput::by_sample, "nv"_a.noconvert(), "out"_a.noconvert());
     m.def("base64_blocks", &base64_blocks, "text"_a, "spans"_a, "out"_a.noconvert());
+    m.def("crc16", &crc_of, "data"_a, "begin"_a, "end"_a);
     m.def("crc32", [](nb::bytes data) { return crc32(reinterpret_cast<const uint8_t*>(data.c_str()), data.size()); });
     nb::class_<DicomPaths>(m, "DicomPaths").def(nb::init<const std::vector<std::vector<uint32_t>>&>())
         .def("scan", &elements, "data"_a, "begin"_a, "explicit_vr"_a, "big_endian"_a);
@@ -436,6 +471,10 @@ NB_MODULE(_kernels, m) {
           "out"_a.noconvert());
     m.def("edf_onsets", &onsets, "data"_a, "offset"_a, "n_bytes"_a, "begin"_a, "n_wanted"_a, "out"_a.noconvert());
     m.def("read_file", &read_file, "path"_a, "most"_a);
+    nb::class_<ScpTables>(m, "ScpTables");
+    m.def("scp_leads", &leads, "data"_a, "begin"_a, "end"_a, "tables"_a.none(), "encoding"_a, "leads"_a,
+          "out"_a.noconvert());
+    m.def("scp_tables", &tables, "section"_a);
     m.def("wfdb_bytes", &wfdb_bytes, "fmt"_a, "n"_a);
     m.def("wfdb_header", &header, "text"_a);
     m.def("wfdb_unpack", &unpack, "fmt"_a, "data"_a, "offset"_a, "out"_a.noconvert());

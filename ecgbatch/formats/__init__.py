@@ -21,6 +21,7 @@ from ecgbatch.formats import (
     npy,
     philips,
     schiller,
+    scp,
     wfdb,
     wfdb_header,
 )
@@ -87,6 +88,8 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:  # noqa: PLR0911,
     """
     if not raw:
         raise RecordError(Reason.EMPTY, "0 bytes")
+    if scp.is_scp(raw):  # first, for it begins with a CRC, which may be any two bytes: `<a`, say
+        return scp.decode(raw)
     if _XML_START.match(raw):
         return _decode_xml(to_utf8(raw))
     if is_dicom(raw):
