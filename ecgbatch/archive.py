@@ -3,13 +3,13 @@
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
-from ecgbatch import _kernels, container, formats
+from ecgbatch import _kernels, container, formats, remote
 from ecgbatch.errors import ArchiveError, RecordError
 from ecgbatch.record import MAX_BYTES, Reason
 
@@ -43,8 +43,8 @@ class Entry:
         return self.path if self.member is None else f"{self.path}#{self.member}"
 
 
-def scan(sources: Sequence[Path], *, companions: Companions, skip: Path) -> Iterator[Entry]:
-    """Every entry of folders, manifests and single files, in a fixed order; `skip` is a folder to leave out.
+def scan(sources: Sequence[Path | str], *, companions: Companions, skip: Path) -> Iterator[Entry]:
+    """Every entry of folders, manifests, single files and URLs, in a fixed order; `skip` is a folder to leave out.
 
     Nothing is left out in silence: a file that is no ECG is an entry too, and will be a reject.
 
@@ -53,7 +53,12 @@ def scan(sources: Sequence[Path], *, companions: Companions, skip: Path) -> Iter
     """
     for index, source in enumerate(sources):
         prefix = f"{index}/" if len(sources) > 1 else ""
-        for record_id, path, belongings in _listed(source, companions, skip):
+        if remote.is_url(str(source)):
+            yield from (
+                replace(entry, record_id=prefix + entry.record_id) for entry in _behind(str(source), companions)
+            )
+            continue
+        for record_id, path, belongings in _listed(Path(source), companions, skip):
             if container.kind_of(path):
                 yield from _members(prefix + record_id, path, companions)
             elif many := _many(path):
@@ -162,14 +167,50 @@ def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str,
         files, inner = _list_folder(folder)
         folders.extend(f"{relative}{name}/" for name in reversed(inner))
         headers = {name: _belongings(folder + "/" + name, name, companions) for name in files if _is_header(name)}
-        signals = {name for names in headers.values() for name in names}
-        records = headers | {
-            name: companions(b"", name) for name in files if name not in signals and name not in headers
-        }
-        owned = {name for names in records.values() for name in names}
-        for name in files:
-            if name not in owned or name in headers:  # a header stays an entry, whatever names it
-                yield relative + name, os.path.join(folder, name), records[name]
+        for name, belongings in _owners(files, headers, companions):
+            yield relative + name, os.path.join(folder, name), belongings
+
+
+def _owners(
+    files: Sequence[str], headers: Mapping[str, Sequence[str]], companions: Companions
+) -> Iterator[tuple[str, Sequence[str]]]:
+    """The files of a folder that belong to no other, and those that belong to them; `headers` own what they name."""
+    signals = {name for names in headers.values() for name in names}
+    others = {name: companions(b"", name) for name in files if name not in signals and name not in headers}
+    owned = signals | {name for names in others.values() for name in names}
+    for name in files:
+        if name in headers or name not in owned:  # a header stays an entry, whatever names it
+            yield name, headers[name] if name in headers else others[name]
+
+
+def _behind(source: str, companions: Companions) -> Iterator[Entry]:
+    """The entries behind a URL, as `_walk` lists those of a folder."""
+    top = source.rstrip("/")
+    place = remote.reached(top)
+    own = place.stamp_of(top)
+    if own:
+        yield Entry(top.rpartition("/")[2], top, *remote.RemoteFiles(top).stamp(_behind_header(top, companions)))
+        return
+    folders = [""]
+    while folders:
+        relative = folders.pop()
+        files, inner = place.listed(f"{top}/{relative}")
+        folders.extend(f"{relative}{name}/" for name in reversed(inner))
+        names = [name for name in files if _is_header(name)]
+        owned = remote.POOL.map(lambda name, at=relative: _behind_header(f"{top}/{at}{name}", companions), names)
+        for name, belongings in _owners(list(files), dict(zip(names, owned, strict=True)), companions):
+            stamps = [files[other] for other in (name, *belongings) if other in files]
+            url = f"{top}/{relative}{name}"
+            yield Entry(relative + name, url, sum(n for n, _ in stamps), max(modified for _, modified in stamps))
+
+
+def _behind_header(url: str, companions: Companions) -> Sequence[str]:
+    """What belongs to the file at a URL."""
+    files = remote.RemoteFiles(url)
+    try:
+        return companions(files.read(files.name) if _is_header(files.name) else b"", files.name)
+    except RecordError:
+        return ()  # it will be a reject with this reason when its turn comes
 
 
 def _members(record_id: str, path: str, companions: Companions) -> Iterator[Entry]:

@@ -87,8 +87,8 @@ def options_of_all(
 @app.command("score")
 def score_command(
     source: Annotated[
-        list[Path],
-        Argument(help="Folders, ECG files, or manifests (CSV, Parquet) with a column 'path'.", readable=False),
+        list[str],
+        Argument(help="Folders, ECG files, archives of them, URLs, or manifests (CSV, Parquet) with a column 'path'."),
     ],
     out: Annotated[Path, Option(help="Run folder: new, or one to go on with.")],
     model: Annotated[list[str], Option(help="Shipped bundle or bundle folder; several are scored in one pass.")] = [  # noqa: B006

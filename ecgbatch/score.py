@@ -17,6 +17,7 @@ from ecgbatch.facts import Facts, is_finished, recount
 from ecgbatch.feed.batch import Batch, batches
 from ecgbatch.output import Output, Outputs, exclusive
 from ecgbatch.plan import Plan
+from ecgbatch.remote import is_url
 from ecgbatch.runtimes import Engine, open_engine
 from ecgbatch.tally import Tally, spaced
 
@@ -67,7 +68,7 @@ def score(feed: Iterable[Batch], engines: Sequence[Engine], out: Output, tally: 
 
 
 def run(
-    sources: Sequence[Path],
+    sources: Sequence[Path | str],
     folder: Path,
     bundles: Sequence[Bundle],
     options: Options,
@@ -85,7 +86,7 @@ def run(
     existed = os.path.exists(folder)
     _refuse_foreign(folder)
     for source in sources:
-        if not os.path.exists(source):
+        if not is_url(str(source)) and not os.path.exists(source):
             raise ArchiveError(f"{source}: no such file or folder")
     engines = [
         admission.admitted(open_engine(bundle, options.device, options.precision, batch=options.batch))
@@ -150,10 +151,10 @@ def _through(engine: Engine, stream: Iterator[tuple[Batch, Outputs]]) -> Iterato
         yield batch, {**outputs, bundle.name: (bundle.probabilities(logits), embedding)}
 
 
-def _settings(sources: Sequence[Path], bundles: Sequence[Bundle], options: Options) -> dict[str, Any]:
+def _settings(sources: Sequence[Path | str], bundles: Sequence[Bundle], options: Options) -> dict[str, Any]:
     """What a run is the result of; another value of any of them is another run."""
     return {
-        "source": [os.path.abspath(source) for source in sources],
+        "source": [str(source) if is_url(str(source)) else os.path.abspath(source) for source in sources],
         "model": [f"{bundle.name} {bundle.fingerprint[:16]}" for bundle in bundles],
         "precision": "fp32" if options.precision == "auto" else options.precision,
         "embeddings": options.embeddings,
@@ -176,7 +177,7 @@ def _refuse_foreign(folder: Path) -> None:
         raise OutputError(f"{folder}: holds {min(foreign)!r} and no plan, expected a new folder or a run of ecgbatch")
 
 
-def _planned(folder: Path, sources: Sequence[Path], settings: Mapping[str, Any], *, existed: bool) -> Plan:
+def _planned(folder: Path, sources: Sequence[Path | str], settings: Mapping[str, Any], *, existed: bool) -> Plan:
     """The plan in `folder` if it is of these settings, else a new one in an empty folder.
 
     Raises:

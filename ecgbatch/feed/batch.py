@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import xxhash
 
-from ecgbatch import archive, container, formats, quality
+from ecgbatch import archive, container, formats, quality, remote
 from ecgbatch.archive import Entry
 from ecgbatch.bundle import InputSpec
 from ecgbatch.errors import RecordError
@@ -69,6 +69,8 @@ def keep_freed_memory() -> None:
 
 def read(entry: Entry) -> Record | Reject:
     """Decode one entry; a defect in the file becomes a Reject, anything else is our bug and propagates."""
+    if remote.is_url(entry.path):
+        return _read(entry, remote.RemoteFiles(entry.path))
     if entry.member is None:
         return _read(entry, archive.Files(entry.path))
     try:
@@ -79,7 +81,7 @@ def read(entry: Entry) -> Record | Reject:
         return _reject(entry, "read", defect)
 
 
-def _read(entry: Entry, files: archive.Files | container.Members) -> Record | Reject:
+def _read(entry: Entry, files: archive.Files | container.Members | remote.RemoteFiles) -> Record | Reject:
     belongings: Sequence[str] = ()
     outcome: Record | Reject
     try:
@@ -89,7 +91,11 @@ def _read(entry: Entry, files: archive.Files | container.Members) -> Record | Re
     except RecordError as defect:
         stage = "read" if defect.reason in (Reason.UNREADABLE, Reason.TOO_LARGE, Reason.MISSING_SIGNAL) else "decode"
         outcome = _reject(entry, stage, defect)
-    return outcome if files.stamp(belongings) == (entry.n_bytes, entry.modified_ns) else _changed(entry)
+    try:
+        is_as_planned = files.stamp(belongings) == (entry.n_bytes, entry.modified_ns)
+    except RecordError as defect:
+        return _reject(entry, "read", defect)
+    return outcome if is_as_planned else _changed(entry)
 
 
 def _changed(entry: Entry) -> Reject:
@@ -112,8 +118,8 @@ def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec]) -> Ba
     rejects: list[Reject] = []
     decode_s = prepare_s = 0.0
     started = perf_counter()
-    for entry in entries:
-        record = read(entry)
+    is_remote = any(remote.is_url(entry.path) for entry in entries)
+    for entry, record in zip(entries, remote.POOL.map(read, entries) if is_remote else map(read, entries), strict=True):
         decoded = perf_counter()
         if isinstance(record, Record):
             try:

@@ -1,0 +1,210 @@
+"""Object stores and other places behind a URL: `s3://`, `gs://` and `hdfs://` by Arrow, any other by fsspec."""
+
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from time import sleep
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from pyarrow import ArrowException, fs
+
+from ecgbatch.errors import ArchiveError, MissingExtraError, RecordError
+from ecgbatch.record import MAX_BYTES, Reason
+
+__all__ = ["POOL", "Remote", "RemoteFiles", "Stamp", "is_url", "reached"]
+
+T = TypeVar("T")
+
+Stamp = tuple[int, int]
+"""Size, and modification in ns since 1970 (0 where the place does not say)."""
+
+POOL = ThreadPoolExecutor(32, thread_name_prefix="remote")
+"""Requests that are under way at once: a store answers each in tens of milliseconds, and many in parallel."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+_ARROW = ("s3", "gs", "gcs", "hdfs")
+_PAUSES_S = (0.25, 0.5, 1.0)
+"""Between attempts at what failed; the stores' own clients try again too."""
+
+
+def is_url(path: str) -> bool:
+    """Whether a source or an entry's path is a URL."""
+    return path[:1] != "/" and _URL.match(path) is not None
+
+
+class Remote:
+    """A bucket, host or the like; what it holds is called by its URL."""
+
+    def __init__(self, base: str) -> None:
+        """Reach the place at `base`, scheme and host or bucket.
+
+        Raises:
+            ArchiveError: no such place is known.
+            MissingExtraError: it needs fsspec.
+        """
+        self._base = base
+        try:
+            if urlsplit(base).scheme in _ARROW:
+                self._files, root = fs.FileSystem.from_uri(base)
+            else:
+                self._files, root = _by_fsspec(base)
+        except (OSError, ValueError, ArrowException) as err:
+            raise ArchiveError(f"{base}: no place that can be reached: {_line(err)}") from err
+        self._root = root.rstrip("/")
+
+    def stamp_of(self, source: str) -> Stamp | None:
+        """Size and modification of a source that is a file, None for a folder.
+
+        Raises:
+            ArchiveError: there is nothing, or the place does not answer.
+        """
+        try:
+            info = _again(lambda: self._files.get_file_info(self._path(source)))
+        except (OSError, ArrowException) as err:
+            raise ArchiveError(f"{source}: cannot be looked at: {_line(err)}") from err
+        if info.type == fs.FileType.NotFound:
+            raise ArchiveError(f"{source}: no such file or folder")
+        return _stamp(info) if info.type == fs.FileType.File else None
+
+    def stamp(self, url: str) -> Stamp | None:
+        """Size and modification of a file, None where there is none.
+
+        Raises:
+            OSError: the place does not answer.
+        """
+        info = self._files.get_file_info(self._path(url))
+        return _stamp(info) if info.type == fs.FileType.File else None
+
+    def listed(self, folder: str) -> tuple[dict[str, Stamp], list[str]]:
+        """Names and stamps of the files in a folder, and names of the folders in it, both in order.
+
+        Raises:
+            ArchiveError: it cannot be listed.
+        """
+        try:
+            found = _again(lambda: self._files.get_file_info(fs.FileSelector(self._path(folder))))
+        except (OSError, ArrowException) as err:
+            raise ArchiveError(f"{folder}: cannot be listed: {_line(err)}; nothing was scored") from err
+        found.sort(key=lambda info: info.base_name)
+        files = {info.base_name: _stamp(info) for info in found if info.type == fs.FileType.File}
+        return files, [info.base_name for info in found if info.type == fs.FileType.Directory]
+
+    def read(self, url: str, missing: Reason) -> tuple[bytes, Stamp]:
+        """The bytes of a file, and its stamp once they were read.
+
+        Raises:
+            RecordError: `missing` where there is none, `unreadable` where it cannot be had, or `too-large`.
+        """
+        try:
+            return _again(lambda: self._read(url))
+        except FileNotFoundError:
+            raise RecordError(missing, "no such file") from None
+        except (OSError, ArrowException) as err:
+            detail = f"not to be had in {len(_PAUSES_S) + 1} attempts: {_line(err)}"
+            raise RecordError(Reason.UNREADABLE, detail) from err
+
+    def _path(self, url: str) -> str:
+        return self._root + url.removeprefix(self._base).rstrip("/")
+
+    def _read(self, url: str) -> tuple[bytes, Stamp]:
+        stamp = self.stamp(url)
+        if stamp is None:
+            raise FileNotFoundError(url)
+        if stamp[0] > MAX_BYTES:
+            raise RecordError(Reason.TOO_LARGE, f"{stamp[0]} bytes, expected at most {MAX_BYTES}")
+        with self._files.open_input_stream(self._path(url)) as stream:
+            raw = stream.read(MAX_BYTES)
+        if len(raw) != stamp[0]:
+            raise OSError(f"{len(raw)} of {stamp[0]} bytes")
+        return raw, stamp
+
+
+class RemoteFiles:
+    """The files of one entry behind a URL: the same as `archive.Files` of one on a disk."""
+
+    __slots__ = ("_folder", "_is_away", "_remote", "_seen", "name")
+
+    def __init__(self, url: str) -> None:
+        folder, slash, self.name = url.rpartition("/")
+        self._remote = reached(url)
+        self._folder = folder + slash
+        self._seen: dict[str, Stamp] = {}
+        self._is_away = False
+
+    def read(self, name: str, missing: Reason = Reason.UNREADABLE) -> bytes:
+        """The bytes of the file of that name, as `Remote.read` gives them."""
+        try:
+            raw, self._seen[name] = self._remote.read(self._folder + name, missing)
+        except RecordError as defect:
+            self._is_away = defect.__cause__ is not None  # what the place said when it was asked
+            raise
+        return raw
+
+    def stamp(self, belongings: Sequence[str]) -> tuple[int | None, int | None]:
+        """Total size and latest modification of the entry's file and `belongings`, as they were read.
+
+        Raises:
+            RecordError: `unreadable`, for the place does not answer.
+        """
+        stamps = [self._seen.get(name) or self._stamped(name) for name in (self.name, *belongings)]
+        if stamps[0] is None:
+            return None, None
+        there = [stamp for stamp in stamps if stamp]
+        return sum(n_bytes for n_bytes, _ in there), max(modified_ns for _, modified_ns in there)
+
+    def _stamped(self, name: str) -> Stamp | None:
+        if self._is_away:
+            raise RecordError(Reason.UNREADABLE, "the place does not answer")
+        try:
+            return _again(lambda: self._remote.stamp(self._folder + name))
+        except (OSError, ArrowException) as err:
+            raise RecordError(Reason.UNREADABLE, f"the place does not answer: {_line(err)}") from err
+
+
+def reached(url: str) -> Remote:
+    """The place of a URL, which is kept for others of the same host or bucket.
+
+    Raises:
+        ArchiveError: no such place is known, or the URL holds credentials.
+        MissingExtraError: it needs fsspec.
+    """
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query:
+        raise ArchiveError(f"{parts.scheme}://…: credentials or options in the URL, expected them in the environment")
+    return _reached(f"{parts.scheme}://{parts.netloc}")
+
+
+@lru_cache(maxsize=64)
+def _reached(url: str) -> Remote:
+    return Remote(url)
+
+
+def _by_fsspec(url: str) -> tuple[fs.FileSystem, str]:
+    try:
+        import fsspec
+    except ModuleNotFoundError:
+        raise MissingExtraError(f"{urlsplit(url).scheme}://", "remote") from None
+    files, root = fsspec.core.url_to_fs(url)
+    return fs.PyFileSystem(fs.FSSpecHandler(files)), root
+
+
+def _stamp(info: fs.FileInfo) -> Stamp:
+    return info.size, info.mtime_ns or 0
+
+
+def _again(attempt: Callable[[], T]) -> T:
+    """What the attempt gives, made again after a while where the place did not answer."""
+    for pause_s in _PAUSES_S:
+        try:
+            return attempt()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (OSError, ArrowException):
+            sleep(pause_s)
+    return attempt()
+
+
+def _line(err: Exception) -> str:
+    return (str(err).splitlines() or [type(err).__name__])[0][:200]

@@ -1,0 +1,211 @@
+"""Object stores: what lies behind a URL is scored as it lies, whatever the store does meanwhile."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from ecgbatch import archive, formats, remote, score, synth
+from ecgbatch.archive import Entry
+from ecgbatch.errors import ArchiveError
+from ecgbatch.feed import batch
+from ecgbatch.record import MAX_BYTES, Reason, Record, Reject
+
+boto3 = pytest.importorskip("boto3")
+pytest.importorskip("moto")
+
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Store:
+    """An S3 server in a process of its own."""
+
+    def __init__(self, port: int) -> None:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def fill(self, bucket: str, files: dict[str, bytes]) -> None:
+        self._client.create_bucket(Bucket=bucket)
+        for key, content in files.items():
+            self._client.put_object(Bucket=bucket, Key=key, Body=content)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def stores() -> Iterator[Callable[[dict[str, bytes]], tuple[str, Store]]]:
+    """A function that fills a new bucket of a running server, and gives its URL."""
+    before = dict(os.environ)
+    port = free_port()
+    os.environ |= ENVIRONMENT | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    store = Store(port)
+    n = 0
+
+    def filled(files: dict[str, bytes]) -> tuple[str, Store]:
+        nonlocal n
+        n += 1
+        store.fill(f"bucket{n}", files)
+        return f"s3://bucket{n}", store
+
+    yield filled
+    store.stop()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def files(ecg) -> dict[str, bytes]:
+    wfdb = {f"a/b/{name}": content for name, content in synth.wfdb_files(ecg, "w", n_files=2).items()}
+    return {"a/1.xml": synth.muse_xml(ecg), "a/2.xml": b"junk", "c.xml": synth.muse_xml(ecg), **wfdb}
+
+
+def scan(*sources: Path | str) -> list[Entry]:
+    return list(archive.scan(sources, companions=formats.companions, skip=Path("/nonexistent")))
+
+
+def rejected(entries: Sequence[Entry]) -> list[Reason]:
+    return [found.reason for found in map(batch.read, entries) if isinstance(found, Reject)]
+
+
+def test_a_bucket_is_listed_as_the_same_folder_would_be(stores, files, tmp_path):
+    url, _ = stores(files)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+
+    assert [(entry.record_id, entry.n_bytes) for entry in scan(url)] == [
+        (entry.record_id, entry.n_bytes) for entry in scan(tmp_path)
+    ]
+    assert [entry.path for entry in scan(f"{url}/a/")] == [f"{url}/a/1.xml", f"{url}/a/2.xml", f"{url}/a/b/w.hea"]
+
+
+def test_a_bucket_gives_the_scores_of_the_same_folder(stores, files, tmp_path, tiny_bundle):
+    url, _ = stores(files)
+    for name, content in files.items():
+        (tmp_path / "archive" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "archive" / name).write_bytes(content)
+    for run, source in (("far", url), ("near", tmp_path / "archive")):
+        tally = score.run([source], tmp_path / run, [tiny_bundle], score.Options())
+        assert (tally.n_scored, tally.n_rejected) == (3, 1)
+    far, near = (
+        pl.read_parquet(tmp_path / run / "scores" / "*.parquet").drop("source_path") for run in ("far", "near")
+    )
+
+    assert far.equals(near)
+
+
+def test_a_run_over_a_bucket_goes_on_only_with_the_same_bucket(stores, files, tmp_path, tiny_bundle):
+    url, _ = stores(files)
+    other, _ = stores(files)
+    score.run([url], tmp_path / "run", [tiny_bundle], score.Options())
+
+    assert score.run([url], tmp_path / "run", [tiny_bundle], score.Options()).n_scored == 3
+    with pytest.raises(Exception, match="another run"):
+        score.run([other], tmp_path / "run", [tiny_bundle], score.Options())
+
+
+def test_an_object_that_changed_since_the_plan_is_not_read(stores, files):
+    url, store = stores(files)
+    entries = scan(f"{url}/a/b")
+    store.fill(url.removeprefix("s3://"), {"a/b/w_0.dat": b"other"})
+
+    assert rejected(entries) == [Reason.SOURCE_CHANGED]
+
+
+def test_objects_that_are_gone_or_too_large_are_rejects(stores, files):
+    url, store = stores({**files, "big.xml": bytes(MAX_BYTES + 1)})
+    entries = {entry.record_id: entry for entry in scan(url)}
+    store._client.delete_object(Bucket=url.removeprefix("s3://"), Key="a/b/w_1.dat")
+    store._client.delete_object(Bucket=url.removeprefix("s3://"), Key="c.xml")
+
+    assert rejected([entries["big.xml"]]) == [Reason.TOO_LARGE]
+    assert rejected([entries["c.xml"]]) == [Reason.SOURCE_CHANGED]
+    assert rejected([entries["a/b/w.hea"]]) == [Reason.SOURCE_CHANGED]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s3://no-such-bucket", "no such file or folder|cannot be looked at"),
+        ("s3://key:secret@bucket/a", "credentials"),
+        ("s3://bucket/a?secret_key=secret", "credentials"),
+        ("nowhere://a/b", "no place that can be reached"),
+    ],
+)
+def test_a_place_that_cannot_be_had_is_one_clear_line(stores, url, message):
+    with pytest.raises(ArchiveError, match=message) as refused:
+        scan(url)
+    assert "secret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_any_other_url_is_read_by_fsspec(files, ecg):
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    for name, content in files.items():
+        memory.pipe(f"/archive/{name}", content)
+    entries = scan("memory://archive/a")
+
+    assert [entry.record_id for entry in entries] == ["1.xml", "2.xml", "b/w.hea"]
+    assert [isinstance(batch.read(entry), Record) for entry in entries] == [True, False, True]
+
+
+def test_a_store_that_is_away_for_a_moment_is_asked_again(tmp_path, ecg, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/flaky/1.xml", synth.muse_xml(ecg))
+    (entry,) = scan("memory://flaky")
+    failures = iter([OSError("away")] * 2)
+    opened = type(memory).open
+
+    def flaky(self, *args, **kwargs):
+        for failure in failures:
+            raise failure
+        return opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(memory), "open", flaky)
+    monkeypatch.setattr(remote, "_PAUSES_S", (0.0, 0.0))
+
+    assert isinstance(batch.read(entry), Record)
+
+
+def test_a_store_that_stays_away_gives_rejects(ecg, monkeypatch):
+    port = free_port()
+    for name, value in (ENVIRONMENT | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote, "_PAUSES_S", ())
+    store = Store(port)
+    store.fill("gone", {f"{i}.xml": synth.muse_xml(ecg) for i in range(3)})
+    entries = scan("s3://gone")
+    store.stop()
+
+    assert rejected(entries[:1]) == [Reason.UNREADABLE]
