@@ -13,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ecgbatch import admission, archive, formats
+from ecgbatch import admission, archive, formats, gate
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import ArchiveError, OutputError, UsageError
 from ecgbatch.facts import Facts
@@ -41,6 +41,8 @@ class Options:
     embeddings: bool = False
     limit: int | None = None
     """Score only the first so many entries."""
+    reject_poor: float | None = None
+    """Reject records of less quality than this."""
     workers: int = 2
     """Threads that read and decode."""
 
@@ -49,6 +51,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value}, expected at least 1")
+        if self.reject_poor is not None and not 0 <= self.reject_poor <= 1:
+            raise UsageError(f"--reject-poor {self.reject_poor}, expected 0 to 1")
 
 
 def score(feed: Iterable[Batch], engines: Sequence[Engine], out: Output, tally: Tally, observe: Observer) -> None:
@@ -116,6 +120,7 @@ def run(
             list(dict.fromkeys(bundle.input for bundle in bundles)),
             size=options.batch,
             workers=options.workers,
+            least_quality=options.reject_poor,
         )
         try:
             score(feed, engines, out, tally, observe)
@@ -167,6 +172,9 @@ def _settings(sources: Sequence[Path], bundles: Sequence[Bundle], options: Optio
         "embeddings": options.embeddings,
         "limit": options.limit,
         "shard_size": options.shard_size,
+        "reject_poor": None
+        if options.reject_poor is None
+        else f"{options.reject_poor:g} (gate {gate.shipped().version})",
     }
 
 

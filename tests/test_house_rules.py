@@ -22,7 +22,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in SOURCE.rglob("*.py"))
 TIERS = (
     {"errors"},
     {"record", "waveform"},
-    {"archive", "formats", "bundle", "quality", "plan", "tally", "golden", "_kernels", "network", "drawing"},
+    {"archive", "formats", "bundle", "quality", "gate", "plan", "tally", "golden", "_kernels", "network", "drawing"},
     {"feed", "runtimes", "output"},
     {"score", "train", "synth", "admission", "facts", "inspection", "progress"},
     {"cli"},
