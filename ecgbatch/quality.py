@@ -119,12 +119,13 @@ def features(measures: Float[ndarray, "record measure lead"]) -> Float64[ndarray
 def limb_residual(nv: Int32[ndarray, "lead time"], row: int, lead: str, fs_hz: float | int) -> tuple[float, float]:
     """How far a row of nV (lead, time), which begins with I and II, is from what they say it is, and its size; in nV.
 
-    The largest difference and the peak-to-peak of each fifth of a second; nine of ten fifths have no more than what is
-    given. A fifth with a missing sample counts as 0.
+    The largest difference and the peak-to-peak of every second fifth of a second (a multiple of 16 samples; leads that
+    are swapped are so all the time); nine of ten fifths have no more than what is given. A fifth with a missing sample
+    counts as 0.
     """
     weights = mixing(("I", "II"), (lead,))[0]
-    length = int(np.clip(_rounded(0.2 * fs_hz), 1, nv.shape[1]))
-    cut = nv[[0, 1, row], : nv.shape[1] // length * length].reshape(3, -1, length)  # (lead, segment, time)
+    length = min(max(16, _rounded(0.2 * fs_hz) // 16 * 16), nv.shape[1])
+    cut = nv[[0, 1, row], : nv.shape[1] // length * length].reshape(3, -1, length)[:, ::2]  # (lead, segment, time)
     is_whole = (cut != INVALID).all((0, 2))
     x = cut.astype(np.float64)
     apart = is_whole * np.abs(x[2] - weights[0] * x[0] - weights[1] * x[1]).max(-1)

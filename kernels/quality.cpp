@@ -228,10 +228,10 @@ double Gate::logit(const float* measures, float* worst) const {
 
 float limb_residual(const int32_t* one, const int32_t* two, const int32_t* lead, int64_t n, double fs_hz, float a,
                     float b) {
-    const int64_t length = std::clamp<int64_t>(std::llround(0.2 * fs_hz), 1, n);
+    const int64_t length = std::min(std::max<int64_t>(16, std::llround(0.2 * fs_hz) / 16 * 16), n);  // whole vectors
     thread_local std::vector<float> found;
     found.clear();
-    for (int64_t t = 0; t + length <= n; t += length) {
+    for (int64_t t = 0; t + length <= n; t += 2 * length) {
         found.push_back(difference(one + t, two + t, lead + t, length, a, b));
     }
     const auto at = found.begin() + static_cast<int64_t>(found.size() * 9 / 10);

@@ -46,7 +46,8 @@ private:
     double intercept_;
 };
 
-// |lead - (a I + b II)| in nV: the largest in a fifth of a second; in nine of ten fifths it is no larger.
+// |lead - (a I + b II)| in nV: the largest in a fifth of a second; in nine of ten fifths it is no larger. Looks at
+// every second fifth: leads that are swapped are so all the time.
 float limb_residual(const int32_t* one, const int32_t* two, const int32_t* lead, int64_t n, double fs_hz, float a,
                     float b);
 

@@ -96,6 +96,18 @@ def test_measures_of_the_largest_and_smallest_signals_are_finite():
     assert np.isfinite(measured(np.full((8, 5000), INVALID, np.int32), 500)).all()
 
 
+def test_kernels_refuse_what_is_no_record_of_eight_leads():
+    out = np.empty((len(MEASURES), 8), np.float32)
+    nv = np.zeros((8, 100), np.int32)
+    for wrong in ((nv[:7], 500.0, out), (nv, 500.0, out[:3]), (nv[:, :0].copy(), 500.0, out), (nv, 0.0, out)):
+        with pytest.raises(ValueError, match="is"):
+            _kernels.lead_measures(*wrong)
+    with pytest.raises(ValueError, match="I and II first"):
+        _kernels.limb_residuals(nv, 6, [(1.0, 0.0)] * 3, 500.0)
+    with pytest.raises(ValueError, match="a weight for every measure"):
+        _kernels.Gate([], 0.0)
+
+
 def flat(uv: np.ndarray, rng: np.random.Generator) -> None:
     uv[V3, 1000:4500] = uv[V3, 1000]
 
