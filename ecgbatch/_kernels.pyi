@@ -34,8 +34,31 @@ class ModelInput:
     def by_sample(self, nv: NDArray[np.int32], out: NDArray[np.float32]) -> None:
         """The same through the function of one output sample that a GPU thread runs: for tests, slow."""
 
+class DicomPaths:
+    """Elements wanted from DICOM data sets, by path of tags (group * 65536 + element); an item is 0xFFFEE000.
+
+    Paths that begin with an item are those of a sequence's value.
+    """
+
+    def __init__(self, paths: list[list[int]], /) -> None: ...
+    def scan(
+        self, data: bytes, begin: int, explicit_vr: bool, big_endian: bool
+    ) -> tuple[int, int, list[tuple[int, int, int]]]:
+        """Status (0 complete, 1 truncated, 2 malformed), the byte where that was known, and the spans from `begin` on.
+
+        A span is (index of the path, begin, end) of a value, in the order of their beginnings.
+        """
+
 def base64_blocks(text: bytes, spans: list[tuple[int, int]], out: NDArray[np.uint8]) -> list[tuple[int, int]]:
     """Decode text[begin:end] of each span into a row of out; the bytes each gave (-1: damaged) and their CRC-32."""
+
+def digits(text: bytes, spans: list[tuple[int, int]], out: NDArray[np.int32]) -> list[int]:
+    """Write the decimal integers in text[begin:end] of each span into out, one span's after another's.
+
+    Returns how many each span gave, -1 where it holds anything that is no integer. White space, a comma or both
+    lie between two; a comma may follow the last; a fraction of zeros is part of an integer. `out` has room for
+    (end - begin) // 2 + 1 of every span.
+    """
 
 def read_file(path: bytes, most: int) -> tuple[int, bytes | None, int, int]:
     """Errno, and content, size and modification time in ns of a file, the last two as they are once it was read.
@@ -44,7 +67,50 @@ def read_file(path: bytes, most: int) -> tuple[int, bytes | None, int, int]:
     bytes. Opening does not wait, as it would for a FIFO.
     """
 
+def edf_rows(
+    data: bytes,
+    offset: int,
+    n_bytes: int,
+    begins: list[int],
+    n_samples: int,
+    out: NDArray[np.int16] | NDArray[np.int32],
+) -> None:
+    """Gather signals from data records of `n_bytes`, the first at `offset`, into out (signal, time).
+
+    A signal has `n_samples` in every record, from the byte in `begins` on: of 16 bits where out is int16, of 24 where
+    it is int32.
+    """
+
+def edf_onsets(data: bytes, offset: int, n_bytes: int, begin: int, n_wanted: int, out: NDArray[np.float64]) -> None:
+    """When each data record starts, in s, by the annotation in its `n_wanted` bytes from `begin` on; NaN if none."""
+
+def crc16(data: bytes, begin: int, end: int) -> int:
+    """CRC-CCITT of data[begin:end], as EN 1064 and ISHNE have it."""
+
 def crc32(data: bytes, /) -> int: ...
+
+class ScpTables:
+    """Huffman tables of an SCP-ECG record."""
+
+def scp_leads(
+    data: bytes,
+    begin: int,
+    end: int,
+    tables: ScpTables | None,
+    encoding: int,
+    leads: list[tuple[int, int, int]],
+    out: NDArray[np.int16],
+) -> int:
+    """Decode leads that lie one after the other in data[begin:end]: bit streams, or int16 where there are no tables.
+
+    A lead is (samples, bytes modulo 65536, row of out), the row negative for one to leave alone. The samples are
+    amplitudes (encoding 0) or their first (1) or second (2) differences. Returns how many leads were sound, which is
+    the index of the first that is not.
+    """
+
+def scp_tables(section: bytes) -> ScpTables | None:
+    """The tables in the content of section 2; None where it holds no set of tables that can be told apart."""
+
 def wfdb_bytes(fmt: int, n: int) -> int:
     """Bytes that `n` samples take in a packed WFDB format; 0 for any other format."""
 
@@ -86,6 +152,23 @@ def limb_residuals(nv: NDArray[np.int32], first: int, weights: list[tuple[float,
 def frame_sums(frames: NDArray[np.int16]) -> list[int]:
     """Sum of each column of (time, channel), modulo 65536."""
 
+def xli_leads(
+    text: bytes, span: tuple[int, int], rows: list[int], limbs: list[int], out: NDArray[np.int16]
+) -> tuple[int, int]:
+    """Decode the base64 of XLI chunks in text[span], a chunk a lead, into out (lead, time).
+
+    Lead k goes to row rows[k], nowhere if that is negative. `limbs` are the rows of I, II, III, aVR, aVL and aVF,
+    negative where absent; the last four hold residuals, and are restored. Returns the status and the lead where that
+    was known: 0 complete, 1 the payload ends early, 2 corrupt, 3 another number of samples than out's, 4 not base64.
+    """
+
+def table_numbers(text: bytes, separator: str, out: NDArray[np.float64]) -> tuple[int, int]:
+    """Write the decimal numbers of equally long lines into out; lines and numbers a line.
+
+    A separator of " " is any number of blanks; blank lines do not count. (0, 0) where a field is no number, lines
+    differ in length, or out has no room for all.
+    """
+
 def xml_root(text: bytes) -> tuple[int, int, bytes]:
     """Status and byte as of `XmlPaths.scan`, and the name of the root element."""
 
@@ -108,4 +191,10 @@ class XmlPaths:
         The spans are those of all other paths, counted from 0. A row holds the contents of the elements at the paths
         between first and last column, NUL between them, empty where absent; where the row's content begins; and where
         the content of the last column begins and ends (0, 0 where absent).
+        """
+
+    def tags(self, text: bytes) -> tuple[int, int, list[tuple[int, int, int, int]]]:
+        """As `scan`, with where the start tag begins: (index of the path, tag, begin, end).
+
+        text[tag:begin] is the start tag with its attributes.
         """

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import polars as pl
 
-from ecgbatch import _kernels
+from ecgbatch import _kernels, container, formats
 from ecgbatch.errors import ArchiveError, RecordError
-from ecgbatch.record import Reason
+from ecgbatch.record import MAX_BYTES, Reason
 
-__all__ = ["MAX_BYTES", "Companions", "Entry", "Files", "read", "scan", "stamp"]
-
-MAX_BYTES = 64 * 2**20
-"""A larger file is no resting ECG: 24 hours of Holter, an image, something else. The largest ECG seen has 1.2 MB."""
+__all__ = ["Companions", "Entry", "Files", "read", "scan", "stamp"]
 
 _ENCODING = sys.getfilesystemencoding()
 
 Companions = Callable[[bytes, str], Sequence[str]]
-"""Given a file's content and name: names of the files beside it that belong to the same record."""
+"""Given a file's content and name: names of the files beside it that belong to the same record.
+
+While a source is listed, only a `.hea` is read for it; any other file is asked about by its name, with no content.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,13 @@ class Entry:
     """Of all files of the record; None where they cannot be looked at."""
     modified_ns: int | None
     """The latest modification of any of them."""
+    member: str | None = None
+    """Its name in the archive at `path`, whose size and modification the two above are; None for a loose file."""
+
+    @property
+    def source_path(self) -> str:
+        """Where the ECG is, for a person."""
+        return self.path if self.member is None else f"{self.path}#{self.member}"
 
 
 def scan(sources: Sequence[Path], *, companions: Companions, skip: Path) -> Iterator[Entry]:
@@ -47,7 +54,12 @@ def scan(sources: Sequence[Path], *, companions: Companions, skip: Path) -> Iter
     for index, source in enumerate(sources):
         prefix = f"{index}/" if len(sources) > 1 else ""
         for record_id, path, belongings in _listed(source, companions, skip):
-            yield Entry(prefix + record_id, path, *stamp(path, belongings))
+            if container.kind_of(path):
+                yield from _members(prefix + record_id, path, companions)
+            elif many := _many(path):
+                yield from (Entry(f"{prefix}{record_id}#{name}", path, *many.stamp, name) for name in many.members())
+            else:
+                yield Entry(prefix + record_id, path, *stamp(path, belongings))
 
 
 class Files:
@@ -97,7 +109,10 @@ def stamp(path: str, belongings: Sequence[str]) -> tuple[int | None, int | None]
 
 def _read(path: str, missing: Reason) -> tuple[bytes, tuple[int, int]]:
     """The bytes of a regular file, and its size and modification once they were read."""
-    name = path.encode(_ENCODING, "surrogateescape")  # os.fsencode without its checks: this is a hot path
+    try:
+        name = path.encode(_ENCODING, "surrogateescape")  # os.fsencode without its checks: this is a hot path
+    except UnicodeEncodeError:
+        raise RecordError(missing, "no file can have this name here") from None
     if b"\0" in name:
         raise RecordError(missing, "no file can have this name")
     error, raw, n_bytes, modified_ns = _kernels.read_file(name, MAX_BYTES)
@@ -146,11 +161,45 @@ def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str,
         seen.add(identity)
         files, inner = _list_folder(folder)
         folders.extend(f"{relative}{name}/" for name in reversed(inner))
-        records = {name: _belongings(folder + "/" + name, name, companions) for name in files if _may_own(name)}
+        headers = {name: _belongings(folder + "/" + name, name, companions) for name in files if _is_header(name)}
+        signals = {name for names in headers.values() for name in names}
+        records = headers | {
+            name: companions(b"", name) for name in files if name not in signals and name not in headers
+        }
         owned = {name for names in records.values() for name in names}
         for name in files:
-            if name not in owned or name in records:  # a header stays an entry, whatever names it
-                yield relative + name, os.path.join(folder, name), records.get(name, ())
+            if name not in owned or name in headers:  # a header stays an entry, whatever names it
+                yield relative + name, os.path.join(folder, name), records[name]
+
+
+def _members(record_id: str, path: str, companions: Companions) -> Iterator[Entry]:
+    """An entry for each record in an archive; for the archive itself too where it is empty, or cannot be read whole."""
+    names: list[str] = []
+    owned: set[str] = set()
+    is_whole = True
+    stamped = stamp(path, ())
+    try:
+        archive = container.opened(path)
+        stamped = archive.stamp
+        for name, header in archive.members(_is_header):
+            names.append(name)
+            folder, slash, own = name.rpartition("/")
+            owned.update([folder + slash + other for other in companions(header, own)])
+    except RecordError:
+        is_whole = False
+    for name in names:
+        if name not in owned or _is_header(name):
+            yield Entry(f"{record_id}#{name}", path, *stamped, name)
+    if not names or not is_whole:
+        yield Entry(record_id, path, *stamped)
+
+
+def _many(path: str) -> formats.Records | None:
+    """The file where it holds many records that can be read."""
+    try:
+        return formats.records(path)
+    except RecordError:
+        return None  # it will be a reject with this reason when its turn comes
 
 
 def _list_folder(folder: str) -> tuple[list[str], list[str]]:
@@ -181,15 +230,13 @@ def _identity(folder: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _may_own(name: str) -> bool:
+def _is_header(name: str) -> bool:
     return name.lower().endswith(".hea")
 
 
 def _belongings(path: str, name: str, companions: Companions) -> Sequence[str]:
-    if not _may_own(name):
-        return ()
     try:
-        return companions(read(path), name)
+        return companions(read(path) if _is_header(name) else b"", name)
     except RecordError:
         return ()  # it will be a reject with this reason when its turn comes
 

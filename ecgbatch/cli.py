@@ -106,6 +106,9 @@ def score_command(
         float | None, Option(help="Reject ECGs of less quality than this; 0.5 is an even chance.", min=0, max=1)
     ] = None,
     workers: Annotated[int, Option(help="Threads that read and decode.", min=1, max=_MANY)] = 2,
+    deduplicate: Annotated[
+        bool, Option("--deduplicate", help="At the end, move all but the first record of each waveform to duplicates/.")
+    ] = False,
 ) -> None:
     """Score every ECG in an archive, or go on with a run that was stopped.
 
@@ -123,12 +126,29 @@ def score_command(
             limit=limit,
             reject_poor=reject_poor,
             workers=workers,
+            deduplicate=deduplicate,
         )
         bundles = [bundle.find(name) for name in model]
         with progress.shown() as observe:
             tally = score.run(source, out, bundles, options, observe=observe, say=say)
     say(str(tally))
     raise Exit(3 if tally.n_rejected else 0)
+
+
+@app.command("deduplicate")
+def deduplicate_command(
+    run: Annotated[Path, Argument(help="Folder of a finished run.", readable=False)],
+) -> None:
+    """Move all but the first record of each waveform from the scores of a run to its duplicates.
+
+    Example: ecgbatch deduplicate runs/2024
+    """
+    with report_errors():
+        from ecgbatch import duplicates
+        from ecgbatch.tally import outcome
+
+        rows = duplicates.deduplicate(run, say=say)
+    say(outcome(rows["scored"], rows["rejected"], rows["duplicate"]))
 
 
 @app.command("inspect")

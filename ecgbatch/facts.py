@@ -16,7 +16,7 @@ from ecgbatch.output import write_json
 from ecgbatch.plan import Plan
 from ecgbatch.tally import Tally
 
-__all__ = ["Facts"]
+__all__ = ["Facts", "is_finished", "recount", "told"]
 
 _LIBRARIES = ("ecgbatch", "numpy", "openvino", "polars", "pyarrow")
 
@@ -27,37 +27,23 @@ class Facts:
 
     folder: Path
     plan: Plan
-    fingerprint: str
     bundles: Sequence[Bundle]
     tally: Tally
 
-    def say_finished(self) -> bool:
-        """Whether a `run.json` is there that tells of a finished run; else it is to be written again."""
-        try:
-            return bool(json.loads((self.folder / "run.json").read_text("utf-8"))["status"] == "finished")
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-
     def write(self, status: str, counts: Counter[str]) -> None:
-        """Write `run.json`; `counts` are those of `Output.counts`."""
+        """Write `run.json`; `counts` are those of `parts.counts`."""
         write_json(
             self.folder / "run.json",
             {
                 "status": status,
-                "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "written_at": _now(),
                 "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-                "fingerprint": self.fingerprint,
+                "fingerprint": self.plan.fingerprint,
                 "settings": dict(self.plan.settings),
                 "engine": self.tally.engine,
                 "models": [_model(bundle) for bundle in self.bundles],
                 "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
-                "counts": {
-                    "entries": self.plan.n_entries,
-                    "scored": counts["scored"],
-                    "rejected": counts["rejected"],
-                    "duplicate": 0,
-                    "rejects": {k.removeprefix("reason:"): n for k, n in sorted(counts.items()) if k[:7] == "reason:"},
-                },
+                "counts": {"entries": self.plan.n_entries, **told(counts)},
                 "invocation": self._invocation(),
             },
         )
@@ -73,6 +59,36 @@ class Facts:
             "stage_ecg_per_s": {stage: round(n / s, 1) for stage, s in self.tally.stage_s.items() if s > 0},
             "slowest": self.tally.slowest,
         }
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a `run.json` is there that tells of a finished run; else it is to be written again."""
+    try:
+        return bool(json.loads((folder / "run.json").read_text("utf-8"))["status"] == "finished")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def recount(folder: Path, plan: Plan, counts: Counter[str]) -> None:
+    """Have the `run.json` of a finished run tell these counts; it is left alone where it does."""
+    facts = json.loads((folder / "run.json").read_text("utf-8"))
+    current = {"entries": plan.n_entries, **told(counts)}
+    if facts.get("counts") != current:
+        write_json(folder / "run.json", {**facts, "written_at": _now(), "counts": current})
+
+
+def told(counts: Counter[str]) -> dict[str, Any]:
+    """`parts.counts` as `run.json` tells them."""
+    return {
+        "scored": counts["scored"],
+        "rejected": counts["rejected"],
+        "duplicate": counts["duplicate"],
+        "rejects": {k.removeprefix("reason:"): n for k, n in sorted(counts.items()) if k.startswith("reason:")},
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _model(bundle: Bundle) -> dict[str, Any]:

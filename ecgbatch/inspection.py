@@ -3,7 +3,6 @@
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,15 +12,15 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ecgbatch import archive, formats, gate, waveform
+from ecgbatch import archive, formats, gate, parts, waveform
 from ecgbatch.archive import Entry
 from ecgbatch.bundle import SHIPPED, Bundle, is_bundle
 from ecgbatch.errors import ArchiveError, OutputError, RecordError
+from ecgbatch.facts import told
 from ecgbatch.feed import batch, host
 from ecgbatch.record import INDEPENDENT_LEADS, INVALID, LEADS, Record, Reject
-from ecgbatch.tally import spaced
+from ecgbatch.tally import outcome, spaced
 
 __all__ = [
     "bundle_facts",
@@ -193,7 +192,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
     """
     with _reading(folder):
         facts: dict[str, Any] = json.loads((folder / "run.json").read_text("utf-8"))
-        return {**facts, "counts": {**facts["counts"], **_counts(folder)}}
+        return {**facts, "counts": {**facts["counts"], **told(parts.counts(folder))}}
 
 
 def run_text(folder: Path, *, n_records: int = 10) -> str:
@@ -204,11 +203,12 @@ def run_text(folder: Path, *, n_records: int = 10) -> str:
     """
     facts = run_facts(folder)
     with _reading(folder):
-        n_entries, n_scored, n_rejected = (spaced(facts["counts"][key]) for key in ("entries", "scored", "rejected"))
+        counts = facts["counts"]
         status = "running or stopped" if facts["status"] == "running" else facts["status"]
-        rejects = ", ".join(f"{reason} {spaced(n)}" for reason, n in facts["counts"]["rejects"].items())
+        became = outcome(counts["scored"], counts["rejected"], counts["duplicate"])
+        rejects = ", ".join(f"{reason} {spaced(n)}" for reason, n in counts["rejects"].items())
         lines = [
-            f"{status} · scored {n_scored} · rejected {n_rejected} · of {n_entries}",
+            f"{status} · {became} · of {spaced(counts['entries'])}",
             f"engine {facts['engine']} · models {', '.join(model['name'] for model in facts['models'])}",
             f"rejected {rejects or 'none'}",
         ]
@@ -234,24 +234,11 @@ def _reading(folder: Path) -> Iterator[None]:
         raise OutputError(f"{folder}: no readable run, expected a run folder of ecgbatch") from err
 
 
-def _counts(folder: Path) -> dict[str, Any]:
-    """What the committed parts hold; `run.json` of a run that was stopped still has the counts of its beginning."""
-    parts = sorted((folder / "scores").glob("part-*.parquet"))
-    reasons: Counter[str] = Counter()
-    for part in parts:
-        reasons.update(pl.read_parquet(folder / "rejects" / part.name, columns=["reason"])["reason"].to_list())
-    return {
-        "scored": sum(pq.read_metadata(part).num_rows for part in parts),
-        "rejected": reasons.total(),
-        "rejects": dict(sorted(reasons.items())),
-    }
-
-
 def _called(folder: Path, model: dict[str, Any], n_records: int) -> Iterator[str]:
     """A line a record with the labels called in it."""
     columns = {f"{model['name']}/{label['code']}": label for label in model["labels"]}
-    parts = sorted((folder / "scores").glob("part-*.parquet"))
-    rows = pl.scan_parquet(parts).select("record_id", *columns).head(n_records).collect() if parts else pl.DataFrame()
+    scores = [folder / "scores" / parts.name(shard) for shard in sorted(parts.committed(folder))]
+    rows = pl.scan_parquet(scores).select("record_id", *columns).head(n_records).collect() if scores else pl.DataFrame()
     for row in rows.iter_rows(named=True):
         called = [(row[column], label) for column, label in columns.items() if row[column] >= label["threshold"]]
         called.sort(key=lambda found: -found[0])

@@ -1,16 +1,12 @@
-"""The run folder: Parquet parts, their commit, and the sums that must hold at the end.
+"""The run folder: what a row of it holds, the commit of a shard's rows, and the hold on the folder.
 
-RUN/plan.parquet                 written once, before the first score
-RUN/rejects/part-000000.parquet  one pair a shard: the rejects are renamed into place first,
-RUN/scores/part-000000.parquet   the scores last, even when empty: this is the commit and the only ledger
-RUN/run.json                     a report
+RUN/plan.parquet  written once, before the first score
+RUN/scores/       Parquet parts, one a shard; so are RUN/rejects/ and RUN/duplicates/: see parts.py
+RUN/run.json      a report
 """
 
 import fcntl
 import json
-import os
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,12 +15,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ecgbatch import parts
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError
-from ecgbatch.plan import sync
 from ecgbatch.record import Reject, Row
 
 __all__ = ["Output", "Outputs", "exclusive", "write_json"]
@@ -59,8 +53,6 @@ _QUALITY_SCHEMA = {
 }
 _REJECT_SCHEMA = dict.fromkeys(("record_id", "source_path", "stage", "reason", "detail"), pl.String())
 
-_PART = re.compile(r"part-(\d+)\.parquet")
-
 Outputs = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """By bundle name: probabilities (record, label) and embedding (record, feature), both float32."""
 
@@ -71,20 +63,14 @@ class Output:
     def __init__(self, folder: Path, bundles: Sequence[Bundle], *, fingerprint: str, embeddings: bool) -> None:
         self.folder = folder
         self._bundles = bundles
-        self._metadata = {"ecgbatch": json.dumps({"run": fingerprint})}
+        self._fingerprint = fingerprint
         self._embeddings = embeddings
         self._rows: list[Row] = []
         self._rejects: list[Reject] = []
         self._outputs: list[Outputs] = []
         for kind in ("scores", "rejects"):
-            _made(folder / kind)
-            for partial in (folder / kind).glob("*.partial"):
-                partial.unlink()
-
-    def committed(self) -> set[int]:
-        """The shards whose scores part is in place."""
-        names = (part.name for part in (self.folder / "scores").glob("part-*.parquet"))
-        return {int(found[1]) for found in map(_PART.fullmatch, names) if found}
+            parts.made(folder / kind)
+        parts.discard_partials(folder)
 
     def add(self, rows: Sequence[Row], rejects: Sequence[Reject], outputs: Outputs) -> None:
         """Rows of the shard that is being gathered; row i of each output belongs to `rows[i]`."""
@@ -99,26 +85,10 @@ class Output:
         Raises:
             OutputError: the disk is full or not writable; the shard is not committed, and no partial file stays.
         """
-        name = f"part-{shard:06}.parquet"
         rejects = pl.DataFrame([asdict(reject) for reject in self._rejects], schema=_REJECT_SCHEMA)
-        self._write(rejects, self.folder / "rejects" / name)
-        self._write(self._scores(), self.folder / "scores" / name)
+        for kind, frame in (("rejects", rejects), ("scores", self._scores())):
+            parts.write(frame, self.folder / kind / parts.name(shard), fingerprint=self._fingerprint)
         self._rows, self._rejects, self._outputs = [], [], []
-
-    def counts(self) -> Counter[str]:
-        """Rows in all committed parts: `scored`, `rejected`, and the rejects by reason as `reason:<name>`."""
-        found: Counter[str] = Counter(scored=0, rejected=0)
-        for shard in self.committed():
-            name = f"part-{shard:06}.parquet"
-            try:
-                found["scored"] += pq.read_metadata(self.folder / "scores" / name).num_rows
-                reasons = pl.read_parquet(self.folder / "rejects" / name, columns=["reason"])["reason"].to_list()
-            except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as err:
-                found_bad = f"{self.folder}: the parts {name} are not a readable pair"
-                raise OutputError(f"{found_bad}; delete scores/{name} to have the shard done again") from err
-            found["rejected"] += len(reasons)
-            found.update(f"reason:{reason}" for reason in reasons)
-        return found
 
     def _scores(self) -> pl.DataFrame:
         columns = {name: [getattr(row, name) for row in self._rows] for name in _ROW_SCHEMA}
@@ -128,26 +98,13 @@ class Output:
 
     def _model_columns(self, bundle: Bundle) -> Iterator[pl.Series]:
         n_labels = len(bundle.labels)
-        parts = [outputs[bundle.name] for outputs in self._outputs]
-        probabilities = np.concatenate([p for p, _ in parts]) if parts else np.empty((0, n_labels), np.float32)
+        gathered = [outputs[bundle.name] for outputs in self._outputs]
+        probabilities = np.concatenate([p for p, _ in gathered]) if gathered else np.empty((0, n_labels), np.float32)
         for column, code in enumerate(bundle.codes):
             yield pl.Series(f"{bundle.name}/{code}", np.ascontiguousarray(probabilities[:, column]), pl.Float32)
         if self._embeddings:
-            values = np.concatenate([e for _, e in parts]) if parts else np.empty((0, 1), np.float32)
+            values = np.concatenate([e for _, e in gathered]) if gathered else np.empty((0, 1), np.float32)
             yield pl.Series(f"{bundle.name}/embedding", values).cast(pl.List(pl.Float32))
-
-    def _write(self, frame: pl.DataFrame, path: Path) -> None:
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                frame.write_parquet(file, metadata=self._metadata)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-            sync(path.parent)
-        except (OSError, pl.exceptions.PolarsError) as err:
-            partial.unlink(missing_ok=True)
-            raise OutputError(f"{path}: cannot be written: {_cause(err)}; the same command goes on from here") from err
 
 
 @contextmanager
@@ -157,11 +114,11 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: another process holds it.
     """
-    _made(folder)
+    parts.made(folder)
     try:
         lock = (folder / ".lock").open("a")
     except OSError as err:
-        raise OutputError(f"{folder}: cannot be written: {_cause(err)}") from err
+        raise OutputError(f"{folder}: cannot be written: {parts.cause(err)}") from err
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,7 +127,7 @@ def exclusive(folder: Path) -> Iterator[None]:
                 f"{folder}: another process is writing this run; wait for it, or use another --out"
             ) from err
         except OSError as err:
-            raise OutputError(f"{folder}: cannot be locked: {_cause(err)}; use an --out on a local disk") from err
+            raise OutputError(f"{folder}: cannot be locked: {parts.cause(err)}; use an --out on a local disk") from err
         yield
 
 
@@ -183,18 +140,4 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         partial.replace(path)
     except OSError as err:
         partial.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {_cause(err)}") from err
-
-
-def _made(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise OutputError(f"{folder}: cannot be made: {_cause(err)}") from err
-
-
-def _cause(err: Exception) -> str:
-    """The system's own words where it has some; Polars wraps its errors into text."""
-    if found := re.search(r"\(os error (\d+)\)", str(err)):
-        return os.strerror(int(found[1]))
-    return (isinstance(err, OSError) and err.strerror) or str(err).splitlines()[0]
+        raise OutputError(f"{path}: cannot be written: {parts.cause(err)}") from err

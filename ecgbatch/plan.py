@@ -1,5 +1,6 @@
 """The plan of a run: every entry and its shard, written once, before the first score."""
 
+import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ _SCHEMA = pa.schema(
         ("size", pa.int64()),
         ("mtime", pa.int64()),  # ns since 1970
         ("shard", pa.int32()),
+        ("member", pa.string()),  # of the archive at path; null for a loose file
     ]
 )
 _ROWS = 16_384
@@ -45,6 +47,15 @@ class Plan:
     n_entries: int
     n_shards: int
     settings: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that the scores are the result of."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+    def n_entries_of(self, shard: int) -> int:
+        shard_size = int(self.settings["shard_size"])
+        return min(shard_size, self.n_entries - shard * shard_size)
 
     @classmethod
     def write(cls, path: Path, entries: Iterable[Entry], *, shard_size: int, settings: Mapping[str, Any]) -> "Plan":
@@ -90,13 +101,13 @@ class Plan:
         index = 0
         with pq.ParquetFile(self.path) as file:
             for table in file.iter_batches(batch_size=_ROWS):
-                for record_id, path, size, mtime, shard in zip(*table.to_pydict().values(), strict=True):
+                for record_id, path, size, mtime, shard, member in zip(*table.to_pydict().values(), strict=True):
                     if shard != index:
                         if index not in done:
                             yield Shard(index, waiting)
                         waiting, index = [], shard
                     if shard not in done:
-                        waiting.append(Entry(record_id, path, size, mtime))
+                        waiting.append(Entry(record_id, path, size, mtime, member))
         if self.n_entries and index not in done:
             yield Shard(index, waiting)
 
@@ -109,6 +120,7 @@ def _table(entries: list[Entry], n_before: int, shard_size: int) -> pa.Table:
             "size": [entry.n_bytes if _is_text(entry.path) else None for entry in entries],
             "mtime": [entry.modified_ns if _is_text(entry.path) else None for entry in entries],
             "shard": [(n_before + i) // shard_size for i in range(len(entries))],
+            "member": [entry.member if entry.member is None else _text(entry.member) for entry in entries],
         },
         schema=_SCHEMA,
     )

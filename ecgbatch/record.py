@@ -14,6 +14,7 @@ __all__ = [
     "INDEPENDENT_LEADS",
     "INVALID",
     "LEADS",
+    "MAX_BYTES",
     "RATES_HZ",
     "UV_PER_COUNT",
     "Quality",
@@ -36,6 +37,9 @@ RATES_HZ = (50.0, 100_000.0)
 
 UV_PER_COUNT = (1e-9, 1e6)
 """The gains that an ECG may have; beyond them a heartbeat would vanish in a count, or a count exceed a volt."""
+
+MAX_BYTES = 64 * 2**20
+"""A larger file is no resting ECG: 24 hours of Holter, an image, something else. The largest ECG seen has 1.2 MB."""
 
 FIRST_YEAR = 1900
 """A date before it, such as one of two digits, is not when an ECG was recorded (Einthoven's first paper: 1901)."""
@@ -90,7 +94,7 @@ class Reason(StrEnum):
     """Below the quality that was asked for; only where one was."""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)  # not frozen, as Quality and Row are not: that costs 1 µs a record
 class Record:
     """One resting ECG as its file stores it: the rhythm, nothing derived, nothing resampled."""
 

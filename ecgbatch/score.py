@@ -1,10 +1,7 @@
 """The main path: an archive in, one row for every entry out."""
 
-import hashlib
-import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,10 +10,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ecgbatch import admission, archive, formats, gate
+from ecgbatch import admission, archive, duplicates, formats, gate, parts
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import ArchiveError, OutputError, UsageError
-from ecgbatch.facts import Facts
+from ecgbatch.facts import Facts, is_finished, recount
 from ecgbatch.feed.batch import Batch, batches
 from ecgbatch.output import Output, Outputs, exclusive
 from ecgbatch.plan import Plan
@@ -30,7 +27,7 @@ Observer = Callable[[Tally], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to score. A run that is gone on with may change `device`, `batch` and `workers`, nothing else."""
+    """How to score. A run that is gone on with may change `device`, `batch`, `workers`, `deduplicate`, nothing else."""
 
     device: str = "auto"
     precision: str = "auto"
@@ -45,6 +42,8 @@ class Options:
     """Reject records of less quality than this."""
     workers: int = 2
     """Threads that read and decode."""
+    deduplicate: bool = False
+    """At the end, take out of the scores what has the waveform of an earlier entry."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "shard_size", "workers", "limit"):
@@ -100,52 +99,50 @@ def run(
     say(f"device: {tally.engine}")
     with exclusive(folder):
         plan = _planned(folder, sources, _settings(sources, bundles, options), existed=existed)
-        fingerprint = hashlib.sha256(json.dumps(plan.settings, sort_keys=True).encode()).hexdigest()
-        out = Output(folder, bundles, fingerprint=fingerprint, embeddings=options.embeddings)
-        facts = Facts(folder, plan, fingerprint, bundles, tally)
-        done = out.committed()
-        before = out.counts()
+        out = Output(folder, bundles, fingerprint=plan.fingerprint, embeddings=options.embeddings)
+        facts = Facts(folder, plan, bundles, tally)
+        done = parts.committed(folder)
+        if len(done) < plan.n_shards and (n_restored := duplicates.restore(folder, plan)):
+            say(f"{spaced(n_restored)} duplicates are among the scores again until the run is finished")
+        found = parts.counts(folder)
         tally.n_entries = plan.n_entries
-        tally.n_scored, tally.n_rejected = before["scored"], before["rejected"]
+        tally.count(found)
         tally.n_before = tally.n_done
         say(f"{spaced(plan.n_entries)} entries, shards done before: {len(done)} of {plan.n_shards}")
-        if len(done) == plan.n_shards and facts.say_finished():
+        if len(done) == plan.n_shards and is_finished(folder):
             say("nothing left to score")
-            _reconcile(folder, plan, before)
-            return tally
-        facts.write("running", before)
-        started = perf_counter()
-        feed = batches(
-            plan.shards(done=done),
-            list(dict.fromkeys(bundle.input for bundle in bundles)),
-            size=options.batch,
-            workers=options.workers,
-            least_quality=options.reject_poor,
-        )
-        try:
-            score(feed, engines, out, tally, observe)
-        except BaseException:
-            with suppress(OutputError):
-                facts.write("stopped", out.counts())
-            raise
-        tally.seconds = perf_counter() - started
-        after = out.counts()
-        facts.write("finished" if after["scored"] + after["rejected"] == plan.n_entries else "failed", after)
-        _reconcile(folder, plan, after)
+            parts.reconcile(folder, plan, found)
+            recount(folder, plan, found)
+        else:
+            facts.write("running", found)
+            specs = list(dict.fromkeys(bundle.input for bundle in bundles))
+            feed = batches(
+                plan.shards(done=done),
+                specs,
+                size=options.batch,
+                workers=options.workers,
+                least_quality=options.reject_poor,
+            )
+            _go_on(feed, engines, out, facts, observe)
+        if options.deduplicate:
+            tally.count(duplicates.take_out(folder, plan, say=say))
     return tally
 
 
-def _reconcile(folder: Path, plan: Plan, counts: Counter[str]) -> None:
-    """Check the sum that must hold: every entry has one row.
-
-    Raises:
-        OutputError: it does not.
-    """
-    if counts["scored"] + counts["rejected"] != plan.n_entries:
-        raise OutputError(
-            f"{folder}: {plan.n_entries} entries, but {counts['scored']} scored and {counts['rejected']} rejected; "
-            "please report this with run.json"
-        )
+def _go_on(feed: Iterable[Batch], engines: Sequence[Engine], out: Output, facts: Facts, observe: Observer) -> None:
+    """Score what is left, tell how it ended in `run.json`, and check that every entry has its row."""
+    tally, plan = facts.tally, facts.plan
+    started = perf_counter()
+    try:
+        score(feed, engines, out, tally, observe)
+    except BaseException:
+        with suppress(OutputError):
+            facts.write("stopped", parts.counts(out.folder))
+        raise
+    tally.seconds = perf_counter() - started
+    found = parts.counts(out.folder)
+    facts.write("finished" if parts.n_rows(found) == plan.n_entries else "failed", found)
+    parts.reconcile(out.folder, plan, found)
 
 
 def _scored(feed: Iterable[Batch], engines: Sequence[Engine]) -> Iterator[tuple[Batch, Outputs]]:

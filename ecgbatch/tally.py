@@ -1,12 +1,12 @@
 """The tally of a run: what became of the entries, and where the time went."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TypeVar
 
-__all__ = ["Tally", "spaced"]
+__all__ = ["Tally", "outcome", "spaced"]
 
 T = TypeVar("T")
 
@@ -20,17 +20,23 @@ class Tally:
     n_entries: int = 0
     n_scored: int = 0
     n_rejected: int = 0
+    n_duplicates: int = 0
+    """Scored, and taken out of the scores since: an earlier entry has the same waveform."""
     n_before: int = 0
     """Entries that an earlier invocation had finished."""
     seconds: float = 0.0
     """Of this invocation, planning left out."""
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """`decode` and `prepare`: processor seconds of the feed's threads. `wait-feed`, `wait-engine`, `write`: seconds
-    of the main thread; where it waits longest is what holds the run back."""
+    """`decode` and `prepare`: seconds of the feed's threads, waits among them. `wait-feed`, `wait-engine`, `write`:
+    seconds of the main thread; where it waits longest is what holds the run back."""
+
+    def count(self, rows: Mapping[str, int]) -> None:
+        """Take over what the parts of the run hold now."""
+        self.n_scored, self.n_rejected, self.n_duplicates = (rows[kind] for kind in ("scored", "rejected", "duplicate"))
 
     @property
     def n_done(self) -> int:
-        return self.n_scored + self.n_rejected
+        return self.n_scored + self.n_rejected + self.n_duplicates
 
     @property
     def rate(self) -> float:
@@ -58,13 +64,18 @@ class Tally:
 
     def __str__(self) -> str:
         parts = (
-            f"scored {spaced(self.n_scored)}",
-            f"rejected {spaced(self.n_rejected)}",
+            outcome(self.n_scored, self.n_rejected, self.n_duplicates),
             f"{self.seconds:.0f} s" if self.seconds >= 10 else f"{self.seconds:.1f} s",
             f"{spaced(round(self.rate))} ECG/s",
             self.engine,
         )
         return " · ".join(parts)
+
+
+def outcome(n_scored: int, n_rejected: int, n_duplicates: int) -> str:
+    """What became of the entries; duplicates only where there are any."""
+    duplicates = f" · duplicates {spaced(n_duplicates)}" if n_duplicates else ""
+    return f"scored {spaced(n_scored)} · rejected {spaced(n_rejected)}{duplicates}"
 
 
 def spaced(n: int) -> str:

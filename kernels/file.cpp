@@ -7,7 +7,10 @@
 
 namespace ecg {
 
-File::File(const char* path) : handle_(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+File::File(const char* path) {
+    do {
+        handle_ = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    } while (handle_ < 0 && errno == EINTR);
     if (handle_ < 0) {
         error_ = errno;
     } else {

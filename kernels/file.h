@@ -1,4 +1,4 @@
-// A regular file in memory, with the size and time it had once it was read.
+// A file to be read, with the size and time it has once that is done.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ public:
     int64_t n_bytes() const { return n_bytes_; }
     int64_t modified_ns() const { return modified_ns_; }
 
-    // As many as n bytes from the start of the file, fewer where it ends; -1 and error() where it cannot be read.
+    // The next n bytes, fewer where the file ends; -1 and error() where it cannot be read.
     // Size and time are those of afterwards: a file that is written to meanwhile must not pass for the one before.
     int64_t read(char* to, size_t n);
 

@@ -2,6 +2,7 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -10,16 +11,24 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 
 #include "base64.h"
+#include "crc16.h"
 #include "crc32.h"
+#include "dicom.h"
+#include "digits.h"
+#include "edf.h"
 #include "file.h"
 #include "normalise.h"
 #include "quality.h"
 #include "sample.h"
+#include "table.h"
+#include "scp.h"
 #include "wfdb.h"
 #include "wfdb_header.h"
+#include "xli.h"
 #include "xml.h"
 
 namespace nb = nanobind;
@@ -87,13 +96,9 @@ private:
 class ModelInput {
 public:
     ModelInput(int64_t up, int64_t down, int64_t half, Dense<float, 2> taps, Dense<float, 1> per_nv, float clip)
-        : resampler_{up, down, half, static_cast<int64_t>(taps.shape(1)), {taps.data(), taps.data() + taps.size()}},
+        : resampler_(checked(up, down, half, taps)),
           per_nv_(per_nv.data(), per_nv.data() + per_nv.size()),
-          clip_(clip) {
-        require(up > 0 && down > 0 && half >= 0, "up and down are positive");
-        require(taps.shape(0) == static_cast<size_t>(up) && taps.size() > static_cast<size_t>(2 * half),
-                "taps are (phase, tap) of the whole filter");
-    }
+          clip_(clip) {}
 
     void whole_leads(Dense<int32_t, 2> nv, Out<float, 2> out) const {
         const int64_t n = checked(nv, out), samples = static_cast<int64_t>(out.shape(1));
@@ -115,6 +120,13 @@ public:
     }
 
 private:
+    static Resampler checked(int64_t up, int64_t down, int64_t half, const Dense<float, 2>& taps) {
+        require(up > 0 && down > 0 && half >= 0, "up and down are positive");
+        require(taps.shape(0) == static_cast<size_t>(up) && taps.size() > static_cast<size_t>(2 * half),
+                "taps are (phase, tap) of the whole filter");
+        return {up, down, half, static_cast<int64_t>(taps.shape(1)), {taps.data(), taps.data() + taps.size()}};
+    }
+
     int64_t checked(const Dense<int32_t, 2>& nv, const Out<float, 2>& out) const {
         require(nv.shape(0) == per_nv_.size() && out.shape(0) == per_nv_.size(), "nv, per_nv and out agree on leads");
         require(nv.shape(1) > 0, "a record has samples");
@@ -150,6 +162,24 @@ std::vector<std::pair<int64_t, uint32_t>> base64_blocks(nb::bytes text, const Sp
     return found;
 }
 
+// The integers of each span, one span's after another's, and how many each has.
+std::vector<int64_t> digits(nb::bytes text, const Spans& spans, Out<int32_t, 1> out) {
+    size_t room = 0;
+    for (const auto& [begin, end] : spans) {
+        require(begin >= 0 && begin <= end && end <= static_cast<int64_t>(text.size()), "spans lie in the text");
+        room += digits_room(static_cast<size_t>(end - begin));
+    }
+    require(out.shape(0) >= room, "out has room for every span");
+    std::vector<int64_t> found;
+    nb::gil_scoped_release free;
+    int32_t* to = out.data();
+    for (const auto& [begin, end] : spans) {
+        found.push_back(digits_decode({text.c_str() + begin, static_cast<size_t>(end - begin)}, to));
+        to += std::max<int64_t>(found.back(), 0);
+    }
+    return found;
+}
+
 // Spans of the text's wanted elements, found without the GIL.
 XmlStatus found_in(const XmlPaths& paths, const nb::bytes& text, std::vector<XmlSpan>& spans, size_t& stopped_at) {
     nb::gil_scoped_release free;
@@ -162,6 +192,16 @@ nb::tuple scan(const XmlPaths& paths, nb::bytes text) {
     const XmlStatus status = found_in(paths, text, spans, stopped_at);
     nb::list found;
     for (const XmlSpan& span : spans) found.append(nb::make_tuple(span.path, span.begin, span.end));
+    return nb::make_tuple(static_cast<int>(status), stopped_at, found);
+}
+
+// The same with where each start tag begins.
+nb::tuple tags(const XmlPaths& paths, nb::bytes text) {
+    std::vector<XmlSpan> spans;
+    size_t stopped_at = 0;
+    const XmlStatus status = found_in(paths, text, spans, stopped_at);
+    nb::list found;
+    for (const XmlSpan& span : spans) found.append(nb::make_tuple(span.path, span.tag, span.begin, span.end));
     return nb::make_tuple(static_cast<int>(status), stopped_at, found);
 }
 
@@ -198,13 +238,27 @@ nb::tuple table(const XmlPaths& paths, nb::bytes text, int64_t n_columns) {
         }
         if (span.path == 0) {
             if (in_row) end_row();
-            std::fill(row.begin(), row.end(), XmlSpan{0, 0, 0});
+            std::fill(row.begin(), row.end(), XmlSpan{});
             in_row = true;
         }
         if (in_row) row[static_cast<size_t>(span.path)] = span;
     }
     if (in_row) end_row();
     return nb::make_tuple(static_cast<int>(status), stopped_at, found, rows);
+}
+
+nb::tuple elements(const DicomPaths& paths, nb::bytes data, size_t begin, bool explicit_vr, bool big_endian) {
+    require(begin <= data.size(), "begin lies in the data");
+    std::vector<DicomSpan> spans;
+    size_t stopped_at = 0;
+    DicomStatus status;
+    {
+        nb::gil_scoped_release free;
+        status = paths.scan({data.c_str(), data.size()}, begin, {explicit_vr, big_endian}, spans, stopped_at);
+    }
+    nb::list found;
+    for (const DicomSpan& span : spans) found.append(nb::make_tuple(span.path, span.begin, span.end));
+    return nb::make_tuple(static_cast<int>(status), stopped_at, found);
 }
 
 template <class Count>
@@ -227,7 +281,7 @@ nb::tuple read_file(nb::bytes path, int64_t most) {
         nb::gil_scoped_release free;
         return std::make_unique<File>(path.c_str());
     };
-    const auto file = opened();
+    auto file = opened();
     if (file->error()) return nb::make_tuple(file->error(), nb::none(), 0, 0);
     if (!file->is_regular()) return nb::make_tuple(0, nb::none(), -1, 0);
     if (file->n_bytes() > most) return nb::make_tuple(0, nb::none(), file->n_bytes(), file->modified_ns());
@@ -235,14 +289,17 @@ nb::tuple read_file(nb::bytes path, int64_t most) {
     nb::bytes content = nb::steal<nb::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(n)));
     if (!content.is_valid()) throw nb::python_error();
     char* to = PyBytes_AS_STRING(content.ptr());
-    int64_t done = 0;
+    int64_t done = 0, n_bytes = 0, modified_ns = 0;
+    int error = 0;
     {
         nb::gil_scoped_release free;
         done = file->read(to, n);
+        error = file->error(), n_bytes = file->n_bytes(), modified_ns = file->modified_ns();
+        file.reset();
     }
-    if (done < 0) return nb::make_tuple(file->error(), nb::none(), 0, 0);
+    if (done < 0) return nb::make_tuple(error, nb::none(), 0, 0);
     if (static_cast<size_t>(done) < n) content = nb::bytes(to, static_cast<size_t>(done));
-    return nb::make_tuple(0, content, file->n_bytes(), file->modified_ns());
+    return nb::make_tuple(0, content, n_bytes, modified_ns);
 }
 
 nb::tuple header(nb::bytes text) {
@@ -303,6 +360,43 @@ std::vector<float> limb_residuals(Dense<int32_t, 2> nv, size_t first,
     return found;
 }
 
+// Data records from `offset` on that hold every wanted stretch of n_wanted bytes.
+DataRecords records_in(const nb::bytes& data, size_t offset, size_t n_records, size_t n_bytes,
+                       const std::vector<size_t>& begins, size_t n_wanted) {
+    require(offset <= data.size() && (n_bytes == 0 || n_records <= (data.size() - offset) / n_bytes),
+            "the records lie in the data");
+    for (const size_t begin : begins) {
+        require(begin <= n_bytes && n_wanted <= n_bytes - begin, "what is wanted lies in a record");
+    }
+    return {reinterpret_cast<const uint8_t*>(data.c_str()) + offset, n_records, n_bytes};
+}
+
+template <class Count, size_t kBytes>
+void data_rows(nb::bytes data, size_t offset, size_t n_bytes, const std::vector<size_t>& begins, size_t n_samples,
+               Out<Count, 2> out) {
+    require(n_samples > 0 && n_samples <= n_bytes / kBytes, "a record has samples");
+    require(out.shape(0) == begins.size() && out.shape(1) % n_samples == 0, "out is (signal, time) of whole records");
+    const DataRecords records =
+        records_in(data, offset, out.shape(1) / n_samples, n_bytes, begins, kBytes * n_samples);
+    nb::gil_scoped_release free;
+    edf_rows(records, begins, n_samples, out.data());
+}
+
+void onsets(nb::bytes data, size_t offset, size_t n_bytes, size_t begin, size_t n_wanted, Out<double, 1> out) {
+    const DataRecords records = records_in(data, offset, out.shape(0), n_bytes, {begin}, n_wanted);
+    nb::gil_scoped_release free;
+    edf_onsets(records, begin, n_wanted, out.data());
+}
+
+nb::tuple numbers(nb::bytes text, char separator, Out<double, 1> out) {
+    TableShape shape{0, 0};
+    {
+        nb::gil_scoped_release free;
+        shape = table_numbers({text.c_str(), text.size()}, separator, out.data(), out.shape(0));
+    }
+    return nb::make_tuple(shape.n_rows, shape.n_columns);
+}
+
 std::vector<int> frame_sums(Dense<int16_t, 2> frames) {
     const size_t n_channels = frames.shape(1);
     std::vector<uint16_t> sums(n_channels);
@@ -312,6 +406,81 @@ std::vector<int> frame_sums(Dense<int16_t, 2> frames) {
                          sums.data());
     }
     return {sums.begin(), sums.end()};
+}
+
+// Status of the leads in text[begin:end], and the lead at which that was known; lead k goes to row rows[k] of out, and
+// nowhere if that is negative. Rows of I, II, III, aVR, aVL and aVF in limbs, negative where absent; the last four, if
+// they are there, are restored from their residuals.
+std::pair<int, size_t> xli(nb::bytes text, std::pair<int64_t, int64_t> span, const std::vector<int64_t>& rows,
+                           const std::vector<int64_t>& limbs, Out<int16_t, 2> out) {
+    constexpr int kNotBase64 = 4;
+    const auto is_row = [&](int64_t row) { return row < static_cast<int64_t>(out.shape(0)); };
+    require(span.first >= 0 && span.first <= span.second && span.second <= static_cast<int64_t>(text.size()),
+            "the span lies in the text");
+    require(std::all_of(rows.begin(), rows.end(), is_row) && std::all_of(limbs.begin(), limbs.end(), is_row),
+            "rows of out");
+    require(limbs.size() == 6, "rows of the six limb leads");
+    require((std::max({limbs[2], limbs[3], limbs[4], limbs[5]}) < 0 || std::min(limbs[0], limbs[1]) >= 0) &&
+                (std::max(limbs[4], limbs[5]) < 0 || limbs[2] >= 0),
+            "a limb lead has those that it is restored from");
+    const auto* raw = reinterpret_cast<const uint8_t*>(text.c_str()) + span.first;
+    const auto length = static_cast<size_t>(span.second - span.first);
+    const size_t n = out.shape(1);
+    nb::gil_scoped_release free;
+    thread_local std::vector<uint8_t> bytes, scratch;
+    bytes.resize(std::max(bytes.size(), base64_room(length)));
+    scratch.resize(std::max(scratch.size(), xli_room(n)));
+    const int64_t n_bytes = base64_decode(raw, length, bytes.data());
+    if (n_bytes < 0) return {kNotBase64, 0};
+    XliPayload payload({reinterpret_cast<const char*>(bytes.data()), static_cast<size_t>(n_bytes)});
+    for (size_t k = 0; k < rows.size(); ++k) {
+        XliChunk chunk;
+        XliStatus status = payload.next(chunk);
+        if (status == XliStatus::complete && rows[k] >= 0) {
+            status = xli_decode(chunk, n, scratch.data(), out.data() + static_cast<size_t>(rows[k]) * n);
+        }
+        if (status != XliStatus::complete) return {static_cast<int>(status), k};
+    }
+    const auto row = [&](size_t limb) {
+        return limbs[limb] < 0 ? nullptr : out.data() + static_cast<size_t>(limbs[limb]) * n;
+    };
+    for (size_t limb = 2; limb < limbs.size(); ++limb) {
+        if (row(limb) && !xli_limb(static_cast<LimbLead>(limb - 2), row(0), row(1), row(2), n, row(limb))) {
+            const auto lead = std::find(rows.begin(), rows.end(), limbs[limb]) - rows.begin();
+            return {static_cast<int>(XliStatus::corrupt), static_cast<size_t>(lead)};
+        }
+    }
+    return {0, rows.size()};
+}
+
+std::optional<ScpTables> tables(nb::bytes section) {
+    ScpTables found;
+    if (!found.parse(reinterpret_cast<const uint8_t*>(section.c_str()), section.size())) return std::nullopt;
+    return found;
+}
+
+size_t leads(nb::bytes data, size_t begin, size_t end, const ScpTables* tables, int encoding,
+             const std::vector<std::tuple<int64_t, int64_t, int64_t>>& layout, Out<int16_t, 2> out) {
+    require(begin <= end && end <= data.size(), "leads lie in the data");
+    require(encoding >= 0 && encoding <= 2, "amplitudes, first or second differences");
+    std::vector<ScpLead> found;
+    for (const auto& [n_samples, n_bytes, row] : layout) {
+        require(n_samples >= 0 && n_bytes >= 0 && n_bytes <= 0xFFFF, "counts of samples, and of bytes in 16 bits");
+        require(row < static_cast<int64_t>(out.shape(0)), "rows lie in out");
+        require(row < 0 || n_samples == static_cast<int64_t>(out.shape(1)), "out is (row, time)");
+        require(static_cast<size_t>(n_samples) <= 8 * (end - begin), "a sample takes a bit");
+        found.push_back({n_samples, n_bytes, row});
+    }
+    const auto* raw = reinterpret_cast<const uint8_t*>(data.c_str()) + begin;
+    nb::gil_scoped_release free;
+    return scp_leads(raw, end - begin, tables, static_cast<ScpEncoding>(encoding), found, out.shape(1), out.data());
+}
+
+uint16_t crc_of(nb::bytes data, size_t begin, size_t end) {
+    require(begin <= end && end <= data.size(), "a span of the data");
+    const auto* raw = reinterpret_cast<const uint8_t*>(data.c_str()) + begin;
+    nb::gil_scoped_release free;
+    return crc16(raw, end - begin);
 }
 
 }  // namespace
@@ -330,8 +499,21 @@ NB_MODULE(_kernels, m) {
         .def("__call__", &ModelInput::whole_leads, "nv"_a.noconvert(), "out"_a.noconvert())
         .def("by_sample", &ModelInput::by_sample, "nv"_a.noconvert(), "out"_a.noconvert());
     m.def("base64_blocks", &base64_blocks, "text"_a, "spans"_a, "out"_a.noconvert());
+    m.def("crc16", &crc_of, "data"_a, "begin"_a, "end"_a);
     m.def("crc32", [](nb::bytes data) { return crc32(reinterpret_cast<const uint8_t*>(data.c_str()), data.size()); });
+    nb::class_<DicomPaths>(m, "DicomPaths").def(nb::init<const std::vector<std::vector<uint32_t>>&>())
+        .def("scan", &elements, "data"_a, "begin"_a, "explicit_vr"_a, "big_endian"_a);
+    m.def("digits", &digits, "text"_a, "spans"_a, "out"_a.noconvert());
+    m.def("edf_rows", &data_rows<int16_t, 2>, "data"_a, "offset"_a, "n_bytes"_a, "begins"_a, "n_samples"_a,
+          "out"_a.noconvert());
+    m.def("edf_rows", &data_rows<int32_t, 3>, "data"_a, "offset"_a, "n_bytes"_a, "begins"_a, "n_samples"_a,
+          "out"_a.noconvert());
+    m.def("edf_onsets", &onsets, "data"_a, "offset"_a, "n_bytes"_a, "begin"_a, "n_wanted"_a, "out"_a.noconvert());
     m.def("read_file", &read_file, "path"_a, "most"_a);
+    nb::class_<ScpTables>(m, "ScpTables");
+    m.def("scp_leads", &leads, "data"_a, "begin"_a, "end"_a, "tables"_a.none(), "encoding"_a, "leads"_a,
+          "out"_a.noconvert());
+    m.def("scp_tables", &tables, "section"_a);
     m.def("wfdb_bytes", &wfdb_bytes, "fmt"_a, "n"_a);
     m.def("wfdb_header", &header, "text"_a);
     m.def("wfdb_unpack", &unpack, "fmt"_a, "data"_a, "offset"_a, "out"_a.noconvert());
@@ -343,8 +525,11 @@ NB_MODULE(_kernels, m) {
         .def("__call__", &gate_logit, "measures"_a.noconvert());
     m.def("limb_residuals", &limb_residuals, "nv"_a.noconvert(), "first"_a, "weights"_a, "fs_hz"_a);
     m.def("frame_sums", &frame_sums, "frames"_a.noconvert());
+    m.def("xli_leads", &xli, "text"_a, "span"_a, "rows"_a, "limbs"_a, "out"_a.noconvert());
+    m.def("table_numbers", &numbers, "text"_a, "separator"_a, "out"_a.noconvert());
     m.def("xml_root", &root, "text"_a);
     nb::class_<XmlPaths>(m, "XmlPaths").def(nb::init<const std::vector<std::string>&>())
         .def("scan", &scan, "text"_a)
-        .def("table", &table, "text"_a, "n_columns"_a);
+        .def("table", &table, "text"_a, "n_columns"_a)
+        .def("tags", &tags, "text"_a);
 }

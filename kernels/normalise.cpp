@@ -4,7 +4,9 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -184,8 +186,10 @@ struct Tap {
     float weight;
 };
 
+using Taps = std::span<const Tap>;
+
 // n outputs (a multiple of kVec) of one phase: out[j] = sum over the taps of weight * parts[at + j].
-ECG_CLONES void by_loads(const float* parts, const std::vector<Tap>& taps, int64_t n, float* out) {
+ECG_CLONES void by_loads(const float* parts, const Taps& taps, int64_t n, float* out) {
     int64_t j = 0;
     for (; j + 4 * kVec <= n; j += 4 * kVec) {
         Vec a{}, b{}, c{}, d{};
@@ -240,27 +244,18 @@ __attribute__((target("avx512f"))) void add_run(const float* parts, const Tap* t
 constexpr std::array kRuns = {add_run<1>, add_run<2>, add_run<3>, add_run<4>, add_run<5>,
                               add_run<6>, add_run<7>, add_run<8>, add_run<9>, add_run<10>};
 
-// The same, of taps in order of `at`.
-void by_runs(const float* parts, const std::vector<Tap>& taps, int64_t n, float* out) {
+// The same, of taps in order of `at`: fast where many of them weigh samples next to each other.
+void by_runs(const float* parts, const Taps& taps, int64_t n, float* out) {
     std::fill(out, out + n, 0.0f);
     for (size_t k = 0; k < taps.size();) {
         size_t length = 1;
-        while (length < kRuns.size() && k + length < taps.size() && taps[k + length].at == taps[k + length - 1].at + 1) {
-            ++length;
-        }
+        const size_t longest = std::min(kRuns.size(), taps.size() - k);
+        while (length < longest && taps[k + length].at == taps[k + length - 1].at + 1) ++length;
         kRuns[length - 1](parts, taps.data() + k, n, out);
         k += length;
     }
 }
 #endif
-
-void one_phase(const float* parts, const std::vector<Tap>& taps, int64_t n, float* out) {
-#if defined(__x86_64__)
-    static const bool has_avx512 = __builtin_cpu_supports("avx512f");
-    if (has_avx512) return by_runs(parts, taps, n, out);
-#endif
-    by_loads(parts, taps, n, out);
-}
 
 // Every `up`-th output from out[0] on.
 ECG_CLONES void store(const float* phase, int64_t n, int64_t up, float clip, float* out) {
@@ -275,31 +270,15 @@ ECG_CLONES void store(const float* phase, int64_t n, int64_t up, float clip, flo
     for (; j < n; ++j) out[j * up] = limit(phase[j], clip);
 }
 
-// How leads of one length lie in `parts`, and the taps of each phase in the order in which they weigh them.
-struct Split {
-    int64_t before;  // samples before the lead's first that the filter reaches
-    int64_t padded;  // outputs of a phase, in whole vectors; what lies beyond is not stored
-    int64_t stride;
-    std::vector<std::vector<Tap>> taps;
+using Weigh = void (*)(const float*, const Taps&, int64_t, float*);
 
-    Split(const Resampler& r, int64_t made)
-        : before(-position(0, r.up, r.down, r.half, r.n_taps).first),
-          padded(((made + r.up - 1) / r.up + kVec - 1) / kVec * kVec),
-          stride(
-              (before + position(r.up - 1, r.up, r.down, r.half, r.n_taps).first + r.n_taps) / r.down + padded + 2),
-          taps(static_cast<size_t>(std::min(r.up, made))) {
-        for (size_t t = 0; t < taps.size(); ++t) {
-            const Position at = position(static_cast<int64_t>(t), r.up, r.down, r.half, r.n_taps);
-            for (int64_t part = 0; part < r.down; ++part) {
-                const int64_t first = ((part - before - at.first) % r.down + r.down) % r.down;
-                for (int64_t k = first; k < r.n_taps; k += r.down) {  // half of a halving filter's taps are 0
-                    const float weight = r.taps[static_cast<size_t>(at.phase * r.n_taps + k)];
-                    if (weight != 0) taps[t].push_back({part * stride + (before + at.first + k) / r.down, weight});
-                }
-            }
-        }
-    }
-};
+Weigh best_for([[maybe_unused]] const Resampler& r) {
+#if defined(__x86_64__)
+    static const bool has_avx512 = __builtin_cpu_supports("avx512f");
+    if (has_avx512 && r.has_runs) return by_runs;
+#endif
+    return by_loads;
+}
 
 }  // namespace
 
@@ -319,6 +298,33 @@ Extent lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t inv
     return nanovolts(counts, mix, invalid, out);
 }
 
+Resampler::Resampler(int64_t up_, int64_t down_, int64_t half_, int64_t n_taps_, std::vector<float> taps_)
+    : up(up_), down(down_), half(half_), n_taps(n_taps_), taps(std::move(taps_)), phases(static_cast<size_t>(up_)) {
+    constexpr size_t kRun = 4;  // shorter ones cost more than they save
+    size_t n = 0, n_runs = 0;
+    for (int64_t t = 0; t < up; ++t) {
+        const Position position_of = position(t, up, down, half, n_taps);
+        std::vector<Tap>& phase = phases[static_cast<size_t>(t)];
+        for (int64_t k = 0; k < n_taps; ++k) {
+            const float weight = taps[static_cast<size_t>(position_of.phase * n_taps + k)];
+            const int64_t input = before() + position_of.first + k;
+            if (weight != 0) phase.push_back({input % down, input / down, weight});  // half of a halving filter's are 0
+        }
+        std::sort(phase.begin(), phase.end(), [](const Tap& a, const Tap& b) {
+            return a.part != b.part ? a.part < b.part : a.at < b.at;
+        });
+        for (size_t i = 0; i < phase.size(); ++i) {
+            n_runs += i == 0 || phase[i].part != phase[i - 1].part || phase[i].at != phase[i - 1].at + 1;
+        }
+        n += phase.size();
+    }
+    has_runs = n >= kRun * n_runs;
+}
+
+int64_t Resampler::before() const { return -position(0, up, down, half, n_taps).first; }
+
+int64_t Resampler::reach() const { return before() + position(up - 1, up, down, half, n_taps).first + n_taps; }
+
 void model_inputs(const int32_t* nv, int64_t n, const Resampler& r, const std::vector<float>& per_nv, float clip,
                   int64_t samples, float* out) {
     const int64_t made = std::min(samples, resampled_length(n, r.up, r.down));
@@ -329,15 +335,28 @@ void model_inputs(const int32_t* nv, int64_t n, const Resampler& r, const std::v
         }
         return;
     }
-    const Split by(r, made);
+    const int64_t n_phases = std::min(r.up, made), per_phase = (made + r.up - 1) / r.up;
+    const int64_t padded = (per_phase + kVec - 1) / kVec * kVec;  // whole vectors; what lies beyond is not stored
+    const int64_t stride = r.reach() / r.down + padded + 2;
     thread_local std::vector<float> parts, phase;
-    parts.resize(static_cast<size_t>(by.stride * r.down + 2 * kVec));
-    phase.resize(static_cast<size_t>(by.padded));
+    thread_local std::vector<Tap> taps;
+    parts.resize(static_cast<size_t>(stride * r.down + 2 * kVec));
+    phase.resize(static_cast<size_t>(padded));
+    taps.clear();
+    for (int64_t t = 0; t < n_phases; ++t) {
+        for (const auto& [part, at, weight] : r.phases[static_cast<size_t>(t)]) {
+            taps.push_back({part * stride + at, weight});
+        }
+    }
+    const Weigh weigh = best_for(r);
     for (size_t lead = 0; lead < per_nv.size(); ++lead, nv += n, out += samples) {
-        split(nv, n, by.before, r.down, by.stride, per_nv[lead], parts.data());
-        for (int64_t t = 0; t < std::min(r.up, made); ++t) {
-            one_phase(parts.data(), by.taps[static_cast<size_t>(t)], by.padded, phase.data());
+        split(nv, n, r.before(), r.down, stride, per_nv[lead], parts.data());
+        const Tap* first = taps.data();
+        for (int64_t t = 0; t < n_phases; ++t) {
+            const size_t n_taps = r.phases[static_cast<size_t>(t)].size();
+            weigh(parts.data(), {first, n_taps}, padded, phase.data());
             store(phase.data(), (made - t + r.up - 1) / r.up, r.up, clip, out + t);
+            first += n_taps;
         }
         std::fill(out + made, out + samples, 0.0f);
     }

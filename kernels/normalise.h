@@ -36,16 +36,31 @@ struct Extent {
 Extent lead_nanovolts(const Counts<int16_t>& counts, const Mix& mix, int64_t invalid, int32_t* out);
 Extent lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t invalid, int32_t* out);
 
+// The polyphase filter between two rates, and its taps in the order in which model_inputs() weighs with them.
 struct Resampler {
+    Resampler(int64_t up, int64_t down, int64_t half, int64_t n_taps, std::vector<float> taps);
+
+    // A tap that is not 0: it weighs input down * (at + j) + part - before() for output j of its phase.
+    struct Tap {
+        int64_t part;
+        int64_t at;
+        float weight;
+    };
+
+    int64_t before() const;  // samples before a lead's first that the filter reaches
+    int64_t reach() const;   // inputs from there on that the first outputs of all phases depend on
+
     int64_t up;
     int64_t down;
     int64_t half;
     int64_t n_taps;
-    std::vector<float> taps;  // (phase, tap)
+    std::vector<float> taps;               // (phase, tap)
+    std::vector<std::vector<Tap>> phases;  // by output modulo up
+    bool has_runs;                         // whether taps of a phase mostly weigh samples next to each other in a part
 };
 
 // `samples` model inputs of every lead of (lead, n) in nV, each multiplied by its per_nv; zeros where the leads have
-// ended. Equals model_input() for every t.
+// ended. Equals model_input() for every t, but for the order of the sum.
 void model_inputs(const int32_t* nv, int64_t n, const Resampler& r, const std::vector<float>& per_nv, float clip,
                   int64_t samples, float* out);
 

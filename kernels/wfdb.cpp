@@ -56,10 +56,16 @@ void wfdb_unpack(int format, const uint8_t* p, size_t n, int32_t* out) {
         case 8: for (size_t i = 0; i < n; ++i) out[i] = static_cast<int8_t>(p[i]); break;
         case 80: for (size_t i = 0; i < n; ++i) out[i] = static_cast<int32_t>(p[i]) - 128; break;
         case 16: for (size_t i = 0; i < n; ++i) out[i] = sign_extend(word(p + 2 * i), 16); break;
-        case 61: for (size_t i = 0; i < n; ++i) out[i] = sign_extend(static_cast<uint32_t>(p[2 * i]) << 8 | p[2 * i + 1], 16); break;
+        case 61:
+            for (size_t i = 0; i < n; ++i) out[i] = sign_extend(uint32_t{p[2 * i]} << 8 | p[2 * i + 1], 16);
+            break;
         case 160: for (size_t i = 0; i < n; ++i) out[i] = static_cast<int32_t>(word(p + 2 * i)) - 32768; break;
-        case 24: for (size_t i = 0; i < n; ++i) out[i] = sign_extend(word(p + 3 * i) | static_cast<uint32_t>(p[3 * i + 2]) << 16, 24); break;
-        case 32: for (size_t i = 0; i < n; ++i) out[i] = static_cast<int32_t>(word(p + 4 * i) | word(p + 4 * i + 2) << 16); break;
+        case 24:
+            for (size_t i = 0; i < n; ++i) out[i] = sign_extend(word(p + 3 * i) | uint32_t{p[3 * i + 2]} << 16, 24);
+            break;
+        case 32:
+            for (size_t i = 0; i < n; ++i) out[i] = static_cast<int32_t>(word(p + 4 * i) | word(p + 4 * i + 2) << 16);
+            break;
         case 212: unpack_212(p, n, out); break;
         case 310: unpack_310(p, n, out); break;
         case 311: unpack_311(p, n, out); break;

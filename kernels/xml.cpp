@@ -26,18 +26,16 @@ bool blank(std::string_view text) {
 
 // The '>' that ends the tag or declaration at `from`, beyond quotes and, in a DOCTYPE, beyond its brackets.
 size_t tag_end(std::string_view text, size_t from) {
-    char quote = 0;
     int brackets = 0;
     for (size_t i = from; i < text.size(); ++i) {
         const char c = text[i];
-        if (quote) {
-            if (c == quote) quote = 0;
-        } else if (c == '<' && i > from && text.substr(i, 4) == "<!--") {  // its apostrophes are no quotes
+        if (c == '<' && i > from && text.substr(i, 4) == "<!--") {  // its apostrophes are no quotes
             i = text.find("-->", i);
             if (i == kNone) return kNone;
             i += 2;
         } else if (c == '"' || c == '\'') {
-            quote = c;
+            i = text.find(c, i + 1);
+            if (i == kNone) return kNone;
         } else if (c == '[') {
             ++brackets;
         } else if (c == ']') {
@@ -189,7 +187,7 @@ XmlStatus XmlPaths::scan(std::string_view text, std::vector<XmlSpan>& spans, siz
             int64_t span = -1;
             if (path >= 0) {
                 span = static_cast<int64_t>(spans.size());
-                spans.push_back({path, begin, begin});
+                spans.push_back({path, begin, begin, static_cast<int64_t>(tag)});
             }
             if (text[end - 1] != '/') open.push_back({name, node, span});
             at = end + 1;

@@ -11,11 +11,12 @@ namespace ecg {
 
 enum class XmlStatus : int { complete = 0, truncated = 1, malformed = 2, entities = 3 };
 
-// The content of one wanted element: text[begin, end), markup inside it included.
+// One wanted element: its start tag text[tag, begin), and its content text[begin, end), markup inside it included.
 struct XmlSpan {
-    int64_t path;
-    int64_t begin;
-    int64_t end;
+    int64_t path = 0;
+    int64_t begin = 0;
+    int64_t end = 0;
+    int64_t tag = 0;
 };
 
 // Name of the root element, as soon as the prolog ends; empty unless the status is complete.

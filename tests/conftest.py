@@ -3,6 +3,7 @@
 import ctypes
 import os
 import random
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,20 @@ def scored(tiny_bundle: Bundle, tmp_path: Path) -> Scored:
         return tally, parts(folder, "scores"), parts(folder, "rejects")
 
     return run
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 160 KiB; skips where none may be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
 
 
 def parts(folder: Path, kind: str) -> pl.DataFrame:

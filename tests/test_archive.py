@@ -12,7 +12,7 @@ from ecgbatch.archive import Entry
 from ecgbatch.errors import ArchiveError, OutputError, RecordError
 from ecgbatch.feed import batch
 from ecgbatch.plan import Plan
-from ecgbatch.record import Reason, Reject
+from ecgbatch.record import MAX_BYTES, Reason, Reject
 
 SETTINGS = {"shard_size": 4, "source": ["x"]}
 
@@ -261,7 +261,7 @@ def test_the_plan_holds_every_entry_and_its_shard(folder, tmp_path):
     plan = Plan.write(tmp_path / "plan.parquet", entries, shard_size=2, settings=SETTINGS | {"shard_size": 2})
     table = pl.read_parquet(tmp_path / "plan.parquet")
 
-    assert table.columns == ["record_id", "path", "size", "mtime", "shard"]
+    assert table.columns == ["record_id", "path", "size", "mtime", "shard", "member"]
     assert table["shard"].to_list() == [0, 0, 1, 1, 2]
     assert [entry for shard in plan.shards(done=()) for entry in shard.entries] == entries
     assert (plan.n_entries, plan.n_shards) == (5, 3)
@@ -310,8 +310,17 @@ def test_a_parquet_file_of_something_else_is_no_plan(tmp_path):
 
 def test_a_file_larger_than_any_ecg_is_not_read(tmp_path):
     with (tmp_path / "huge.xml").open("wb") as file:
-        file.truncate(archive.MAX_BYTES + 1)
+        file.truncate(MAX_BYTES + 1)
 
     with pytest.raises(RecordError) as defect:
         archive.read(str(tmp_path / "huge.xml"))
     assert defect.value.reason == Reason.TOO_LARGE
+
+
+def test_a_header_that_names_a_file_which_the_system_cannot_spell_is_a_reject(folder, monkeypatch):
+    header = folder / "b" / "w.hea"
+    header.write_bytes(header.read_bytes().replace(b"w_0.dat", "wé.dat".encode()))
+    (entry,) = [entry for entry in scan(folder) if entry.record_id == "b/w.hea"]
+    monkeypatch.setattr(archive, "_ENCODING", "ascii")  # as in the POSIX locale
+
+    assert reason(entry) == Reason.MISSING_SIGNAL

@@ -240,20 +240,6 @@ def test_the_hold_on_a_run_ends_with_the_process(archive, tiny_bundle, undisturb
         pass
 
 
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of 160 KiB; skips where none may be mounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a small file system")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
 def test_a_full_disk_ends_the_run_and_more_room_lets_it_go_on(archive, tiny_bundle, undisturbed, small_disk, tmp_path):
     run = small_disk / "run"
     line = error_of(call(command(archive, run, tiny_bundle), cwd=tmp_path))

@@ -21,10 +21,10 @@ MODULES = sorted(path.relative_to(ROOT) for path in SOURCE.rglob("*.py"))
 
 TIERS = (
     {"errors"},
-    {"record", "waveform"},
-    {"archive", "formats", "bundle", "quality", "gate", "plan", "tally", "golden", "_kernels", "network", "drawing"},
-    {"feed", "runtimes", "output"},
-    {"score", "train", "synth", "admission", "facts", "inspection", "progress"},
+    {"record", "waveform", "drawing"},
+    {"_kernels", "archive", "bundle", "container", "formats", "gate", "golden", "network", "plan", "quality", "tally"},
+    {"feed", "runtimes", "output", "parts"},
+    {"score", "train", "synth", "admission", "duplicates", "facts", "inspection", "progress"},
     {"cli"},
 )
 """From the bottom up: a module imports its own tier and those below it, never one above."""

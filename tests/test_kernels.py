@@ -597,3 +597,29 @@ def test_more_bytes_than_a_row_holds_are_counted_but_not_written():
 
     assert n_bytes == 6
     assert out.tolist() == [[0, 0, 0], [7, 7, 7]]
+
+
+HEADER_LINES = st.lists(
+    st.text(alphabet="ab1 \t-+/.16()#", max_size=40).filter(lambda line: not line.startswith("+-")), max_size=6
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(HEADER_LINES, st.sampled_from(["\n", "\r\n"]))
+def test_a_wfdb_header_is_cut_as_splitting_its_lines_cuts_it(lines, line_end):
+    text = line_end.join(["r 9 500 5000", *lines])
+    cut = [line.split(None, 8) for line in lines if line.strip() and not line.startswith("#")][:9]
+    nine = [fields + [""] * (9 - len(fields)) for fields in cut]
+    record, files, n_signals, layout, initial, checksums = _kernels.wfdb_header(text.encode())
+
+    assert record == b"r 9 500 5000"
+    assert [name.decode() for name, n in zip(files, n_signals, strict=True) for _ in range(n)] == [f[0] for f in nine]
+    assert layout.decode().split("\n") == ["\t".join([f[1], f[2], f[4], f[8]]) for f in nine] or not nine
+    assert initial == [_number(f[5] or f[4] or "0") for f in nine]
+    assert checksums == [2**63 - 1 if not f[6] else _number(f[6], modulo=65536) for f in nine]
+
+
+def _number(text: str, modulo: int | None = None) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        return -(2**63)
+    return int(text) % modulo if modulo else int(text)

@@ -397,7 +397,7 @@ REFUSALS: dict[str, tuple[Callable[[Record], bytes], Reason]] = {
     "cut": (lambda ecg: synth.muse_xml(ecg)[:70_000], Reason.TRUNCATED),
     "closed too early": (lambda ecg: rewritten(ecg, replaced(b"</LeadData>", b"", 1)), Reason.MALFORMED),
     "another root": (
-        lambda ecg: synth.muse_xml(ecg).replace(b"RestingECG>", b"restingecgdata>"),
+        lambda ecg: synth.muse_xml(ecg).replace(b"RestingECG>", b"RestingEcg>"),
         Reason.UNKNOWN_FORMAT,
     ),
     "a page of the web": (lambda _: b"<!DOCTYPE html><html><body>RestingECG</body></html>", Reason.UNKNOWN_FORMAT),

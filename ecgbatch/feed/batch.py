@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from struct import Struct
-from time import perf_counter, thread_time
+from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
 import xxhash
 
-from ecgbatch import archive, formats, gate
+from ecgbatch import archive, container, formats, gate
 from ecgbatch.archive import Entry
 from ecgbatch.bundle import InputSpec
 from ecgbatch.errors import RecordError
@@ -42,9 +42,9 @@ class Batch:
     """float32 (record, lead, time) for every input spec."""
     rejects: list[Reject]
     decode_s: float = 0.0
-    """Processor time of reading and decoding."""
+    """Time of reading and decoding, summed over the feed's threads."""
     prepare_s: float = 0.0
-    """Processor time of hashing, measuring and normalising."""
+    """Time of hashing, measuring and normalising, likewise."""
 
 
 def batches(
@@ -79,7 +79,17 @@ def keep_freed_memory() -> None:
 
 def read(entry: Entry) -> Record | Reject:
     """Decode one entry; a defect in the file becomes a Reject, anything else is our bug and propagates."""
-    files = archive.Files(entry.path)
+    if entry.member is None:
+        return _read(entry, archive.Files(entry.path))
+    try:
+        if many := formats.records(entry.path):
+            return many.record(entry.member) if many.stamp == (entry.n_bytes, entry.modified_ns) else _changed(entry)
+        return _read(entry, container.Members(entry.path, entry.member))
+    except RecordError as defect:
+        return _reject(entry, "read", defect)
+
+
+def _read(entry: Entry, files: archive.Files | container.Members) -> Record | Reject:
     belongings: Sequence[str] = ()
     outcome: Record | Reject
     try:
@@ -89,10 +99,12 @@ def read(entry: Entry) -> Record | Reject:
     except RecordError as defect:
         stage = "read" if defect.reason in (Reason.UNREADABLE, Reason.TOO_LARGE, Reason.MISSING_SIGNAL) else "decode"
         outcome = _reject(entry, stage, defect)
-    if files.stamp(belongings) != (entry.n_bytes, entry.modified_ns):
-        changed = RecordError(Reason.SOURCE_CHANGED, "size or modification time differ from the plan's")
-        return _reject(entry, "read", changed)
-    return outcome
+    return outcome if files.stamp(belongings) == (entry.n_bytes, entry.modified_ns) else _changed(entry)
+
+
+def _changed(entry: Entry) -> Reject:
+    changed = RecordError(Reason.SOURCE_CHANGED, "size or modification time differ from the plan's")
+    return _reject(entry, "read", changed)
 
 
 def waveform_hash(nv: np.ndarray, fs_hz: float) -> str:
@@ -109,7 +121,7 @@ def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec], least
     rows: list[Row] = []
     rejects: list[Reject] = []
     decode_s = prepare_s = 0.0
-    processor_s, started = thread_time(), perf_counter()
+    started = perf_counter()
     for entry in entries:
         record = read(entry)
         decoded = perf_counter()
@@ -125,15 +137,14 @@ def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec], least
         decode_s += decoded - started
         started = perf_counter()
         prepare_s += started - decoded
-    share = (thread_time() - processor_s) / (decode_s + prepare_s)  # of the clock's time, less what other threads took
     return Batch(
         shard=shard.index,
         is_last=start + size >= len(shard.entries),
         rows=rows,
         x={spec: array[: len(rows)] for spec, array in zip(specs, x, strict=True)},
         rejects=rejects,
-        decode_s=decode_s * share,
-        prepare_s=prepare_s * share,
+        decode_s=decode_s,
+        prepare_s=prepare_s,
     )
 
 
@@ -152,7 +163,7 @@ def _prepare(entry: Entry, record: Record, specs: Sequence[InputSpec], out: Sequ
             host.model_input(host.nanovolts(record, spec.leads, flat), record.fs_hz, spec, row)
     return Row(
         record_id=entry.record_id,
-        source_path=entry.path,
+        source_path=entry.source_path,
         format=record.format,
         waveform_hash=waveform_hash(nv, record.fs_hz),
         acquired_at=record.acquired_at,
@@ -179,7 +190,7 @@ def _refuse_poor(row: Row, least_quality: float | None) -> None:
 def _reject(entry: Entry, stage: str, defect: RecordError) -> Reject:
     return Reject(
         record_id=entry.record_id,
-        source_path=entry.path,
+        source_path=entry.source_path,
         stage=stage,
         reason=Reason(defect.reason),
         detail=defect.detail,

@@ -93,7 +93,7 @@ def _seen(fs_hz: float | int, spec: InputSpec) -> int:
     return bank.position(spec.samples - 1)[1] + bank.n_taps
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _resampler(fs_hz: float | int, to_hz: int, scale_mv: tuple[float, ...], clip: float | int) -> _kernels.ModelInput:
     bank = polyphase(fs_hz, to_hz)
     per_nv = (1e-6 / np.array(scale_mv)).astype(np.float32)

@@ -2,22 +2,85 @@
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
 
 from ecgbatch.errors import RecordError
-from ecgbatch.formats import muse, wfdb, wfdb_header
+from ecgbatch.formats import (
+    aecg,
+    cardiosoft,
+    csv,
+    dicom,
+    edf,
+    ishne,
+    layout,
+    mat,
+    mfer,
+    mortara,
+    muse,
+    npy,
+    philips,
+    schiller,
+    scp,
+    wfdb,
+    wfdb_header,
+)
+from ecgbatch.formats.dicom_file import is_dicom
 from ecgbatch.formats.xml import root_name, to_utf8
 from ecgbatch.record import Reason, Record
 
-__all__ = ["Sibling", "companions", "decode"]
+__all__ = ["Records", "Sibling", "companions", "decode", "records"]
 
 Sibling = Callable[[str], bytes]
 """Reads the file of that name beside the entry; raises RecordError where there is none."""
 
+_ARRAY_SUFFIXES = (".npy", ".csv", ".mat")
 _SIGNAL_SUFFIXES = (".dat", ".xyz")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b")
 _XML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<[?!A-Za-z]|\xff\xfe<\x00|\xfe\xff\x00<|<\x00|\x00<")
 
 
-def decode(raw: bytes, name: str, sibling: Sibling) -> Record:
+class Records(Protocol):
+    """An open file of many records."""
+
+    stamp: tuple[int, int]
+    """Size and modification time in ns when it was opened."""
+
+    def members(self) -> Sequence[str]:
+        """What its records are told apart by, in stored order."""
+        ...
+
+    def record(self, member: str) -> Record:
+        """One of them; any thread may ask.
+
+        Raises:
+            RecordError: it cannot be read.
+        """
+        ...
+
+
+def records(path: str) -> Records | None:
+    """The file at `path` where its name and content say that it holds many records, else None.
+
+    Raises:
+        RecordError: it cannot be opened, or not be read.
+    """
+    if not path.lower().endswith((".h5", ".hdf5")):
+        return None
+    try:
+        with Path(path).open("rb") as file:
+            is_hdf5 = file.read(len(_HDF5)) == _HDF5
+    except OSError as err:
+        raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be opened") from err
+    if not is_hdf5:
+        return None
+    from ecgbatch.formats import code15
+
+    return code15.opened(path)
+
+
+def decode(raw: bytes, name: str, sibling: Sibling) -> Record:  # noqa: PLR0911, PLR0912  # a line a container
     """The ECG in `raw`, the content of a file called `name`.
 
     Raises:
@@ -25,17 +88,44 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:
     """
     if not raw:
         raise RecordError(Reason.EMPTY, "0 bytes")
+    if scp.is_scp(raw):  # first, for it begins with a CRC, which may be any two bytes: `<a`, say
+        return scp.decode(raw)
     if _XML_START.match(raw):
         return _decode_xml(to_utf8(raw))
+    if is_dicom(raw):
+        return dicom.decode(raw)
+    if mfer.starts(raw):
+        return mfer.decode(raw)
+    if ishne.starts(raw):
+        return ishne.decode(raw)
+    if edf.starts(raw):
+        return edf.decode(raw)
+    if mat.starts(raw):
+        return mat.decode(raw, sibling)
+    if npy.starts(raw):
+        return npy.decode(raw, sibling)
     if name.lower().endswith(".hea") and (header := wfdb_header.parse(raw)):
         return wfdb.decode(header, sibling)
+    if csv.is_table(raw, name):
+        return csv.decode(raw, sibling)
     if raw.startswith((b"fLaC", b"\x1e\x00\x00\x00")) or name.lower().endswith(_SIGNAL_SUFFIXES):
         raise RecordError(Reason.ORPHAN_SIGNAL, "a signal file that no WFDB header names, expected a .hea beside it")
+    if raw.startswith(_HDF5):
+        raise RecordError(Reason.UNKNOWN_FORMAT, "HDF5 that is not in CODE-15's layout, or not named .h5 or .hdf5")
+    if raw.startswith(_ARCHIVES):
+        raise RecordError(
+            Reason.MALFORMED, "an archive that is empty, damaged, inside another one, or not named as one"
+        )
     raise RecordError(Reason.UNKNOWN_FORMAT, "no ECG container known by its content")
 
 
 def companions(raw: bytes, name: str) -> Sequence[str]:
-    """Names of the files beside `name` that belong to the same record."""
+    """Names of the files beside `name` that belong to the same record; only of a `.hea` does `raw` matter.
+
+    They need not exist: an array has a declared layout or is a reject.
+    """
+    if name.lower().endswith(_ARRAY_SUFFIXES):
+        return (layout.FILE,)
     header = wfdb_header.parse(raw) if name.lower().endswith(".hea") else None
     return wfdb_header.signal_files(header) if header else ()
 
@@ -44,6 +134,15 @@ def _decode_xml(text: bytes) -> Record:
     match root_name(text):
         case "RestingECG":
             return muse.decode(text)
+        case "restingecgdata":
+            return philips.decode(text)
+        case root if root == "AnnotatedECG" or root.endswith(":AnnotatedECG"):
+            return aecg.decode(text, root.removesuffix("AnnotatedECG"))
+        case "CardiologyXML":
+            return cardiosoft.decode(text)
+        case root if root.endswith("SchillerEDI"):
+            return schiller.decode(text, root)
+        case "ECG":
+            return mortara.decode(text)
         case root:
-            detail = f"XML with root element {root[:40]!r}, expected 'RestingECG'"
-            raise RecordError(Reason.UNKNOWN_FORMAT, detail)
+            raise RecordError(Reason.UNKNOWN_FORMAT, f"XML with root element {root[:40]!r}, of no known ECG")

@@ -4,7 +4,6 @@ from datetime import datetime
 from functools import lru_cache
 from math import isfinite
 from typing import NamedTuple
-from xml.sax.saxutils import unescape
 
 import numpy as np
 
@@ -92,7 +91,7 @@ def decode(text: bytes) -> Record:
         uv_per_count=layout.uv_per_count,
         zero_counts=layout.zero_counts,
         acquired_at=_acquired_at(text, test),
-        device_model=_name(text, test, "AcquisitionDevice"),
+        device_model=xml.free_text(text[slice(*test.get("AcquisitionDevice", (0, 0)))])[:64] or None,
     )
 
 
@@ -118,10 +117,7 @@ def _rhythm(stored: tuple[bytes, ...]) -> _Rhythm:
     """
     layouts = {row: layout for row, layout in enumerate(map(_layout, stored)) if layout}
     leads = tuple([layout.lead for layout in layouts.values()])
-    if not leads:
-        raise RecordError(Reason.MISSING_LEADS, "no standard lead in the rhythm")
-    if twice := [lead for lead in leads if leads.count(lead) > 1]:
-        raise RecordError(Reason.DUPLICATE_LEAD, f"lead {twice[0]} is stored twice")
+    xml.require_leads(leads)
     if len({(layout.n_bytes, layout.starts_at) for layout in layouts.values()}) > 1:
         raise RecordError(Reason.MALFORMED, "leads of different length or start, expected simultaneous leads")
     return _Rhythm(
@@ -178,27 +174,29 @@ def _gain_uv(field: dict[str, str]) -> float:
     return uv_per_count
 
 
-def _counts(text: bytes, layout: _Rhythm, places: list[_Span], stated: list[bytes]) -> np.ndarray:
+def _counts(text: bytes, layout: _Rhythm, places: list[_Span], checksums: list[bytes]) -> np.ndarray:
     """int16 (lead, time) of the base64 at each place, held to every count and checksum that the file states."""
     expected = layout.n_bytes
-    if expected > min([end - begin for begin, end in places]) * 3 // 4:
-        raise RecordError(Reason.MALFORMED, f"{expected} bytes a lead declared, and not as many characters of base64")
+    n_characters = min([end - begin for begin, end in places])
+    if expected > n_characters * 3 // 4:
+        detail = f"{expected} bytes a lead declared, and only {n_characters} characters of base64 in one of them"
+        raise RecordError(Reason.MALFORMED, detail)
     samples = np.empty((len(places), expected), np.uint8)
     found = _kernels.base64_blocks(text, places, samples)
-    for lead, (n_bytes, crc), crc32 in zip(layout.leads, found, stated, strict=True):
+    for lead, (n_bytes, crc), stated in zip(layout.leads, found, checksums, strict=True):
         if n_bytes < 0:
             raise RecordError(Reason.CORRUPT_PAYLOAD, f"lead {lead}: not base64")
         if n_bytes != expected:
             raise RecordError(Reason.MALFORMED, f"lead {lead}: {n_bytes} bytes of samples, expected {expected}")
-        if crc32 and _crc32(crc32) not in (crc, None):
+        if stated.strip() and crc != _crc32(stated):
             raise RecordError(Reason.CHECKSUM, f"lead {lead}: CRC-32 differs from LeadDataCRC32")
     return samples.view("<i2")
 
 
-def _crc32(stated: bytes) -> int | None:
-    """The CRC that a decimal number states, signed or not; None where there is but white space."""
+def _crc32(stated: bytes) -> int:
+    """The CRC that a decimal number states, signed or not."""
     try:
-        return int(stated) % 2**32 if stated.strip() else None
+        return int(stated) % 2**32
     except ValueError:
         raise RecordError(Reason.MALFORMED, "LeadDataCRC32 is not a number") from None
 
@@ -213,16 +211,6 @@ def _acquired_at(text: bytes, test: _Fields) -> datetime | None:
     except (ValueError, OverflowError):
         return None
     return moment if year >= FIRST_YEAR else None
-
-
-def _name(text: bytes, fields: dict[str, _Span], name: str) -> str | None:
-    """A free text, in UTF-8 or else Latin-1, whatever the document says of itself."""
-    begin, end = fields.get(name, (0, 0))
-    try:
-        found = text[begin:end].decode("utf-8")
-    except UnicodeDecodeError:
-        found = text[begin:end].decode("latin-1")
-    return unescape(found).strip()[:64] or None
 
 
 def _number(field: dict[str, str], name: str, default: float) -> float:

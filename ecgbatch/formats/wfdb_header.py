@@ -30,9 +30,10 @@ FLAC_BITS = {508: 8, 516: 16, 524: 24}
 
 _RECORD_LINE = re.compile(
     r"(?P<name>[^\s/]+)(?P<segments>/\d+)?[ \t]+(?P<n_signals>\d{1,9})"
-    r"(?:[ \t]+(?P<fs>[-+.\deE]+)(?:/\S+)?(?:[ \t]+(?P<n_samples>\d{1,15})(?:[ \t]+(?P<start>\S.*))?)?)?\s*"
+    r"(?:[ \t]+(?P<fs>[-+.\deE]+)(?:/\S+)?(?:[ \t]+(?P<n_samples>\d{1,15})(?:[ \t]+(?P<start>\S.*))?)?)?\s*",
+    re.ASCII,
 )
-_FORMAT = re.compile(r"(\d{1,9})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,9}))?")
+_FORMAT = re.compile(r"(\d{1,9})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,9}))?", re.ASCII)
 _GAIN = re.compile(r"([-+.\deE]+)(?:\(([-+\d]+)\))?(?:/(.*))?")
 _UV_PER_UNIT = {"mv": 1000.0, "uv": 1.0, "µv": 1.0, "\u03bcv": 1.0, "v": 1e6, "nv": 1e-3}
 _INVALID_BITS = {16: 16, 61: 16, 160: 16, 212: 12, 80: 8, 310: 10, 311: 10, 24: 24, 32: 32, **FLAC_BITS}

@@ -1,0 +1,88 @@
+"""Start tags and their attributes, where lxml finds them."""
+
+import time
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecgbatch import _kernels
+from ecgbatch.errors import RecordError
+from ecgbatch.formats import xml
+from ecgbatch.record import Reason
+
+VALUES = st.text(alphabet="ab&<>\"'é \t/=", max_size=8)
+NAMES = st.lists(st.sampled_from(["a", "b.c", "x:d", "e-f", "_g"]), unique=True, max_size=5)
+
+
+def test_a_tag_is_told_with_the_content_behind_it():
+    text = b"<a><b x='>'>1</b><c/><b\n y = \"2\" /></a>"
+    status, _, found = _kernels.XmlPaths(["a/b", "a"]).tags(text)
+
+    assert status == 0
+    assert [(path, text[tag:begin], text[begin:end]) for path, tag, begin, end in found] == [
+        (1, b"<a>", b"<b x='>'>1</b><c/><b\n y = \"2\" />"),
+        (0, b"<b x='>'>", b"1"),
+        (0, b'<b\n y = "2" />', b""),
+    ]
+
+
+@settings(deadline=None)
+@given(NAMES, st.lists(VALUES, min_size=5, max_size=5), st.booleans())
+def test_attributes_are_those_that_lxml_finds(names, values, empty):
+    etree = pytest.importorskip("lxml.etree")
+    element = etree.Element(
+        "t", {name.replace("x:", "{urn:x}"): value for name, value in zip(names, values, strict=False)}
+    )
+    if not empty:
+        element.text = "content"
+    tag = etree.tostring(element).partition(b"content")[0]
+    found = {name: value for name, value in xml.attributes(tag).items() if not name.startswith("xmlns")}
+
+    assert list(found.values()) == [value.strip() for value in element.attrib.values()]
+
+
+@pytest.mark.parametrize(
+    ("tag", "attributes"),
+    [
+        (b"<t a='1' b=\"2\"/>", {"a": "1", "b": "2"}),
+        (b"<t\n\ta = '&lt;&#38;&quot;&apos;&gt;' >", {"a": "<&\"'>"}),
+        (b"<t>", {}),
+        (b"", {}),
+        ("<t a='µV'>".encode(), {"a": "µV"}),
+        ("<t a='µV'>".encode("latin-1"), {"a": "µV"}),
+        (b"<t a='x>y/'>", {"a": "x>y/"}),
+    ],
+)
+def test_a_tag_has_the_attributes(tag, attributes):
+    assert xml.attributes(tag) == attributes
+
+
+@pytest.mark.parametrize(
+    "tag", [b"<t a>", b"<t a=1>", b"<t a='1'b='2'>", b"<t a='1' / b='2'>", b"<t =''>", b"<t " + b"a" * 5000 + b"='1'>"]
+)
+def test_a_tag_that_is_none_is_malformed(tag):
+    with pytest.raises(RecordError) as defect:
+        xml.attributes(tag)
+
+    assert defect.value.reason == Reason.MALFORMED
+
+
+@pytest.mark.parametrize("filling", [b"a", b" ", b"a ", b"'", b"a='' "])
+def test_a_tag_of_a_megabyte_is_left_as_fast_as_it_is_read(filling):
+    tag = b"<t " + filling * (2**20 // len(filling)) + b">"
+    started = time.perf_counter()
+    with suppress(RecordError):
+        xml.attribute_places(tag, 0, len(tag))
+
+    assert time.perf_counter() - started < 1.0
+
+
+def test_a_lead_stored_a_million_times_is_refused_at_once():
+    started = time.perf_counter()
+    with pytest.raises(RecordError) as defect:
+        xml.require_leads(["V1"] * 1_000_000)
+
+    assert defect.value.reason == Reason.DUPLICATE_LEAD
+    assert time.perf_counter() - started < 1.0
