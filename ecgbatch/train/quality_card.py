@@ -115,7 +115,7 @@ Calling every ECG acceptable would be right in {found.baseline:.3f}.
   `leads_suspect` and `amplitude_suspect` are.
 * Readers disagree: of ECGs with one lead without a signal, some were accepted and some not. No gate can agree with
   a verdict better than readers agree with each other.
-* It was trained on recordings made with mobile phones by volunteers, at 500 Hz and 5 µV a count. A hospital's
+* It was trained on recordings made with mobile phones, at 500 Hz and 5 µV a count. A hospital's
   electrocardiographs filter more and fail less. Under 250 Hz, noise and mains are seen less well.
 * The probability holds where poor ECGs are as frequent as here ({n_poor} of {n}); where they are rarer, it is too low.
 
