@@ -25,7 +25,7 @@ import tables
 from inputs import CONTAINERS, SPEC
 from measurement import Spread, arguments, interleaved, ratios, spread, write
 
-from ecgbatch import archive, formats, quality
+from ecgbatch import archive, formats, gate
 from ecgbatch.archive import Entry
 from ecgbatch.feed import host
 from ecgbatch.feed.batch import batches, waveform_hash
@@ -143,14 +143,16 @@ def _one_record(entry: Entry, row: np.ndarray) -> list[tuple[str, float]]:
     files.stamp(tuple(siblings))
     times.append(("stamp", perf_counter()))
     flat = host.flat_leads(record)
-    nv, widest_nv, n_missing = host.measured(record, INDEPENDENT_LEADS, flat)
+    compared = gate.comparable(record.leads, flat)
+    all_nv, _, n_missing = host.measured(record, INDEPENDENT_LEADS + compared, flat)
+    nv = all_nv[: len(INDEPENDENT_LEADS)]
     times.append(("nanovolts", perf_counter()))
     host.model_input(nv, record.fs_hz, SPEC, row, has_gaps=n_missing > 0)
     times.append(("model input", perf_counter()))
     waveform_hash(nv, record.fs_hz)
     times.append(("hash", perf_counter()))
     host.leads_derived(record, flat)
-    quality.measure(widest_nv, flat)
+    gate.measure(all_nv, record.fs_hz, flat, compared)
     times.append(("quality", perf_counter()))
     return times
 

@@ -128,6 +128,27 @@ def wfdb_unpack(fmt: int, data: bytes, offset: int, out: NDArray[np.int32]) -> N
 def flat_channels(counts: NDArray[np.int16] | NDArray[np.int32]) -> list[int]:
     """The channels of (channel, time), of any strides, whose samples are all equal."""
 
+def lead_measures(nv: NDArray[np.int32], fs_hz: float, out: NDArray[np.float32]) -> None:
+    """Write (measure, lead) of (8, time) nanovolts: `quality.lead_measures`."""
+
+class Gate:
+    """A logit of the measures of eight leads: `quality.features` times weights."""
+
+    def __init__(self, weights: list[tuple[bool, bool, float, float]], intercept: float) -> None:
+        """For each measure whether its worst is its least, and whether log10(1 + value) is weighed.
+
+        Then the weights of its worst and of its middle lead.
+        """
+
+    def __call__(self, measures: NDArray[np.float32]) -> tuple[float, list[float]]:
+        """The logit of (measure, lead), and each measure in its worst lead."""
+
+def limb_residuals(nv: NDArray[np.int32], first: int, weights: list[tuple[float, float]], fs_hz: float) -> list[float]:
+    """How far rows of (lead, time) from `first` on lie from sums a I + b II of the first two rows, in nV.
+
+    The largest difference in a fifth of a second; in nine of ten fifths it is no larger.
+    """
+
 def frame_sums(frames: NDArray[np.int16]) -> list[int]:
     """Sum of each column of (time, channel), modulo 65536."""
 

@@ -102,6 +102,9 @@ def score_command(
     ] = 4096,
     embeddings: Annotated[bool, Option("--embeddings", help="Write each model's embedding too.")] = False,
     limit: Annotated[int | None, Option(help="Score only the first so many entries.", min=1, max=_MANY)] = None,
+    reject_poor: Annotated[
+        float | None, Option(help="Reject ECGs of less quality than this; 0.5 is an even chance.", min=0, max=1)
+    ] = None,
     workers: Annotated[int, Option(help="Threads that read and decode.", min=1, max=_MANY)] = 2,
     deduplicate: Annotated[
         bool, Option("--deduplicate", help="At the end, move all but the first record of each waveform to duplicates/.")
@@ -121,6 +124,7 @@ def score_command(
             shard_size=shard_size,
             embeddings=embeddings,
             limit=limit,
+            reject_poor=reject_poor,
             workers=workers,
             deduplicate=deduplicate,
         )
@@ -247,6 +251,22 @@ def pretrain_command(
 
         made = pretrain(data, out, name=name, epochs=epochs, seed=seed, batch=batch, is_resumed=resume, say=say)
     print(made.folder)
+
+
+@train.command("gate")
+def gate_command(
+    data: Annotated[Path, Argument(help="Parquet of ECGs with a column 'quality': acceptable or unacceptable.")],
+    out: Annotated[Path, Option(help="Folder for gate.toml and its card.")],
+) -> None:
+    """Train the quality gate, with figures by cross-validation on its card.
+
+    Example: ecgbatch train gate cinc2011_quality.parquet --out engines/quality
+    """
+    with report_errors(), needs("train"):
+        from ecgbatch.train import quality_gate
+
+        made = quality_gate.train(data, out)
+    print(made)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ecgbatch import archive, formats, parts, waveform
+from ecgbatch import archive, formats, gate, parts, waveform
 from ecgbatch.archive import Entry
 from ecgbatch.bundle import SHIPPED, Bundle, is_bundle
 from ecgbatch.errors import ArchiveError, OutputError, RecordError
@@ -98,6 +98,8 @@ def describe(record: Record) -> dict[str, Any]:
     """Metadata of the rhythm, named as the scores' columns are, and the statistics in µV of the leads as stored."""
     uv = leads_uv(record)
     flat = host.flat_leads(record)
+    compared = gate.comparable(record.leads, flat)
+    nv = host.nanovolts(record, INDEPENDENT_LEADS + compared, flat)
     return {
         "format": record.format,
         "fs_hz": record.fs_hz,
@@ -106,9 +108,9 @@ def describe(record: Record) -> dict[str, Any]:
         "acquired_at": record.acquired_at.isoformat() if record.acquired_at else None,
         "device_model": record.device_model,
         "leads_derived": list(host.leads_derived(record, flat)),
-        "flat_leads": list(flat),
+        **{name: _plain(value) for name, value in asdict(gate.measure(nv, record.fs_hz, flat, compared)).items()},
         "missing_samples": int(np.isnan(uv).any(axis=0).sum()),
-        "waveform_hash": batch.waveform_hash(host.nanovolts(record, INDEPENDENT_LEADS, flat), record.fs_hz),
+        "waveform_hash": batch.waveform_hash(nv[: len(INDEPENDENT_LEADS)], record.fs_hz),
         "leads": {lead: _statistics(row) for lead, row in zip(LEADS, uv, strict=True)},
     }
 
@@ -120,6 +122,7 @@ def record_text(facts: dict[str, Any]) -> str:
         f"acquired {facts['acquired_at'] or 'unknown'} · device {facts['device_model'] or 'unknown'}",
         f"derived {', '.join(facts['leads_derived']) or 'none'} · flat {', '.join(facts['flat_leads']) or 'none'}",
         f"missing samples {facts['missing_samples']}",
+        f"quality {facts['quality']:.2f} · poor {', '.join(facts['poor_leads']) or 'none'}{_suspicion(facts)}",
         f"waveform {facts['waveform_hash']}",
         "",
         f"{'lead':<5}{'mean µV':>10}{'std µV':>10}{'min µV':>10}{'max µV':>10}",
@@ -128,6 +131,21 @@ def record_text(facts: dict[str, Any]) -> str:
         numbers = (f"{value:10.1f}" if value is not None else f"{'-':>10}" for value in found.values())
         lines.append(f"{lead:<5}{''.join(numbers)}")
     return "\n".join(lines)
+
+
+def _suspicion(facts: dict[str, Any]) -> str:
+    leads = (
+        f" · leads suspect: {facts['limb_residual_uv']:.0f} µV from Einthoven's law" if facts["leads_suspect"] else ""
+    )
+    amplitude = f" · amplitude suspect: {facts['amplitude_uv']:.0f} µV" if facts["amplitude_suspect"] else ""
+    return leads + amplitude
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: four digits of a measure, and a list for a tuple."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    return list(value) if isinstance(value, tuple) else value
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:

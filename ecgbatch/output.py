@@ -33,8 +33,23 @@ _ROW_SCHEMA = {
     "fs_hz": pl.Float64(),
     "seconds": pl.Float64(),
     "leads_derived": pl.List(pl.String()),
+}
+_QUALITY_SCHEMA = {
     "flat_leads": pl.List(pl.String()),
     "amplitude_uv": pl.Float32(),
+    "quality": pl.Float32(),
+    "poor_leads": pl.List(pl.String()),
+    "flat_share": pl.Float32(),
+    "clipped_share": pl.Float32(),
+    "spike_uv": pl.Float32(),
+    "wander_uv": pl.Float32(),
+    "noise_uv": pl.Float32(),
+    "mains_uv": pl.Float32(),
+    "qrs_uv": pl.Float32(),
+    "qrs_agreement": pl.Float32(),
+    "amplitude_suspect": pl.Boolean(),
+    "limb_residual_uv": pl.Float32(),
+    "leads_suspect": pl.Boolean(),
 }
 _REJECT_SCHEMA = dict.fromkeys(("record_id", "source_path", "stage", "reason", "detail"), pl.String())
 
@@ -76,12 +91,9 @@ class Output:
         self._rows, self._rejects, self._outputs = [], [], []
 
     def _scores(self) -> pl.DataFrame:
-        columns = {
-            name: [getattr(row, name, None) for row in self._rows] for name in _ROW_SCHEMA if name in Row.__slots__
-        }
-        columns["flat_leads"] = [row.quality.flat_leads for row in self._rows]
-        columns["amplitude_uv"] = [row.quality.amplitude_uv for row in self._rows]
-        frame = pl.DataFrame({name: columns[name] for name in _ROW_SCHEMA}, schema=_ROW_SCHEMA)
+        columns = {name: [getattr(row, name) for row in self._rows] for name in _ROW_SCHEMA}
+        columns |= {name: [getattr(row.quality, name) for row in self._rows] for name in _QUALITY_SCHEMA}
+        frame = pl.DataFrame(columns, schema=_ROW_SCHEMA | _QUALITY_SCHEMA)
         return frame.with_columns(series for bundle in self._bundles for series in self._model_columns(bundle))
 
     def _model_columns(self, bundle: Bundle) -> Iterator[pl.Series]:

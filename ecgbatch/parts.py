@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import polars as pl
@@ -100,14 +101,16 @@ def write(frame: pl.DataFrame, part: Path, *, fingerprint: str) -> None:
         OutputError: the disk is full or not writable; what was there stays, and no partial file does.
     """
     partial = part.with_name(f"{part.name}.partial")
+    content = BytesIO()  # Polars on a full disk may tell of broken Parquet
+    frame.write_parquet(content, metadata={"ecgbatch": json.dumps({"run": fingerprint})})
     try:
         with partial.open("wb") as file:
-            frame.write_parquet(file, metadata={"ecgbatch": json.dumps({"run": fingerprint})})
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(part)
         sync(part.parent)
-    except (OSError, pl.exceptions.PolarsError) as err:
+    except OSError as err:
         partial.unlink(missing_ok=True)
         raise OutputError(f"{part}: cannot be written: {cause(err)}; the same command goes on from here") from err
 

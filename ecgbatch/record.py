@@ -90,6 +90,8 @@ class Reason(StrEnum):
     """Samples marked as missing lie in the part that a model would see."""
     NO_SIGNAL = "no-signal"
     """Every lead is flat."""
+    POOR_QUALITY = "poor-quality"
+    """Below the quality that was asked for; only where one was."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)  # not frozen, as Quality and Row are not: that costs 1 µs a record
@@ -137,12 +139,34 @@ class Reject:
 
 @dataclass(slots=True, kw_only=True)
 class Quality:
-    """What a reader would want to know of a signal before trusting its score."""
+    """What a reader would want to know of a signal before trusting its score; `quality.py` defines the measures.
 
+    Each measure is that of the independent lead where it is worst, but the amplitude.
+    """
+
+    quality: float
+    """Probability that a reader would call the ECG acceptable."""
     flat_leads: tuple[str, ...]
     """Leads stored without any signal."""
+    poor_leads: tuple[str, ...]
+    """Independent leads that are flat half of the time, clipped, or without a QRS in step with the other leads'."""
     amplitude_uv: float
     """Largest peak-to-peak amplitude of the eight independent leads."""
+    amplitude_suspect: bool
+    """Whether that is no ECG's: the unit or the gain may be wrong."""
+    flat_share: float
+    clipped_share: float
+    spike_uv: float
+    wander_uv: float
+    noise_uv: float
+    mains_uv: float
+    qrs_uv: float
+    qrs_agreement: float
+    """-1 to 1"""
+    limb_residual_uv: float | None
+    """How far a stored III, aVR, aVL or aVF is from what I and II say it is; None where none is stored."""
+    leads_suspect: bool
+    """Whether that is much: leads may be swapped or mislabelled."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ecgbatch import admission, archive, duplicates, formats, parts
+from ecgbatch import admission, archive, duplicates, formats, gate, parts
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import ArchiveError, OutputError, UsageError
 from ecgbatch.facts import Facts, is_finished, recount
@@ -39,6 +39,8 @@ class Options:
     embeddings: bool = False
     limit: int | None = None
     """Score only the first so many entries."""
+    reject_poor: float | None = None
+    """Reject records of less quality than this."""
     workers: int = 2
     """Threads that read and decode."""
     deduplicate: bool = False
@@ -49,6 +51,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value}, expected at least 1")
+        if self.reject_poor is not None and not 0 <= self.reject_poor <= 1:
+            raise UsageError(f"--reject-poor {self.reject_poor}, expected 0 to 1")
 
 
 def score(feed: Iterable[Batch], engines: Sequence[Engine], out: Output, tally: Tally, observe: Observer) -> None:
@@ -113,7 +117,13 @@ def run(
         else:
             facts.write("running", found)
             specs = list(dict.fromkeys(bundle.input for bundle in bundles))
-            feed = batches(plan.shards(done=done), specs, size=options.batch, workers=options.workers)
+            feed = batches(
+                plan.shards(done=done),
+                specs,
+                size=options.batch,
+                workers=options.workers,
+                least_quality=options.reject_poor,
+            )
             _go_on(feed, engines, out, facts, observe)
         if options.deduplicate:
             tally.count(duplicates.take_out(folder, plan, say=say))
@@ -160,6 +170,9 @@ def _settings(sources: Sequence[Path | str], bundles: Sequence[Bundle], options:
         "embeddings": options.embeddings,
         "limit": options.limit,
         "shard_size": options.shard_size,
+        "reject_poor": None
+        if options.reject_poor is None
+        else f"{options.reject_poor:g} (gate {gate.shipped().version})",
     }
 
 

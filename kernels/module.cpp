@@ -22,6 +22,7 @@
 #include "edf.h"
 #include "file.h"
 #include "normalise.h"
+#include "quality.h"
 #include "sample.h"
 #include "table.h"
 #include "scp.h"
@@ -321,6 +322,44 @@ void unpack(int format, nb::bytes data, size_t offset, Out<int32_t, 1> out) {
     wfdb_unpack(format, raw, out.shape(0), out.data());
 }
 
+void measures(Dense<int32_t, 2> nv, double fs_hz, Out<float, 2> out) {
+    require(nv.shape(0) == kQualityLeads && nv.shape(1) > 0, "nv is (8, time)");
+    require(out.shape(0) == kMeasures && out.shape(1) == kQualityLeads, "out is (measure, 8)");
+    require(fs_hz >= 1 && fs_hz <= 1e6, "fs_hz is a sampling rate");
+    nb::gil_scoped_release free;
+    lead_measures(nv.data(), static_cast<int64_t>(nv.shape(1)), fs_hz, out.data());
+}
+
+void new_gate(Gate* gate, const std::vector<std::tuple<bool, bool, double, double>>& weights, double intercept) {
+    require(weights.size() == kMeasures, "a weight for every measure");
+    std::vector<Gate::Weight> rows;
+    for (const auto& [worst_is_least, is_logarithmic, worst, middle] : weights) {
+        rows.push_back({worst_is_least, is_logarithmic, worst, middle});
+    }
+    new (gate) Gate(std::move(rows), intercept);
+}
+
+std::pair<double, std::vector<float>> gate_logit(const Gate& gate, Dense<float, 2> measures) {
+    require(measures.shape(0) == kMeasures && measures.shape(1) == kQualityLeads, "measures are (measure, 8)");
+    std::vector<float> worst(kMeasures);
+    const double logit = gate.logit(measures.data(), worst.data());
+    return {logit, worst};
+}
+
+std::vector<float> limb_residuals(Dense<int32_t, 2> nv, size_t first,
+                                  const std::vector<std::pair<float, float>>& weights, double fs_hz) {
+    require(first > 1 && first + weights.size() <= nv.shape(0) && nv.shape(1) > 0, "nv is (lead, time), I and II first");
+    require(fs_hz >= 1 && fs_hz <= 1e6, "fs_hz is a sampling rate");
+    const size_t n = nv.shape(1);
+    std::vector<float> found;
+    nb::gil_scoped_release free;
+    for (const auto& [a, b] : weights) {
+        const int32_t* lead = nv.data() + (first + found.size()) * n;
+        found.push_back(limb_residual(nv.data(), nv.data() + n, lead, static_cast<int64_t>(n), fs_hz, a, b));
+    }
+    return found;
+}
+
 // Data records from `offset` on that hold every wanted stretch of n_wanted bytes.
 DataRecords records_in(const nb::bytes& data, size_t offset, size_t n_records, size_t n_bytes,
                        const std::vector<size_t>& begins, size_t n_wanted) {
@@ -480,6 +519,11 @@ NB_MODULE(_kernels, m) {
     m.def("wfdb_unpack", &unpack, "fmt"_a, "data"_a, "offset"_a, "out"_a.noconvert());
     m.def("flat_channels", &flat_channels<int16_t>, "counts"_a.noconvert());
     m.def("flat_channels", &flat_channels<int32_t>, "counts"_a.noconvert());
+    m.def("lead_measures", &measures, "nv"_a.noconvert(), "fs_hz"_a, "out"_a.noconvert());
+    nb::class_<Gate>(m, "Gate")
+        .def("__init__", &new_gate, "weights"_a, "intercept"_a)
+        .def("__call__", &gate_logit, "measures"_a.noconvert());
+    m.def("limb_residuals", &limb_residuals, "nv"_a.noconvert(), "first"_a, "weights"_a, "fs_hz"_a);
     m.def("frame_sums", &frame_sums, "frames"_a.noconvert());
     m.def("xli_leads", &xli, "text"_a, "span"_a, "rows"_a, "limbs"_a, "out"_a.noconvert());
     m.def("table_numbers", &numbers, "text"_a, "separator"_a, "out"_a.noconvert());

@@ -444,7 +444,7 @@ def test_killed_again_and_again_a_run_with_the_option_ends_as_if_undisturbed(
     assert facts(run)["counts"] == facts(undisturbed)["counts"]
 
 
-@pytest.mark.parametrize(("free", "n_written"), [(0, 0), (8, 1)], ids=["for nothing", "for the first file"])
+@pytest.mark.parametrize(("free", "n_written"), [(0, 0), (16, 1)], ids=["for nothing", "for the first file"])
 def test_a_full_disk_ends_it_in_one_line_and_more_room_lets_it_go_on(plain, undisturbed, small_disk, free, n_written):
     run = Path(shutil.copytree(plain, small_disk / "run"))
     room = os.statvfs(small_disk)

@@ -20,21 +20,9 @@ SOURCE = ROOT / "ecgbatch"
 MODULES = sorted(path.relative_to(ROOT) for path in SOURCE.rglob("*.py"))
 
 TIERS = (
-    {"errors"},
+    {"errors", "_kernels"},
     {"record", "waveform", "drawing"},
-    {
-        "_kernels",
-        "archive",
-        "bundle",
-        "container",
-        "formats",
-        "golden",
-        "network",
-        "plan",
-        "quality",
-        "remote",
-        "tally",
-    },
+    {"archive", "bundle", "container", "formats", "gate", "golden", "network", "plan", "quality", "remote", "tally"},
     {"feed", "runtimes", "output", "parts"},
     {"score", "train", "synth", "admission", "duplicates", "facts", "inspection", "progress"},
     {"cli"},

@@ -36,6 +36,14 @@ COLUMNS = {
     "leads_derived": pl.List(pl.String()),
     "flat_leads": pl.List(pl.String()),
     "amplitude_uv": pl.Float32(),
+    "quality": pl.Float32(),
+    "poor_leads": pl.List(pl.String()),
+    **dict.fromkeys(("flat_share", "clipped_share", "spike_uv", "wander_uv", "noise_uv", "mains_uv"), pl.Float32()),
+    "qrs_uv": pl.Float32(),
+    "qrs_agreement": pl.Float32(),
+    "amplitude_suspect": pl.Boolean(),
+    "limb_residual_uv": pl.Float32(),
+    "leads_suspect": pl.Boolean(),
 }
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import xxhash
 
-from ecgbatch import archive, container, formats, quality, remote
+from ecgbatch import archive, container, formats, gate, remote
 from ecgbatch.archive import Entry
 from ecgbatch.bundle import InputSpec
 from ecgbatch.errors import RecordError
@@ -47,11 +47,21 @@ class Batch:
     """Time of hashing, measuring and normalising, likewise."""
 
 
-def batches(shards: Iterable[Shard], specs: Sequence[InputSpec], *, size: int, workers: int) -> Iterator[Batch]:
-    """Every entry of every shard, in order, in batches of at most `size` records; full ones but at a shard's end."""
+def batches(
+    shards: Iterable[Shard],
+    specs: Sequence[InputSpec],
+    *,
+    size: int,
+    workers: int,
+    least_quality: float | None = None,
+) -> Iterator[Batch]:
+    """Every entry of every shard, in order, in batches of at most `size` records; full ones but at a shard's end.
+
+    A record of less quality than `least_quality` is a reject, where that is given.
+    """
     keep_freed_memory()
     chunks = ((shard, start) for shard in shards for start in range(0, len(shard.entries), size))
-    yield from _filled(_ahead(lambda chunk: _load(*chunk, size, specs), chunks, workers), size)
+    yield from _filled(_ahead(lambda chunk: _load(*chunk, size, specs, least_quality), chunks, workers), size)
 
 
 @cache
@@ -110,7 +120,7 @@ def waveform_hash(nv: np.ndarray, fs_hz: float) -> str:
     return digest.hexdigest()
 
 
-def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec]) -> Batch:
+def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec], least_quality: float | None) -> Batch:
     """`size` entries of a shard from `start` on."""
     entries = shard.entries[start : start + size]
     x = [np.empty((len(entries), len(spec.leads), spec.samples), np.float32) for spec in specs]
@@ -123,7 +133,9 @@ def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec]) -> Ba
         decoded = perf_counter()
         if isinstance(record, Record):
             try:
-                rows.append(_prepare(entry, record, specs, [array[len(rows)] for array in x]))
+                row = _prepare(entry, record, specs, [array[len(rows)] for array in x])
+                _refuse_poor(row, least_quality)
+                rows.append(row)
             except RecordError as defect:
                 rejects.append(_reject(entry, "prepare", defect))
         else:
@@ -145,7 +157,9 @@ def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec]) -> Ba
 def _prepare(entry: Entry, record: Record, specs: Sequence[InputSpec], out: Sequence[np.ndarray]) -> Row:
     """Write the record's input for every spec, and say what is known of it."""
     flat = host.flat_leads(record)
-    nv, widest_nv, n_missing = host.measured(record, INDEPENDENT_LEADS, flat)
+    compared = gate.comparable(record.leads, flat)
+    all_nv, _, n_missing = host.measured(record, INDEPENDENT_LEADS + compared, flat)
+    nv = all_nv[: len(INDEPENDENT_LEADS)]
     if len(flat) == len(record.leads):
         raise RecordError(Reason.NO_SIGNAL, f"all {len(flat)} leads are flat")
     for spec, row in zip(specs, out, strict=True):
@@ -163,8 +177,20 @@ def _prepare(entry: Entry, record: Record, specs: Sequence[InputSpec], out: Sequ
         fs_hz=record.fs_hz,
         seconds=record.seconds,
         leads_derived=host.leads_derived(record, flat),
-        quality=quality.measure(widest_nv, flat),
+        quality=gate.measure(all_nv, record.fs_hz, flat, compared),
     )
+
+
+def _refuse_poor(row: Row, least_quality: float | None) -> None:
+    """Nothing, for a record that is good enough.
+
+    Raises:
+        RecordError: it is not.
+    """
+    if least_quality is not None and row.quality.quality < least_quality:
+        leads = f", poor leads {', '.join(row.quality.poor_leads)}" if row.quality.poor_leads else ""
+        detail = f"quality {row.quality.quality:.3f}{leads}, expected at least {least_quality:g}"
+        raise RecordError(Reason.POOR_QUALITY, detail)
 
 
 def _reject(entry: Entry, stage: str, defect: RecordError) -> Reject:
