@@ -348,6 +348,10 @@ def test_an_archive_of_packs_is_scored_and_rejected_as_it_was_written(scored, tm
     assert dict(scores.select("record_id", "format").iter_rows()) == {
         w.record_id: w.format for w in written if not w.expected
     }
+    told = str(scores.rows() + rejects.rows())
+    assert not [
+        secret for secret in ("SYNTHÉTIQUE", "SYNTHETIQUE", "PERSONNE", "SYNTH-00", "19000101") if secret in told
+    ]
 
 
 def test_nothing_that_names_a_patient_leaves_the_file(tiny_bundle, tmp_path):
