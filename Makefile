@@ -12,7 +12,7 @@ INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-p
 
 demo: $(VENV)/demo.stamp
 	rm -rf demo
-	$(BIN)/ecgbatch synth demo/archive --n 500 --seed 1 --damaged 0.03
+	$(BIN)/ecgbatch synth demo/archive --n 500 --seed 1 --format all --packed 0.12 --damaged 0.05
 	$(BIN)/ecgbatch score demo/archive --out demo/run || test $$? -eq 3  # 3: finished, with rejects
 	$(BIN)/ecgbatch inspect demo/run
 

@@ -26,6 +26,10 @@ train = typer.Typer(help="Train models from labelled ECGs.", no_args_is_help=Tru
 app.add_typer(train, name="train")
 
 _MANY = 2**31
+_CONTAINERS = (
+    "muse-xml, wfdb, hl7-aecg, cardiosoft-xml, dicom, edf, mortara-xml, philips-xml, schiller-xml, or all; "
+    "several are mixed."
+)
 _EXTRAS = {"train": {"onnx", "onnxruntime", "onnxscript", "safetensors", "tomli_w", "torch"}}
 """The libraries that an extra brings."""
 
@@ -209,11 +213,14 @@ def synth_command(
     folder: Annotated[Path, Argument(help="Folder to write the archive into.")],
     n: Annotated[int, Option("--n", help="How many ECGs.", min=1, max=_MANY)] = 100,
     seed: Annotated[int, Option(help="The same seed gives the same bytes.", min=0)] = 0,
-    container: Annotated[list[str], Option("--format", help="muse-xml or wfdb; several are mixed.")] = [  # noqa: B006
+    container: Annotated[list[str], Option("--format", help=_CONTAINERS)] = [  # noqa: B006
         "muse-xml",
         "wfdb",
     ],
     damaged: Annotated[float, Option(help="Share of files that are damaged in documented ways.", min=0, max=1)] = 0.0,
+    packed: Annotated[
+        float, Option(help="Share of folders that become a .zip, a .tar.gz or an .hdf5, by turns.", min=0, max=1)
+    ] = 0.0,
     truth: Annotated[
         Path | None, Option(help="Write what each file holds, and the reject it must become, as CSV.")
     ] = None,
@@ -221,12 +228,15 @@ def synth_command(
 ) -> None:
     """Write a synthetic archive: realistic 12-lead ECGs of nobody, in vendor formats.
 
-    Example: ecgbatch synth archive --n 1000 --damaged 0.01 --truth truth.csv
+    Example: ecgbatch synth archive --n 1000 --format all --packed 0.1 --damaged 0.01 --truth truth.csv
     """
     with report_errors():
         from ecgbatch import synth
 
-        written = synth.write_archive(folder, n, seed=seed, formats=container, damaged=damaged, workers=workers)
+        chosen = synth.FORMATS if "all" in container else container
+        written = synth.write_archive(
+            folder, n, seed=seed, formats=chosen, damaged=damaged, packed=packed, workers=workers
+        )
         if truth:
             synth.write_truth(truth, written)
     say(f"wrote {n} ECGs to {folder}")

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -35,8 +36,9 @@ __all__ = [
     "write_samples",
 ]
 
-_CALLED = 4
-"""Labels shown a record: so many fit a line of 120 characters."""
+_WIDTH = 120
+_CALLED = 3
+"""Labels shown a record: so many fit a line."""
 
 
 def kind_of(path: Path) -> Literal["bundle", "record", "run"]:
@@ -206,11 +208,11 @@ def run_text(folder: Path, *, n_records: int = 10) -> str:
         counts = facts["counts"]
         status = "running or stopped" if facts["status"] == "running" else facts["status"]
         became = outcome(counts["scored"], counts["rejected"], counts["duplicate"])
-        rejects = ", ".join(f"{reason} {spaced(n)}" for reason, n in counts["rejects"].items())
         lines = [
             f"{status} · {became} · of {spaced(counts['entries'])}",
             f"engine {facts['engine']} · models {', '.join(model['name'] for model in facts['models'])}",
-            f"rejected {rejects or 'none'}",
+            *_listed("scored from", _formats(folder)),
+            *_listed("rejected", counts["rejects"]),
         ]
         for model in facts["models"]:
             lines += ["", f"{model['name']}: labels called, likeliest first, as probability (≥ the label's threshold)"]
@@ -234,18 +236,37 @@ def _reading(folder: Path) -> Iterator[None]:
         raise OutputError(f"{folder}: no readable run, expected a run folder of ecgbatch") from err
 
 
+def _listed(what: str, counts: dict[str, int]) -> list[str]:
+    """Lines that say how many there are of each, broken between them."""
+    each = [f"{name} {spaced(n)}".replace(" ", "\u00a0") for name, n in counts.items()]
+    lines = textwrap.wrap(f"{what} {', '.join(each) or 'none'}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return [line.replace("\u00a0", " ") for line in lines]
+
+
+def _formats(folder: Path) -> dict[str, int]:
+    """How many scored ECGs came from which container."""
+    scores = _scores(folder)
+    if not scores:
+        return {}
+    return dict(pl.scan_parquet(scores).group_by("format").len().sort("format").collect().iter_rows())
+
+
+def _scores(folder: Path) -> list[Path]:
+    return [folder / "scores" / parts.name(shard) for shard in sorted(parts.committed(folder))]
+
+
 def _called(folder: Path, model: dict[str, Any], n_records: int) -> Iterator[str]:
     """A line a record with the labels called in it."""
     columns = {f"{model['name']}/{label['code']}": label for label in model["labels"]}
-    scores = [folder / "scores" / parts.name(shard) for shard in sorted(parts.committed(folder))]
-    rows = pl.scan_parquet(scores).select("record_id", *columns).head(n_records).collect() if scores else pl.DataFrame()
+    scores, shown_columns = _scores(folder), ("record_id", "format", *columns)
+    rows = pl.scan_parquet(scores).select(shown_columns).head(n_records).collect() if scores else pl.DataFrame()
     for row in rows.iter_rows(named=True):
         called = [(row[column], label) for column, label in columns.items() if row[column] >= label["threshold"]]
         called.sort(key=lambda found: -found[0])
         shown = [f"{label['code']} {_share(p)} (≥ {_share(label['threshold'])})" for p, label in called[:_CALLED]]
         if len(called) > _CALLED:
             shown.append(f"+{len(called) - _CALLED}")
-        yield f"{row['record_id']:<28} {' · '.join(shown) or 'none'}"
+        yield f"{row['record_id']:<29} {row['format']:<14} {' · '.join(shown) or 'none'}"
 
 
 def _share(p: float) -> str:

@@ -241,6 +241,37 @@ def test_the_counts_of_a_run_are_those_of_its_committed_parts(run_folder, tmp_pa
     assert f"scored {n_scored} · rejected {n_rejected} · of 30\n" in invoke("inspect", stopped).stdout
 
 
+def test_a_run_says_how_many_ecgs_came_from_which_container(run_folder):
+    formats = pl.read_parquet(run_folder / "scores" / "*.parquet")["format"].to_list()
+    n_muse, n_wfdb = formats.count("muse-xml"), formats.count("wfdb")
+
+    assert f"\nscored from muse-xml {n_muse}, wfdb {n_wfdb}\n" in invoke("inspect", run_folder).stdout
+
+
+def test_a_run_without_a_scored_ecg_came_from_nowhere(run_folder, tmp_path):
+    stopped = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    shutil.rmtree(stopped / "scores")
+
+    assert "\nscored from none\n" in invoke("inspect", stopped).stdout
+
+
+def test_lines_of_many_counts_break_between_them():
+    lines = inspection._listed("rejected", {f"reason-{n}": 1_000_000 for n in range(9)})
+
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 120
+    assert all("1 000 000" in part for line in lines for part in line.removesuffix(",").split(", "))
+
+
+def test_all_containers_are_written_where_all_are_asked_for(tmp_path):
+    assert invoke("synth", tmp_path / "a", "--n", 9, "--format", "all").exit_code == 0
+    assert {path.suffix for path in (tmp_path / "a").rglob("*.*")} >= {".dcm", ".edf", ".hea", ".xml"}
+
+
+def test_every_container_that_synth_writes_stands_in_its_help():
+    assert not [name for name in synth.FORMATS if name not in cli._CONTAINERS]
+
+
 def test_large_counts_are_spaced(run_folder, tmp_path):
     run = Path(shutil.copytree(run_folder, tmp_path / "run"))
     facts = json.loads((run / "run.json").read_text("utf-8"))
@@ -254,9 +285,10 @@ def test_a_called_label_is_shown_with_its_threshold(run_folder, tiny_bundle):
     first = pl.read_parquet(run_folder / "scores" / "part-000000.parquet").row(0, named=True)
     called = [(first[f"tiny/{label.code}"], label.code) for label in tiny_bundle.labels]
     shown = [f"{code} {p:.2f} (≥ 0.50)" for p, code in sorted(called, reverse=True) if p >= 0.5]
+    shown[3:] = [f"+{len(shown) - 3}"] * (len(shown) > 3)
     lines = invoke("inspect", run_folder).stdout.splitlines()
 
-    assert f"{first['record_id']:<28} {' · '.join(shown) or 'none'}" in lines
+    assert f"{first['record_id']:<29} {first['format']:<14} {' · '.join(shown) or 'none'}" in lines
     assert max(map(len, lines)) <= 120
 
 

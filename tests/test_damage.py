@@ -326,15 +326,32 @@ def test_in_one_archive_every_bad_file_is_its_reject_and_every_good_one_scores_a
     assert_allclose(scores.select(labels).to_numpy(), expected.select(labels).to_numpy(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["muse-xml", "wfdb"])
+@pytest.mark.parametrize("kind", synth.FORMATS)
 def test_every_kind_of_damage_that_synth_knows_is_rejected_for_its_reason(scored, tmp_path, kind):
-    damage = synth.MUSE_DAMAGE if kind == "muse-xml" else synth.WFDB_DAMAGE
-    written = synth.write_archive(tmp_path / "archive", len(damage), formats=[kind], damaged=1.0)
+    written = synth.write_archive(tmp_path / "archive", len(synth.DAMAGE[kind]), formats=[kind], damaged=1.0)
 
     _, _, rejects = scored(tmp_path / "archive")
 
-    assert {w.damage for w in written} == set(damage)
-    assert sorted(rejects.select("reason").to_series()) == sorted(w.expected for w in written)
+    assert {w.damage for w in written} == set(synth.DAMAGE[kind])
+    assert dict(rejects.select("record_id", "reason").iter_rows()) == {w.record_id: w.expected for w in written}
+
+
+def test_an_archive_of_packs_is_scored_and_rejected_as_it_was_written(scored, tmp_path):
+    written = synth.write_archive(tmp_path / "archive", 72, formats=synth.FORMATS, damaged=0.5, packed=1.0, seed=3)
+
+    tally, scores, rejects = scored(tmp_path / "archive")
+
+    assert tally.n_entries == 72
+    assert dict(rejects.select("record_id", "reason").iter_rows()) == {
+        w.record_id: w.expected for w in written if w.expected
+    }
+    assert dict(scores.select("record_id", "format").iter_rows()) == {
+        w.record_id: w.format for w in written if not w.expected
+    }
+    told = str(scores.rows() + rejects.rows())
+    assert not [
+        secret for secret in ("SYNTHÉTIQUE", "SYNTHETIQUE", "PERSONNE", "SYNTH-00", "19000101") if secret in told
+    ]
 
 
 def test_nothing_that_names_a_patient_leaves_the_file(tiny_bundle, tmp_path):

@@ -1,21 +1,28 @@
 import base64
 import csv
 import hashlib
+import io
+import tarfile
 import warnings
+import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from lxml import etree
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import find_peaks
 
-from ecgbatch import synth
+from ecgbatch import archive, formats, synth
 from ecgbatch.errors import UsageError
 from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Reason, Record
+from ecgbatch.synth.decimals import decimals
 from ecgbatch.synth.rhythm import RATE_BPM
 
 with warnings.catch_warnings():  # wfdb calls what its pandas has deprecated
@@ -25,6 +32,39 @@ with warnings.catch_warnings():  # wfdb calls what its pandas has deprecated
 MUSE = ("muse-xml",)
 WFDB = ("wfdb",)
 PINNED = "e84f932848cfc36884a191fbdcae1257d8f054eee4926d58482b8504599758e4"
+
+
+PINNED_ARCHIVE = "51b7820bcd7728a8db63558245ff50e4a9c2bb64ed7a94cfc2a2390d0dde5d31"
+
+WRITERS: Mapping[str, Callable[[Record], bytes]] = {
+    "hl7-aecg": synth.aecg_xml,
+    "cardiosoft-xml": synth.cardiosoft_xml,
+    "dicom": synth.dicom_file,
+    "edf": synth.edf_file,
+    "mortara-xml": synth.mortara_xml,
+    "philips-xml": synth.philips_xml,
+    "schiller-xml": synth.schiller_xml,
+}
+XML_SAMPLES: Mapping[str, tuple[str, Callable[[etree._Element], object]]] = {
+    "hl7-aecg": (
+        "/*/*[local-name()='component']/*/*[local-name()='component']//*[local-name()='digits']",
+        lambda digits: list(map(int, digits.text.split())),
+    ),
+    "cardiosoft-xml": (
+        "/CardiologyXML/StripData/WaveformData",
+        lambda lead: list(map(int, lead.text.split(","))),
+    ),
+    "mortara-xml": ("/ECG/CHANNEL", lambda lead: np.frombuffer(base64.b64decode(lead.get("DATA")), "<i2")),
+    "schiller-xml": (
+        "//wavedata[type='ECG_RHYTHMS']/channel/data",
+        lambda data: list(map(int, data.text.rstrip(",").split(","))),
+    ),
+}
+"""Where the samples of a rhythm lie, and how to read them."""
+
+
+def decoded(content: bytes) -> Record:
+    return formats.decode(content, "ecg", lambda name: pytest.fail(f"asked for {name!r}"))
 
 
 def lead_uv(record: Record, lead: str) -> np.ndarray:
@@ -301,14 +341,123 @@ def test_samples_that_a_format_cannot_hold_are_refused() -> None:
         synth.wfdb_files(synth.record(seed=5), "r1", fmt=80)
 
 
+@pytest.mark.parametrize("leads", [LEADS, INDEPENDENT_LEADS, ("I", "II", "V5")], ids=["12", "8", "3"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_decodes_to_the_counts_that_it_was_written_from(name: str, leads: tuple[str, ...]) -> None:
+    record = synth.record(seed=5, leads=leads, uv_per_count=2.5, fs_hz=500)
+    found = decoded(WRITERS[name](record))
+    assert found.format == name
+    assert np.array_equal(found.counts, record.counts)
+    for field in ("leads", "fs_hz", "uv_per_count", "zero_counts", "acquired_at"):
+        assert getattr(found, field) == getattr(record, field), field
+    assert found.device_model == (record.device_model if name != "edf" else None)  # EDF has no field for it
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_without_date_and_device_is_read_too(name: str) -> None:
+    record = replace(synth.record(seed=5, uv_per_count=2.5), acquired_at=None, device_model=None)
+    found = decoded(WRITERS[name](record))
+    assert np.array_equal(found.counts, record.counts)
+    assert (found.acquired_at, found.device_model) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["hl7-aecg", "dicom", "edf", "mortara-xml"])
+def test_each_lead_has_its_own_gain_and_zero_where_the_container_can_say_so(name: str) -> None:
+    record = replace(synth.record(seed=5, leads=("I", "II")), uv_per_count=(2.5, 5.0), zero_counts=(0.0, -128.0))
+    found = decoded(WRITERS[name](record))
+    assert (found.uv_per_count, found.zero_counts) == (record.uv_per_count, record.zero_counts)
+
+
+@pytest.mark.parametrize("name", XML_SAMPLES)
+def test_lxml_finds_the_counts_of_a_document(name: str) -> None:
+    record = synth.record(seed=5, leads=LEADS, uv_per_count=2.5)
+    path, samples = XML_SAMPLES[name]
+    tree = etree.fromstring(WRITERS[name](record), etree.XMLParser(huge_tree=True))
+    found = [samples(element) for element in tree.xpath(path)]
+    assert np.array_equal(found, record.counts)
+
+
+@pytest.mark.parametrize("leads", [LEADS, INDEPENDENT_LEADS], ids=["12", "8"])
+def test_pydicom_reads_back_a_dicom_file(leads: tuple[str, ...]) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    record = synth.record(seed=5, leads=leads, uv_per_count=4.88, fs_hz=1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it warns of what the standard does not allow
+        instance = pydicom.dcmread(io.BytesIO(synth.dicom_file(record)))
+        assert str(instance.PatientName) == "SYNTHÉTIQUE^PERSONNE"
+    rhythm, beat = instance.WaveformSequence
+    assert np.array_equal(np.rint(instance.waveform_array(0).T / 4.88), record.counts)
+    assert (rhythm.SamplingFrequency, rhythm.NumberOfWaveformSamples) == (1000, 10_000)
+    assert (beat.MultiplexGroupLabel, beat.NumberOfWaveformSamples) == ("MEDIAN BEAT", 1200)
+    assert instance.file_meta.TransferSyntaxUID.name == "Explicit VR Little Endian"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_sierraecg_reads_back_a_philips_document(tmp_path: Path, encoding: str) -> None:
+    sierraecg = pytest.importorskip("sierraecg")
+    record = synth.record(seed=5, rhythm="paced", leads=LEADS, uv_per_count=5)
+    (tmp_path / "a.xml").write_bytes(synth.philips_xml(record, encoding=encoding))
+    found = {lead.label: lead.samples for lead in sierraecg.read_file(str(tmp_path / "a.xml")).leads}
+    assert tuple(found) == LEADS
+    assert np.array_equal([samples[:-500] for samples in found.values()], record.counts)
+    assert {samples[-500:].max() for samples in found.values()} == {200}  # the calibration, 1 mV
+
+
+def test_edfio_reads_back_an_edf_file(tmp_path: Path) -> None:
+    edfio = pytest.importorskip("edfio")
+    record = synth.record(seed=5, leads=LEADS, uv_per_count=2.5)
+    (tmp_path / "a.edf").write_bytes(synth.edf_file(record))
+    found = edfio.read_edf(tmp_path / "a.edf")
+    assert [signal.label for signal in found.signals] == [f"ECG {lead}" for lead in LEADS]
+    assert np.array_equal([signal.digital for signal in found.signals], record.counts)
+    assert np.allclose(found.signals[0].data, record.counts[0] * 2.5)
+    assert datetime.combine(found.startdate, found.starttime) == record.acquired_at
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": 2.5}, {"uv_per_count": 1 / 3}], ids=["length", "gain"])
+def test_what_edf_cannot_hold_is_refused(wrong: dict) -> None:
+    with pytest.raises(UsageError, match="EDF"):
+        synth.edf_file(synth.record(seed=5, **wrong))
+
+
+def test_hdf5_holds_millivolts_in_the_middle_of_zeros(tmp_path: Path) -> None:
+    record = synth.record(seed=5, leads=LEADS, fs_hz=400, seconds=7.335, uv_per_count=1)
+    synth.write_code15(tmp_path / "a.hdf5", [record, record])
+    with h5py.File(tmp_path / "a.hdf5") as file:
+        tracings, exam_id = file["tracings"][...], file["exam_id"][...]
+    assert (tracings.shape, tracings.dtype, exam_id.tolist()) == ((2, 4096, 12), np.float32, [0, 1])
+    assert np.array_equal(np.rint(tracings[1, 581:3515].T * 1000), record.counts)
+    assert not tracings[1, :581].any()
+    assert not tracings[1, 3515:].any()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"leads": INDEPENDENT_LEADS}, {"fs_hz": 500}, {"seconds": 11}], ids=["leads", "rate", "length"]
+)
+def test_what_code15_cannot_hold_is_refused(tmp_path: Path, wrong: dict) -> None:
+    with pytest.raises(UsageError, match="CODE-15"):
+        synth.write_code15(tmp_path / "a.hdf5", [synth.record(**{"seed": 5, "leads": LEADS, "fs_hz": 400, **wrong})])
+
+
+def test_decimals_are_what_python_writes() -> None:
+    counts = np.arange(-(2**15), 2**15, dtype=np.int16)
+    assert decimals(counts, ", ") == "".join(f"{n}, " for n in range(-(2**15), 2**15))
+
+
 # archives
 
 
 def test_the_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
-    alone = synth.write_archive(tmp_path / "1", 50, seed=4, damaged=0.3, workers=1)
-    together = synth.write_archive(tmp_path / "2", 50, seed=4, damaged=0.3, workers=2)
+    asked = {"seed": 4, "damaged": 0.3, "packed": 0.3, "formats": synth.FORMATS}
+    alone = synth.write_archive(tmp_path / "1", 50, workers=1, **asked)
+    together = synth.write_archive(tmp_path / "2", 50, workers=2, **asked)
     assert alone == together
     assert tree_hash(tmp_path / "1") == tree_hash(tmp_path / "2")
+
+
+def test_the_default_archive_of_a_seed_is_the_same_on_every_machine(tmp_path: Path) -> None:
+    synth.write_archive(tmp_path, 30, seed=1)
+    assert tree_hash(tmp_path) == PINNED_ARCHIVE
 
 
 def test_another_seed_is_another_archive(tmp_path: Path) -> None:
@@ -342,6 +491,49 @@ def test_an_archive_holds_nothing_but_its_records(tmp_path: Path) -> None:
     assert all(path.with_suffix(".hea").exists() for path in others)
 
 
+def test_every_container_of_an_archive_decodes_to_what_the_truth_says(tmp_path: Path) -> None:
+    written = synth.write_archive(tmp_path, 72, seed=9, formats=synth.FORMATS)
+    assert set(Counter(ecg.format for ecg in written).values()) == {8}
+    for ecg in written:
+        path = tmp_path / ecg.record_id
+        found = formats.decode(path.read_bytes(), path.name, lambda name, path=path: path.with_name(name).read_bytes())
+        assert found.format == ecg.format
+        assert found.acquired_at is not None
+        assert f"{found.acquired_at:%Y/%m}" in ecg.record_id
+
+
+def test_folders_are_packed_by_turns(tmp_path: Path) -> None:
+    written = synth.write_archive(tmp_path, 48, seed=9, packed=0.25)
+    packs = sorted(path.relative_to(tmp_path / "site1").as_posix() for path in tmp_path.rglob("[0-9][0-9].*"))
+    assert packs == [f"{year}/{name}" for year in (2015, 2016) for name in ("04.zip", "08.tar.gz", "12.hdf5")]
+    assert Counter(ecg.format for ecg in written)["hdf5-code15"] == 4
+
+
+def test_a_packed_archive_has_the_entries_that_the_truth_says(tmp_path: Path) -> None:
+    written = synth.write_archive(tmp_path, 60, seed=9, packed=0.5, formats=synth.FORMATS)
+    entries = list(archive.scan([tmp_path], companions=formats.companions, skip=tmp_path / "none"))
+    assert sorted(entry.record_id for entry in entries) == sorted(ecg.record_id for ecg in written)
+
+
+def test_what_is_packed_is_what_would_lie_in_the_folder(tmp_path: Path) -> None:
+    packed = synth.write_archive(tmp_path / "packed", 48, seed=9, packed=0.1)
+    synth.write_archive(tmp_path / "loose", 48, seed=9)
+    inside = [ecg.record_id.partition("#") for ecg in packed if ".zip#" in ecg.record_id]
+    assert inside
+    for pack, _, name in inside:
+        loose = tmp_path / "loose" / pack.removesuffix(".zip") / name
+        assert zipfile.ZipFile(tmp_path / "packed" / pack).read(name) == loose.read_bytes()
+
+
+def test_a_pack_has_no_date_of_its_own(tmp_path: Path) -> None:
+    synth.write_archive(tmp_path, 48, packed=0.2)
+    (zipped, *_), (packed, *_) = tmp_path.rglob("*.zip"), tmp_path.rglob("*.tar.gz")
+    assert {info.date_time for info in zipfile.ZipFile(zipped).infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    assert packed.read_bytes()[4:8] == bytes(4)
+    with tarfile.open(packed) as archived:
+        assert {member.mtime for member in archived} == {0}
+
+
 def test_an_archive_is_spread_over_small_folders(tmp_path: Path) -> None:
     written = synth.write_archive(tmp_path, 60, seed=9)
     folders = Counter(Path(ecg.record_id).parent for ecg in written)
@@ -360,15 +552,14 @@ def test_the_asked_share_is_damaged_and_no_kind_is_left_out(tmp_path: Path) -> N
     written = synth.write_archive(tmp_path, 80, seed=2, damaged=0.5)
     damaged = [ecg for ecg in written if ecg.damage]
     assert len(damaged) == 40
-    assert {(ecg.format, ecg.damage) for ecg in damaged} == {("muse-xml", kind) for kind in synth.MUSE_DAMAGE} | {
-        ("wfdb", kind) for kind in synth.WFDB_DAMAGE
+    assert {(ecg.format, ecg.damage) for ecg in damaged} == {
+        (name, kind) for name in ("muse-xml", "wfdb") for kind in synth.DAMAGE[name]
     }
 
 
 def test_a_damaged_file_is_expected_to_be_rejected_and_only_that(tmp_path: Path) -> None:
     for ecg in synth.write_archive(tmp_path, 40, seed=2, damaged=0.5):
-        kinds = synth.MUSE_DAMAGE if ecg.format == "muse-xml" else synth.WFDB_DAMAGE
-        assert ecg.expected == (Reason(kinds[ecg.damage]) if ecg.damage else None)
+        assert ecg.expected == (Reason(synth.DAMAGE[ecg.format][ecg.damage]) if ecg.damage else None)
 
 
 @pytest.fixture(scope="module")
@@ -444,7 +635,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"formats": ("dicom",)}, {"damaged": 1.5}, {"workers": 0}], ids=lambda w: next(iter(w))
+    "wrong", [{"formats": ("paper",)}, {"damaged": 1.5}, {"packed": -0.5}, {"workers": 0}], ids=lambda w: next(iter(w))
 )
 def test_an_archive_that_cannot_be_is_refused(tmp_path: Path, wrong: dict) -> None:
     with pytest.raises(UsageError, match="expected"):

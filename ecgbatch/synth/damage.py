@@ -12,7 +12,7 @@ import numpy as np
 
 from ecgbatch.record import Reason, Record
 
-__all__ = ["MUSE_DAMAGE", "WFDB_DAMAGE", "damaged_muse", "damaged_record", "damaged_wfdb"]
+__all__ = ["DAMAGE", "damaged_file", "damaged_muse", "damaged_record", "damaged_wfdb"]
 
 _RECORD_DAMAGE: Mapping[str, Reason] = MappingProxyType(
     {
@@ -23,36 +23,122 @@ _RECORD_DAMAGE: Mapping[str, Reason] = MappingProxyType(
     }
 )
 
-MUSE_DAMAGE: Mapping[str, Reason] = MappingProxyType(
+_FILE_DAMAGE: Mapping[str, Reason] = MappingProxyType(
+    {"cut": Reason.TRUNCATED, "empty": Reason.EMPTY, "junk": Reason.UNKNOWN_FORMAT}
+)
+
+_XML_DAMAGE: Mapping[str, Reason] = MappingProxyType(
+    {**_FILE_DAMAGE, "text": Reason.UNKNOWN_FORMAT, "entities": Reason.UNSAFE_XML}
+)
+
+_EDIT_DAMAGE: Mapping[str, Reason] = MappingProxyType(
     {
-        "cut": Reason.TRUNCATED,
-        "crc-wrong": Reason.CHECKSUM,
-        "base64-broken": Reason.CORRUPT_PAYLOAD,
-        "empty": Reason.EMPTY,
-        "junk": Reason.UNKNOWN_FORMAT,
-        "text": Reason.UNKNOWN_FORMAT,
-        "median-only": Reason.NO_RHYTHM,
         "rate-zero": Reason.UNKNOWN_RATE,
         "gain-missing": Reason.UNKNOWN_GAIN,
-        "entities": Reason.UNSAFE_XML,
-        **_RECORD_DAMAGE,
+        "median-only": Reason.NO_RHYTHM,
+        "count-wrong": Reason.MALFORMED,
+        "lead-short": Reason.MALFORMED,
+        "digits-broken": Reason.CORRUPT_PAYLOAD,
+        "base64-broken": Reason.CORRUPT_PAYLOAD,
     }
 )
 
-WFDB_DAMAGE: Mapping[str, Reason] = MappingProxyType(
+_EDITS: Mapping[str, Mapping[str, tuple[bytes, bytes, int]]] = MappingProxyType(
     {
-        "signal-cut": Reason.TRUNCATED,
-        "sample-flipped": Reason.CHECKSUM,
-        "signal-missing": Reason.MISSING_SIGNAL,
-        "header-missing": Reason.ORPHAN_SIGNAL,
-        "empty": Reason.EMPTY,
-        "junk": Reason.UNKNOWN_FORMAT,
-        "rate-zero": Reason.UNKNOWN_RATE,
-        "sentinels": Reason.INVALID_SAMPLES,
-        **_RECORD_DAMAGE,
+        "hl7-aecg": {
+            "rate-zero": (rb'(<increment value=")[^"]+', rb"\g<1>0", 0),
+            "gain-missing": (rb"<scale [^>]*>", b"", 0),
+            "median-only": (rb'"RHYTHM"', b'"REPRESENTATIVE_BEAT"', 1),
+            "lead-short": (rb"-?\d+ </digits>", b"</digits>", 1),
+            "digits-broken": (rb"(<digits>-?\d+) ", rb"\1x ", 1),
+        },
+        "cardiosoft-xml": {
+            "rate-zero": (rb"(<SampleRate [^>]*>)\d+", rb"\g<1>0", 0),
+            "gain-missing": (rb"<Resolution .*", b"", 0),
+            "median-only": (rb"(?s)<StripData>.*</StripData>", b"", 1),
+            "count-wrong": (rb"(<ChannelSampleCountTotal>)\d+", rb"\g<1>12", 0),
+            "digits-broken": (rb"(?s)(<StripData>.*?<WaveformData [^>]*>\s*-?\d+),", rb"\1x,", 1),
+        },
+        "dicom": {
+            "rate-zero": (rb"(?s)(:\0\x1a\0DS\x04\0)....", rb"\g<1>0   ", 0),
+            "gain-missing": (rb"(?s)(:\0\x10\x02DS\x04\0)....", rb"\g<1>    ", 0),
+            "median-only": (rb"RHYTHM", b"MEDIAN", 1),
+            "count-wrong": (rb"(?s)(:\0\x10\0UL\x04\0)....", b"\\g<1>\1\2\0\0", 0),
+        },
+        "edf": {
+            "rate-zero": (rb"(?s)^(.{244}).{8}", rb"\g<1>0       ", 1),
+            "gain-missing": (rb"uV {6}", b" " * 8, 0),
+            "count-wrong": (rb"(?s)^(.{236}).{8}", rb"\g<1>3       ", 1),
+        },
+        "mortara-xml": {
+            "rate-zero": (rb'(SAMPLE_FREQ=")\d+', rb"\g<1>0", 0),
+            "gain-missing": (rb'UNITS_PER_MV="[^"]*"', b"", 0),
+            "count-wrong": (rb'(<CHANNEL [^>]*DURATION=")\d+', rb"\g<1>12", 1),
+            "base64-broken": (rb'(<CHANNEL [^>]*DATA=".{200}).', rb"\1!", 1),
+        },
+        "philips-xml": {
+            "rate-zero": (rb'(samplespersecond=")\d+', rb"\g<1>0", 0),
+            "gain-missing": (rb'resolution="[^"]*"|<resolution>[^<]*</resolution>', b"", 0),
+            "median-only": (rb"(?s)<parsedwaveforms .*</parsedwaveforms>", b"", 1),
+            "count-wrong": (rb'(durationperchannel=")\d+', rb"\g<1>8998", 1),
+            "base64-broken": (rb"(?s)(<parsedwaveforms [^>]*>.{200}).", rb"\1!", 1),
+        },
+        "schiller-xml": {
+            "rate-zero": (rb"(<samplerate><value>)\d+", rb"\g<1>0", 0),
+            "gain-missing": (rb"<unitperbit>[^<]*</unitperbit>", b"", 0),
+            "median-only": (rb"ECG_RHYTHMS", b"ECG_AVERAGES", 1),
+            "lead-short": (rb"-?\d+,</data>", b"</data>", 1),
+            "digits-broken": (rb"(<data>-?\d+),", rb"\1x,", 1),
+        },
     }
 )
+"""What to find in a sound file of a container, what to put in its place, and how often (0: everywhere)."""
 
+DAMAGE: Mapping[str, Mapping[str, Reason]] = MappingProxyType(
+    {
+        "muse-xml": {
+            "cut": Reason.TRUNCATED,
+            "crc-wrong": Reason.CHECKSUM,
+            "base64-broken": Reason.CORRUPT_PAYLOAD,
+            "empty": Reason.EMPTY,
+            "junk": Reason.UNKNOWN_FORMAT,
+            "text": Reason.UNKNOWN_FORMAT,
+            "median-only": Reason.NO_RHYTHM,
+            "rate-zero": Reason.UNKNOWN_RATE,
+            "gain-missing": Reason.UNKNOWN_GAIN,
+            "entities": Reason.UNSAFE_XML,
+            **_RECORD_DAMAGE,
+        },
+        "wfdb": {
+            "signal-cut": Reason.TRUNCATED,
+            "sample-flipped": Reason.CHECKSUM,
+            "signal-missing": Reason.MISSING_SIGNAL,
+            "header-missing": Reason.ORPHAN_SIGNAL,
+            "empty": Reason.EMPTY,
+            "junk": Reason.UNKNOWN_FORMAT,
+            "rate-zero": Reason.UNKNOWN_RATE,
+            "sentinels": Reason.INVALID_SAMPLES,
+            **_RECORD_DAMAGE,
+        },
+        "hdf5-code15": {
+            "sentinels": Reason.INVALID_SAMPLES,
+            "flat": Reason.NO_SIGNAL,
+            "one-second": Reason.TOO_SHORT,
+        },
+        **{
+            container: {
+                **{kind: _EDIT_DAMAGE[kind] for kind in edits},
+                **(_FILE_DAMAGE if container in ("dicom", "edf") else _XML_DAMAGE),
+                **({"sentinels": Reason.INVALID_SAMPLES} if container == "dicom" else {}),
+                **_RECORD_DAMAGE,
+            }
+            for container, edits in _EDITS.items()
+        },
+    }
+)
+"""By container: each kind of damage, and the reason it must be rejected for."""
+
+_LETTER = b"Dear colleague,\n\nthe recording of this visit is in the paper file.\n"
 _SAMPLES_AT = 24
 """Past the MATLAB header that a signal file may have; even, so that a low byte follows."""
 
@@ -71,8 +157,27 @@ def damaged_record(record: Record, kind: str) -> Record:
         case "sentinels":
             counts = record.counts.copy()
             counts[record.leads.index("V1"), round(0.5 * record.fs_hz) : round(0.7 * record.fs_hz)] = -32768
-            record = replace(record, counts=counts)
+            record = replace(record, counts=counts, invalid_count=-32768)
     return record
+
+
+def damaged_file(content: bytes, container: str, kind: str, rng: np.random.Generator) -> bytes:
+    """A file of any container in `_EDITS`, in an 8-bit encoding where it is text, as `kind` leaves it."""
+    if edit := _EDITS[container].get(kind):
+        pattern, by, count = edit
+        return re.sub(pattern, by, content, count=count)
+    match kind:
+        case "cut":
+            content = content[: int(len(content) * rng.uniform(0.3, 0.95))]
+        case "empty":
+            content = b""
+        case "junk":
+            content = _junk(rng)
+        case "text":
+            content = _LETTER
+        case "entities":
+            content = content.replace(b"?>", b'?><!DOCTYPE ECG [<!ENTITY a "ecg"><!ENTITY b "&a;&a;&a;&a;&a;">]>', 1)
+    return content
 
 
 def damaged_muse(document: bytes, kind: str, rng: np.random.Generator) -> bytes:
@@ -93,7 +198,7 @@ def damaged_muse(document: bytes, kind: str, rng: np.random.Generator) -> bytes:
         case "junk":
             document = _junk(rng)
         case "text":
-            document = b"Dear colleague,\n\nthe recording of this visit is in the paper file.\n"
+            document = _LETTER
         case "median-only":
             start, end = document.rindex(b"   <Waveform>"), document.rindex(b"</Waveform>\n") + len(b"</Waveform>\n")
             document = document[:start] + document[end:]

@@ -10,7 +10,7 @@ from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Record
 from ecgbatch.synth import heart, noise
 from ecgbatch.synth.rhythm import RHYTHMS, draw_beats, draw_rhythm
 
-__all__ = ["DEVICES", "Device", "record"]
+__all__ = ["DEVICES", "Device", "one_beat", "record"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,7 @@ DEVICES = (
 
 _EPOCH = datetime(2015, 1, 1)
 _YEARS = 10
+_BEAT_S = 1.2
 
 
 def record(
@@ -81,6 +82,13 @@ def record(
         acquired_at=acquired_at,
         device_model=device.model,
     )
+
+
+def one_beat(record: Record) -> np.ndarray:
+    """Counts (lead, 1.2 s) round the steepest slope, in place of the median of all beats that a device computes."""
+    steepest = int(np.argmax(np.abs(np.diff(record.counts[0].astype(np.int32)))))
+    at = steepest + np.arange(round(_BEAT_S * record.fs_hz)) - round(0.45 * record.fs_hz)
+    return record.counts[:, at.clip(0, record.n_samples - 1)]
 
 
 def _check(rhythm: str | None, fs_hz: float, seconds: float, leads: tuple[str, ...]) -> None:

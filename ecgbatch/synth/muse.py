@@ -9,10 +9,10 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from ecgbatch.record import Record
+from ecgbatch.synth.ecg import one_beat
 
 __all__ = ["muse_xml"]
 
-_MEDIAN_S = 1.2
 _LINE = 68
 """Characters of base64 a line."""
 _NONE: Mapping[str, str | None] = MappingProxyType({})
@@ -89,7 +89,7 @@ def _elements(fields: Mapping[str, str], overrides: Mapping[str, str | None], in
 
 
 def _waveform(record: Record, kind: str, overrides: Mapping[str, str | None]) -> Iterator[str]:
-    counts = record.counts if kind == "Rhythm" else _one_beat(record)
+    counts = record.counts if kind == "Rhythm" else one_beat(record)
     head = {
         "WaveformType": kind,
         "WaveformStartTime": "0",
@@ -128,13 +128,6 @@ def _lead(record: Record, row: int, lead: str, samples: bytes) -> dict[str, str]
         "BaselineSway": "FALSE",
         "LeadDataCRC32": str(zlib.crc32(samples)),
     }
-
-
-def _one_beat(record: Record) -> np.ndarray:
-    """The 1.2 s round the steepest slope, in place of the median of all beats that a device would compute."""
-    steepest = int(np.argmax(np.abs(np.diff(record.counts[0].astype(np.int32)))))
-    at = steepest + np.arange(round(_MEDIAN_S * record.fs_hz)) - round(0.45 * record.fs_hz)
-    return record.counts[:, at.clip(0, record.n_samples - 1)]
 
 
 def _base64(samples: bytes) -> str:
