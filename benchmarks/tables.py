@@ -62,13 +62,20 @@ def _decode(result: Result) -> str:
     containers = result["containers"]
     plain = result["settings"]["plain"]
     rates = _table(
-        ("files in the page cache to batch rows, one core", "ecgbatch", "plain script", "ratio"),
+        (
+            "files in the page cache to batch rows, one core",
+            "ecgbatch",
+            "plain script",
+            "ratio",
+            "with hash and quality",
+        ),
         (
             (
                 f"{_CONTAINERS[name]}, {found['n_bytes'] / 1000:.0f} kB",
                 f"**{_number(found['ecg_per_s'])} ECG/s**",
                 f"{_number(found['plain_ecg_per_s'])} ({plain[name]})",
                 f"{found['ratio']['median']:.1f}",
+                f"{_number(found['feed_ecg_per_s'])} ECG/s",
             )
             for name, found in containers.items()
         ),
