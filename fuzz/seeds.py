@@ -1,4 +1,4 @@
-"""Seeds of every campaign: small files as the synthetic writers and the tests make them, and real ones where at hand."""
+"""Seeds of every campaign: small files as the synthetic writers and the tests make them, and real ones if at hand."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""A campaign against what is written in Python, over compiled kernels under sanitisers: `target.py NAME [libFuzzer's]`."""
+"""A campaign against all that reads an entry, its kernels under sanitisers: `target.py NAME [libFuzzer's options]`."""
 
 import sys
 

@@ -7,6 +7,7 @@ namespace ecg {
 namespace {
 
 constexpr size_t kMaxDepth = 256;  // real ECG documents stay under 20
+constexpr size_t kMaxSpans = 64 * 1024;  // likewise under 1000
 constexpr size_t kNone = std::string_view::npos;
 
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
@@ -187,6 +188,7 @@ XmlStatus XmlPaths::scan(std::string_view text, std::vector<XmlSpan>& spans, siz
             const auto begin = static_cast<int64_t>(end + 1);
             int64_t span = -1;
             if (path >= 0) {
+                if (spans.size() == kMaxSpans) return XmlStatus::malformed;
                 span = static_cast<int64_t>(spans.size());
                 spans.push_back({path, begin, begin, static_cast<int64_t>(tag)});
             }
