@@ -160,7 +160,7 @@ def _one_record(entry: Entry, row: np.ndarray) -> list[tuple[str, float]]:
     times.append(("stamp", perf_counter()))
     flat = host.flat_leads(record)
     compared = gate.comparable(record.leads, flat)
-    all_nv, _, n_missing = host.measured(record, INDEPENDENT_LEADS + compared, flat)
+    all_nv, n_missing = host.measured(record, INDEPENDENT_LEADS + compared, flat)
     nv = all_nv[: len(INDEPENDENT_LEADS)]
     times.append(("nanovolts", perf_counter()))
     host.model_input(nv, record.fs_hz, SPEC, row, has_gaps=n_missing > 0)

@@ -158,7 +158,7 @@ def _prepare(entry: Entry, record: Record, specs: Sequence[InputSpec], out: Sequ
     """Write the record's input for every spec, and say what is known of it."""
     flat = host.flat_leads(record)
     compared = gate.comparable(record.leads, flat)
-    all_nv, _, n_missing = host.measured(record, INDEPENDENT_LEADS + compared, flat)
+    all_nv, n_missing = host.measured(record, INDEPENDENT_LEADS + compared, flat)
     nv = all_nv[: len(INDEPENDENT_LEADS)]
     if len(flat) == len(record.leads):
         raise RecordError(Reason.NO_SIGNAL, f"all {len(flat)} leads are flat")
