@@ -148,6 +148,35 @@ def _memory(result: Result) -> str:
     )
 
 
+def _containers(result: Result) -> str:
+    return _table(
+        ("container", "leads, rate, length", "file", "ECG/s on one core"),
+        (
+            (
+                f"{found['format']}, {found['origin']}",
+                f"{found['n_leads']} × {found['fs_hz']:g} Hz × {found['seconds']:.3g} s",
+                f"{found['n_bytes'] / 1000:.0f} kB",
+                _number(found["ecg_per_s"]),
+            )
+            for found in result["containers"]
+        ),
+    )
+
+
+def _mixed(result: Result) -> str:
+    counts, places = result["counts"], result["places"]
+    in_place = ", ".join(f"{_spaced(n)} {place}" for place, n in places.items())
+    rows = (
+        ("in", in_place),
+        ("containers", ", ".join(f"{name} {_spaced(n)}" for name, n in result["formats"].items())),
+        ("scored", _spaced(counts["scored"])),
+        ("rejected", f"{_spaced(counts['rejected'])}, each for the reason that was planted"),
+        ("peak resident memory", f"{result['peak_mib']['median']:.0f} MiB"),
+        ("time", f"{result['seconds']:.0f} s, {_number(result['ecg_per_s'])} ECG/s"),
+    )
+    return _table((f"{_spaced(counts['entries'])} ECGs", "in one run"), rows)
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     heads = list(head)
     rule = ["---", *["---:"] * (len(heads) - 1)]
@@ -168,7 +197,14 @@ def _spaced(n: int) -> str:
 
 
 _TABLES: Mapping[str, Callable[[Result], str]] = MappingProxyType(
-    {"decode": _decode, "engine": _engine, "end_to_end": _end_to_end, "memory": _memory}
+    {
+        "containers": _containers,
+        "decode": _decode,
+        "engine": _engine,
+        "end_to_end": _end_to_end,
+        "memory": _memory,
+        "mixed": _mixed,
+    }
 )
 
 
