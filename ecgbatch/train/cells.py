@@ -1,0 +1,170 @@
+"""The scores of one label gathered into cells of like scores: what every figure of it is computed from.
+
+A cell holds one score, so the figures are exact; in resamples of many records it holds neighbouring scores, and their
+mean stands for them. The draws of a bootstrap differ in the weights of the cells alone.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+__all__ = ["BINS", "Cells", "logits"]
+
+MOST = 1024
+"""Cells of resamples: half of them hold equal numbers of positives, half equal numbers of records."""
+BINS = 10
+"""Of the calibration error, of equal numbers of records."""
+_STEEPEST = 20.0
+"""A calibration slope or intercept beyond ± this has been separated, and is not followed further."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Weights of one label's records by score."""
+
+    score: np.ndarray
+    """float64 (cell,), growing."""
+    positive: np.ndarray
+    """float64 (draw, cell)"""
+    negative: np.ndarray
+    """float64 (draw, cell)"""
+    bin: np.ndarray
+    """int (cell,): which of `BINS` bins of equal numbers of records, in the order of scores."""
+
+    @classmethod
+    def of(cls, is_positive: np.ndarray, score: np.ndarray) -> "Cells":
+        """The records themselves, as one draw."""
+        values, at = np.unique(score, return_inverse=True)
+        return cls._gathered(values.astype(np.float64), at, is_positive, np.ones((1, len(score)), np.uint8))
+
+    @classmethod
+    def drawn(cls, is_positive: np.ndarray, score: np.ndarray, weight: np.ndarray, *, edge: float = np.inf) -> "Cells":
+        """Resamples that hold each record as often as (draw, record) says; no cell lies on both sides of `edge`."""
+        values, at = np.unique(score, return_inverse=True)
+        if len(values) > MOST:
+            edges = _edges(is_positive, score, edge)
+            at = np.searchsorted(edges, score, side="right")
+            _, at = np.unique(at, return_inverse=True)
+            values = np.bincount(at, weights=score) / np.bincount(at)
+        return cls._gathered(values.astype(np.float64), at, is_positive, weight)
+
+    @classmethod
+    def _gathered(cls, score: np.ndarray, at: np.ndarray, is_positive: np.ndarray, weight: np.ndarray) -> "Cells":
+        n_cells = len(score)
+        side = at + n_cells * (is_positive > 0)
+        counts = np.stack([np.bincount(side, weights=row, minlength=2 * n_cells) for row in weight])
+        rank = np.bincount(at, minlength=n_cells).cumsum() - 1
+        return cls(score, counts[:, n_cells:], counts[:, :n_cells], rank * BINS // len(at))
+
+    @cached_property
+    def _n(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weight of all positives and of all negatives, (draw,); NaN for none."""
+        sums = self.positive.sum(1), self.negative.sum(1)
+        return np.where(sums[0] > 0, sums[0], np.nan), np.where(sums[1] > 0, sums[1], np.nan)
+
+    def auc(self) -> np.ndarray:
+        """(draw,): the chance that a positive scores above a negative, ties counting half."""
+        n_positive, n_negative = self._n
+        below = np.cumsum(self.negative, axis=1) - self.negative / 2
+        return np.einsum("ij,ij->i", self.positive, below) / (n_positive * n_negative)
+
+    def average_precision(self) -> np.ndarray:
+        """(draw,): precision averaged over the positives, equal scores being called together."""
+        hits = np.cumsum(self.positive[:, ::-1], axis=1)
+        called = hits + np.cumsum(self.negative[:, ::-1], axis=1)
+        gained = self.positive[:, ::-1]
+        return (gained * hits / np.maximum(called, 1)).sum(1) / self._n[0]
+
+    def shares_called(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the positives and of the negatives, the share that a threshold at each cell calls: (draw, cell)."""
+        positive = np.cumsum(self.positive[:, ::-1], axis=1)[:, ::-1] / self._n[0][:, None]
+        negative = np.cumsum(self.negative[:, ::-1], axis=1)[:, ::-1] / self._n[1][:, None]
+        return positive, negative
+
+    def sensitivity(self, threshold: float) -> np.ndarray:
+        """(draw,): share of the positives at and above a threshold."""
+        return self.positive[:, self.score >= threshold].sum(1) / self._n[0]
+
+    def specificity(self, threshold: float) -> np.ndarray:
+        """(draw,): share of the negatives below a threshold."""
+        return self.negative[:, self.score < threshold].sum(1) / self._n[1]
+
+    def sensitivity_at(self, specificity: float) -> np.ndarray:
+        """(draw,): the largest sensitivity of a threshold with at least this specificity."""
+        called, false_alarms = self.shares_called()
+        return np.where(1 - false_alarms >= specificity, called, 0).max(1) + 0 * self._n[0]
+
+    def brier(self) -> np.ndarray:
+        """(draw,): mean squared difference of score and truth."""
+        total = self.positive @ (1 - self.score) ** 2 + self.negative @ self.score**2
+        return total / (self.positive.sum(1) + self.negative.sum(1))
+
+    def brier_skill(self) -> np.ndarray:
+        """(draw,): 1 - Brier score / that of always saying the frequency."""
+        n_positive, n_negative = self._n
+        frequency = n_positive / (n_positive + n_negative)
+        return 1 - self.brier() / (frequency * (1 - frequency))
+
+    def calibration_error(self) -> np.ndarray:
+        """(draw,): mean difference, without its sign, of the mean score and the frequency in bins of records."""
+        excess = self._by_bin(self.positive - (self.positive + self.negative) * self.score)
+        return np.abs(excess).sum(1) / (self.positive.sum(1) + self.negative.sum(1))
+
+    def reliability(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weight, mean score and frequency of the first draw in each bin that holds any: (bin,)."""
+        weight = (self.positive + self.negative)[:1]
+        n, total, positive = (self._by_bin(part)[0] for part in (weight, weight * self.score, self.positive[:1]))
+        return n[n > 0], total[n > 0] / n[n > 0], positive[n > 0] / n[n > 0]
+
+    def _by_bin(self, value: np.ndarray) -> np.ndarray:
+        first = np.flatnonzero(np.diff(self.bin, prepend=-1))
+        return np.add.reduceat(value, first, axis=1)
+
+    def calibration_slope(self) -> np.ndarray:
+        """(draw,): slope of the logistic regression of truth on the score's logit; less than 1 is too bold."""
+        return self._regression(has_slope=True)[0]
+
+    def calibration_intercept(self) -> np.ndarray:
+        """(draw,): calibration in the large, the logit that scores lack or, where negative, have too much of."""
+        return self._regression(has_slope=False)[1]
+
+    def _regression(self, *, has_slope: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Slope and intercept (draw,) by Newton's method; the slope is 1 where it is not asked for."""
+        x = logits(self.score)
+        centre = float(np.median(x))  # nearly independent parameters converge in a few steps
+        x = x - centre
+        weight = self.positive + self.negative
+        slope, level = np.ones(len(weight)), np.full(len(weight), centre)
+        for _ in range(50):
+            p = 0.5 * (1 + np.tanh((slope[:, None] * x + level[:, None]) / 2))
+            error, curve = weight * p - self.positive, weight * p * (1 - p)
+            g_level, c_level = error.sum(1), curve.sum(1) + 1e-9
+            if has_slope:
+                g_slope, c_both, c_slope = error @ x, curve @ x, curve @ x**2 + 1e-9
+                determinant = np.maximum(c_slope * c_level - c_both**2, 1e-12)
+                step = np.clip((c_level * g_slope - c_both * g_level) / determinant, -1, 1)
+                step_level = np.clip((c_slope * g_level - c_both * g_slope) / determinant, -3, 3)
+            else:
+                step, step_level = np.zeros(len(weight)), np.clip(g_level / c_level, -3, 3)
+            slope, level = np.clip(slope - step, -_STEEPEST, _STEEPEST), level - step_level
+            if max(np.abs(step).max(), np.abs(step_level).max()) < 1e-6:
+                break
+        nothing = 0 * self._n[0] * self._n[1]
+        return slope + nothing, np.clip(level - slope * centre, -_STEEPEST, _STEEPEST) + nothing
+
+
+def logits(probability: np.ndarray) -> np.ndarray:
+    """float64 logits of float32 probabilities; of 0 and 1, those of the nearest numbers that are neither."""
+    p = probability.astype(np.float64)
+    least, most = np.finfo(np.float32).smallest_subnormal / 2, 1 - 2.0**-25
+    p = np.clip(p, least, most)
+    return np.log(p) - np.log1p(-p)
+
+
+def _edges(is_positive: np.ndarray, score: np.ndarray, edge: float) -> np.ndarray:
+    """Where cells begin, (edge,)."""
+    share = np.linspace(0, 1, MOST // 2)
+    positives = score[is_positive > 0]
+    each = [np.quantile(part, share) for part in (score, positives) if len(part)]
+    return np.unique(np.concatenate([*each, [edge]]))
