@@ -186,7 +186,7 @@ def evaluate_command(
     with report_errors():
         from rich.console import Console
 
-        from ecgbatch.train import evaluation, reliability, scored
+        from ecgbatch.train import evaluation, evaluation_card, reliability, scored
         from ecgbatch.train.calibrate import Rule
 
         rule = Rule.parsed(threshold) if threshold else None
@@ -200,12 +200,12 @@ def evaluate_command(
         )
         measured = evaluation.measure(found, rule=rule, by=by or ())
         if out:
-            evaluation.write(measured, out)
+            evaluation_card.write(measured, out)
         if plot:
-            reliability.write(reliability.panels(found), plot)
+            reliability.write(reliability.panels(found.codes, found.is_positive, found.probability), plot)
         console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else _WIDE)
-        console.print(evaluation.table(measured))
-        for line in evaluation.notes(measured.facts):
+        console.print(evaluation_card.table(measured))
+        for line in evaluation_card.notes(measured.facts):
             say(line)
     say(f"evaluated {measured.facts['n_records']} ECGs of {measured.facts['n_patients']} patients")
 
@@ -226,7 +226,7 @@ def calibrate_command(
     Example: ecgbatch calibrate runs/2024 labels.csv --out models/foundation-here
     """
     with report_errors():
-        from ecgbatch.train import evaluation, site
+        from ecgbatch.train import evaluation_card, site
         from ecgbatch.train.calibrate import Rule
 
         made = site.calibrate(
@@ -239,7 +239,7 @@ def calibrate_command(
             patient_column=patient_column,
             label_columns=label or (),
         )
-        for line in evaluation.notes(made.facts):
+        for line in evaluation_card.notes(made.facts):
             say(line)
         say(made.summary)
     print(out)

@@ -5,25 +5,21 @@ Every interval is the central 95 % of a bootstrap that draws patients; a group's
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from json import dumps
+from itertools import pairwise
 from math import isnan
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from rich.table import Table
 
-from ecgbatch.errors import OutputError, UsageError
-from ecgbatch.output import write_json
+from ecgbatch.errors import UsageError
 from ecgbatch.train import metrics
 from ecgbatch.train.calibrate import Rule, thresholds
 from ecgbatch.train.cells import Cells
 from ecgbatch.train.metrics import JUDGED
 from ecgbatch.train.scored import Scored
 
-__all__ = ["FIGURES", "Evaluation", "draws_of", "figures_of", "measure", "notes", "table", "write"]
+__all__ = ["FIGURES", "Evaluation", "draws_of", "figures_of", "levels", "measure"]
 
 FIGURES: Mapping[str, Callable[[Cells, float], np.ndarray]] = {
     "auc": lambda cells, _: cells.auc(),
@@ -44,20 +40,8 @@ _WORK = 100_000_000
 """Records times draws: a thousand draws of 100 000 records, fewer of more."""
 _LEVELS = 12
 """Groups of one column; the rarer ones are put together."""
-_DECADES = (40.0, 60.0, 80.0)
-_SHOWN = {
-    "auc": "AUC",
-    "average_precision": "average precision",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "sensitivity_at_specificity_0.95": "sensitivity at specificity 0.95",
-    "brier_skill": "Brier skill",
-    "calibration_slope": "calibration slope",
-    "calibration_intercept": "calibration intercept",
-    "calibration_error": "calibration error",
-}
-"""Columns of the table for a person; the others stand in the report."""
-_WITH_INTERVAL = {"auc", "calibration_slope"}
+_AGES = (40.0, 60.0, 80.0)
+_OTHER, _UNKNOWN = "other", "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -164,123 +148,30 @@ def _rows(scored: Scored, threshold: np.ndarray, weight: np.ndarray, is_in: np.n
 
 
 def levels(column: pl.Series) -> pl.Series:
-    """The group of each record by a column: ages in bands, other numbers in quarters, words as they are."""
+    """The group of each record by a column, in the order of groups: ages in bands, other numbers in quarters."""
     if column.dtype.is_numeric():
         column = column.cast(pl.Float64).fill_nan(None)
         if column.name.lower() == "age":
-            return _bands(column, _DECADES)
+            return _bands(column, _AGES)
         if column.n_unique() > _LEVELS:
-            quarters = (column.quantile(share) or 0.0 for share in (0.25, 0.5, 0.75))
-            return _bands(column, tuple(sorted(set(quarters))))
-        texts = [None if value is None else f"{value:g}" for value in column]
-        column = pl.Series(column.name, texts, pl.String)
+            quarters = {column.quantile(share) or 0.0 for share in (0.25, 0.5, 0.75)}
+            return _bands(column, tuple(sorted(quarters)))
+        names = [f"{value:g}" for value in column.drop_nulls().unique().sort()]
+        return _named(column, [None if value is None else f"{value:g}" for value in column], names)
     column = column.cast(pl.String)
-    common = column.drop_nulls().value_counts(sort=True)[column.name][: _LEVELS - 1]
-    if column.drop_nulls().n_unique() > _LEVELS:
-        column = column.set(column.is_not_null() & ~column.is_in(common.implode()), "other")
-    return column.fill_null("unknown")
+    common = column.drop_nulls().value_counts(sort=True)[column.name].to_list()
+    if len(common) > _LEVELS:
+        common = common[: _LEVELS - 1]
+        column = column.set(column.is_not_null() & ~column.is_in(common), _OTHER)
+    return _named(column, column.to_list(), [*sorted({*common} - {_OTHER, _UNKNOWN}), _OTHER])
 
 
 def _bands(column: pl.Series, edges: tuple[float, ...]) -> pl.Series:
-    names = [f"< {edges[0]:g}", *(f"{a:g} to < {b:g}" for a, b in zip(edges, edges[1:], strict=False))]
-    names.append(f"≥ {edges[-1]:g}")
-    band = np.searchsorted(edges, column.fill_null(0).to_numpy(), side="right")
-    return pl.Series(column.name, np.array(names)[band]).set(column.is_null(), "unknown")
+    names = [f"< {edges[0]:g}", *(f"{low:g} to < {high:g}" for low, high in pairwise(edges)), f"≥ {edges[-1]:g}"]
+    return _named(
+        column, [None if x is None else names[np.searchsorted(edges, x, side="right")] for x in column], names
+    )
 
 
-def notes(facts: Mapping[str, Any]) -> list[str]:
-    """Lines on what the figures are of, for a person."""
-    lines = [
-        f"labels of {facts['n_labelled']} ECGs: {facts['n_scored']} scored, {facts['n_rejected']} rejected, "
-        f"{facts['n_duplicate']} duplicates, {facts['n_absent']} not in the run; "
-        f"{facts['n_unlabelled']} scored ECGs have no labels"
-    ]
-    if facts["n_duplicate"]:
-        lines.append(f"labels of duplicates went to the record that stayed; {facts['n_contradicted']} contradict it")
-    if facts["n_repeated_waveforms"]:
-        again = facts["n_repeated_waveforms"]
-        lines.append(f"{again} ECGs have the waveform of another and count again; ecgbatch deduplicate sets them aside")
-    if facts["n_without_patient"]:
-        lines.append(f"{facts['n_without_patient']} ECGs are of no known patient, and each counts as one")
-    for key, told in (("labels_without_scores", "no score for"), ("scores_without_labels", "no labels for")):
-        if facts[key]:
-            lines.append(f"{told} {', '.join(facts[key])}")
-    return lines
-
-
-def table(evaluation: Evaluation) -> Table:
-    """The main figures for a person."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    heads, rows = _shown(evaluation)
-    for at, head in enumerate(heads):
-        shown.add_column(head, justify="left" if at == 0 else "right", no_wrap=at == 0)
-    for row in rows:
-        shown.add_row(*row)
-    return shown
-
-
-def _shown(evaluation: Evaluation) -> tuple[list[str], Iterator[list[str]]]:
-    """Heads and rows of the table."""
-    heads = ["label", "ECGs", "positives"] + [
-        f"{head} (95 %)" if name in _WITH_INTERVAL else head for name, head in _SHOWN.items()
-    ]
-    return heads, (_told(row) for row in evaluation.figures.iter_rows(named=True))
-
-
-def _told(row: Mapping[str, Any]) -> list[str]:
-    of = f"{row['group']} {row['level']} · " if row["group"] else ""
-    n_positive = "–" if row["n_positive"] is None else str(row["n_positive"])
-    return [f"{of}{row['label']}", str(row["n"]), n_positive, *(_number(row, name) for name in _SHOWN)]
-
-
-def _number(row: Mapping[str, Any], name: str) -> str:
-    value = row[name]
-    if value is None or isnan(value):
-        return "–"
-    interval = f" ({row[f'{name}_low']:.2f}–{row[f'{name}_high']:.2f})" if name in _WITH_INTERVAL else ""
-    return f"{value:.3f}{interval}" if name == "auc" else f"{value:.2f}{interval}"
-
-
-def write(evaluation: Evaluation, path: Path) -> None:
-    """Write all figures as `.json`, `.parquet` or `.md`.
-
-    Raises:
-        UsageError: the suffix is none of these.
-        OutputError: the file cannot be written.
-    """
-    figures = evaluation.figures
-    match path.suffix.lower():
-        case ".json":
-            rows = [{k: v for k, v in row.items() if v is not None} for row in figures.fill_nan(None).to_dicts()]
-            write_json(path, {**evaluation.facts, "figures": rows})
-            return
-        case ".parquet":
-            content = BytesIO()
-            figures.write_parquet(content, metadata={"ecgbatch": dumps(evaluation.facts)})
-            raw = content.getvalue()
-        case ".md":
-            raw = _markdown(evaluation).encode()
-        case suffix:
-            raise UsageError(f"{path}: suffix {suffix!r}, expected '.json', '.parquet' or '.md'")
-    try:
-        path.write_bytes(raw)
-    except OSError as err:
-        raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
-
-
-def _markdown(evaluation: Evaluation) -> str:
-    facts = evaluation.facts
-    heads, rows = _shown(evaluation)
-    lines = [
-        f"# {facts['model']} {facts['model_version']} on {facts['labels']}",
-        "",
-        f"{facts['n_records']} ECGs of {facts['n_patients']} patients; thresholds: {facts['thresholds']}. Intervals are "
-        f"95 % of {facts['n_draws']} bootstrap draws of patients.",
-        "",
-        *(f"* {line}" for line in notes(facts)),
-        "",
-        f"| {' | '.join(heads)} |",
-        f"|---|{'---:|' * (len(heads) - 1)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
-    return "\n".join(lines) + "\n"
+def _named(column: pl.Series, values: list[str | None], names: list[str]) -> pl.Series:
+    return pl.Series(column.name, values, pl.Enum(list(dict.fromkeys([*names, _UNKNOWN])))).fill_null(_UNKNOWN)
