@@ -3,6 +3,7 @@
 Every interval is the central 95 % of a bootstrap that draws patients; a group's records are those of the same draws.
 """
 
+from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -168,9 +169,8 @@ def levels(column: pl.Series) -> pl.Series:
 
 def _bands(column: pl.Series, edges: tuple[float, ...]) -> pl.Series:
     names = [f"< {edges[0]:g}", *(f"{low:g} to < {high:g}" for low, high in pairwise(edges)), f"≥ {edges[-1]:g}"]
-    return _named(
-        column, [None if x is None else names[np.searchsorted(edges, x, side="right")] for x in column], names
-    )
+    bands = [None if value is None else names[bisect(edges, value)] for value in column]
+    return _named(column, bands, names)
 
 
 def _named(column: pl.Series, values: list[str | None], names: list[str]) -> pl.Series:

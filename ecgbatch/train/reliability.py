@@ -64,9 +64,7 @@ def svg(drawn: Sequence[Panel]) -> str:
     """The panels, four a row, each from 0 to its own round limit."""
     width = _COLUMNS * (_SIDE + _GAP) + _GAP
     height = math.ceil(len(drawn) / _COLUMNS) * (_SIDE + _GAP) + 2 * _HEAD
-    foot = _FOOT + (
-        f' <tspan fill="{_OLD}">Before calibration.</tspan>' if any(panel.before for panel in drawn) else ""
-    )
+    older = f' <tspan fill="{_OLD}">Before calibration.</tspan>' if any(panel.before for panel in drawn) else ""
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
@@ -76,7 +74,7 @@ def svg(drawn: Sequence[Panel]) -> str:
         row, column = divmod(at, _COLUMNS)
         lines.append(f'<g transform="translate({_GAP + column * (_SIDE + _GAP)},{_HEAD + row * (_SIDE + _GAP)})">')
         lines += [*_panel(panel), "</g>"]
-    return "\n".join([*lines, f'<text x="{_GAP}" y="{height - 12}">{foot}</text>', "</g>", "</svg>", ""])
+    return "\n".join([*lines, f'<text x="{_GAP}" y="{height - 12}">{_FOOT}{older}</text>', "</g>", "</svg>", ""])
 
 
 def _panel(panel: Panel) -> Iterator[str]:

@@ -156,7 +156,7 @@ def _rows(run: Path, columns: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame
 def _joined(
     known: Labels, scores: pl.DataFrame, duplicates: pl.DataFrame, rejects: pl.DataFrame
 ) -> tuple[pl.DataFrame, np.ndarray, dict[str, Any]]:
-    """The labelled rows of the scores as (`score`, `label`), their labels (record, label), and where the labels went."""
+    """The labelled rows of the scores as (`score`, `label`), their (record, label) labels, and where all labels went."""
     named = [part.select("record_id", "source_path") for part in (scores, duplicates, rejects) if part.height]
     entries = pl.concat(named)
     label = known.rows_of(entries["record_id"].to_list(), entries["source_path"].to_list())

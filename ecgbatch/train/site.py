@@ -99,13 +99,11 @@ def calibrate(
     )
     if found.model["fingerprint"] != old.fingerprint:
         raise OutputError(
-            f"{run}: not scored with {old.folder}, {old.name} {old.version}; give the bundle with --model"
+            f"{run}: not scored with {old.name} {old.version} in {old.folder}; name its model with --model"
         )
     method = methods(found.is_positive)
     if (method == EITHER[0]).all():
-        raise UsageError(
-            f"{table}: no label has {JUDGED} positives and {JUDGED} negatives in the run; nothing was fitted"
-        )
+        raise UsageError(f"{table}: no label with {JUDGED} positives and {JUDGED} negatives in the run; nothing to fit")
 
     z = logits(found.probability)
     fitted = fit(found.is_positive, z, method, rule)
@@ -200,16 +198,9 @@ def _calls(truth: np.ndarray, called: np.ndarray, weight: np.ndarray) -> dict[st
 def _labels(old: Bundle, codes: Sequence[str], method: np.ndarray, fitted: Fit) -> tuple[Label, ...]:
     """The labels of a bundle with both calibrations in one: slope of slope, and the intercept shifted alike."""
     place = {code: at for at, code in enumerate(codes) if method[at] != EITHER[0]}
-    labels = []
-    for label in old.labels:
-        if label.code in place:
-            at = place[label.code]
-            slope, intercept = float(fitted.slope[at]), float(fitted.intercept[at])
-            label = replace(
-                label,
-                slope=slope * label.slope,
-                intercept=slope * label.intercept + intercept,
-                threshold=float(fitted.threshold[at]),
-            )
-        labels.append(label)
-    return tuple(labels)
+    return tuple(_label(label, fitted, place[label.code]) if label.code in place else label for label in old.labels)
+
+
+def _label(old: Label, fitted: Fit, at: int) -> Label:
+    slope, intercept, threshold = (float(part[at]) for part in (fitted.slope, fitted.intercept, fitted.threshold))
+    return replace(old, slope=slope * old.slope, intercept=slope * old.intercept + intercept, threshold=threshold)

@@ -22,8 +22,22 @@ from ecgbatch.train.reliability import Panel
 __all__ = ["write"]
 
 _HEADING = "## Local calibration"
-_STATED = ("model", "model_version", "model_fingerprint", "labels", "labels_sha256", "run", "run_fingerprint")
-_STATED += ("n_records", "n_patients", "n_without_patient", "n_saturated", "n_folds", "threshold_rule", "ecgbatch")
+_STATED = (
+    "model",
+    "model_version",
+    "model_fingerprint",
+    "run",
+    "run_fingerprint",
+    "labels",
+    "labels_sha256",
+    "n_records",
+    "n_patients",
+    "n_without_patient",
+    "n_saturated",
+    "n_folds",
+    "threshold_rule",
+    "ecgbatch",
+)
 """Facts that `bundle.toml` keeps under [training.calibration]."""
 
 
@@ -92,10 +106,16 @@ def _sha256(path: Path) -> str:
 def _toml(table: Mapping[str, Any], path: str = "") -> Iterator[str]:
     """Lines of a table and those within it; a string, number or list of them reads the same in TOML as in JSON."""
     inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
-    yield from (f"{json.dumps(key)} = {json.dumps(value)}" for key, value in table.items() if key not in inner)
+    yield from (f"{json.dumps(key)} = {_value_of(value)}" for key, value in table.items() if key not in inner)
     for key, value in inner.items():
         name = f"{path}{json.dumps(key)}"
         yield from ("", f"[{name}]", *_toml(value, f"{name}."))
+
+
+def _value_of(value: Any) -> str:
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _calibrated(rows: Sequence[Mapping[str, Any]]) -> list[str]:
