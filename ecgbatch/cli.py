@@ -33,8 +33,7 @@ _CONTAINERS = (
 _RECORD_COLUMN = "Column that names the ECGs; record_id, source_path or path by default."
 _PATIENT_COLUMN = "Column that tells patients apart; patient_id by default."
 _LABEL_COLUMN = "A label's column, or the one column of codes; repeat it. By default, what looks like it."
-_WIDE = 160
-"""Characters of a table that goes to a file."""
+_WIDE = 1000
 _EXTRAS = {"train": {"onnx", "onnxruntime", "onnxscript", "safetensors", "tomli_w", "torch"}}
 """The libraries that an extra brings."""
 
@@ -203,8 +202,7 @@ def evaluate_command(
             evaluation_card.write(measured, out)
         if plot:
             reliability.write(reliability.panels(found.codes, found.is_positive, found.probability), plot)
-        console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else _WIDE)
-        console.print(evaluation_card.table(measured))
+        Console(width=_WIDE).print(evaluation_card.table(measured))  # as wide as it is: nothing is cut off
         for line in evaluation_card.notes(measured.facts):
             say(line)
     say(f"evaluated {measured.facts['n_records']} ECGs of {measured.facts['n_patients']} patients")

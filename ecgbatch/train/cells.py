@@ -11,12 +11,16 @@ import numpy as np
 
 __all__ = ["BINS", "Cells", "logits"]
 
-MOST = 1024
+MOST = 512
 """Cells of resamples: half of them hold equal numbers of positives, half equal numbers of records."""
 BINS = 10
 """Of the calibration error, of equal numbers of records."""
 _STEEPEST = 20.0
 """A calibration slope or intercept beyond ± this has been separated, and is not followed further."""
+_STEPS, _CLOSE = 50, 1e-5
+"""Of Newton's method: the most, and the largest after which a draw needs no other."""
+_COARSE = 128
+"""Cells of equal width that logits of many draws are gathered into for a regression."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Cells:
         side = at + n_cells * (is_positive > 0)
         counts = np.stack([np.bincount(side, weights=row, minlength=2 * n_cells) for row in weight])
         rank = np.bincount(at, minlength=n_cells).cumsum() - 1
-        return cls(score, counts[:, n_cells:], counts[:, :n_cells], rank * BINS // len(at))
+        positive, negative = (np.ascontiguousarray(half) for half in (counts[:, n_cells:], counts[:, :n_cells]))
+        return cls(score, positive, negative, rank * BINS // len(at))
 
     @cached_property
     def _n(self) -> tuple[np.ndarray, np.ndarray]:
@@ -131,27 +136,30 @@ class Cells:
 
     def _regression(self, *, has_slope: bool) -> tuple[np.ndarray, np.ndarray]:
         """Slope and intercept (draw,) by Newton's method; the slope is 1 where it is not asked for."""
-        x = logits(self.score)
+        x, positive, weight = self._by_logit()
         centre = float(np.median(x))  # nearly independent parameters converge in a few steps
-        x = x - centre
-        weight = self.positive + self.negative
         slope, level = np.ones(len(weight)), np.full(len(weight), centre)
-        for _ in range(50):
-            p = 0.5 * (1 + np.tanh((slope[:, None] * x + level[:, None]) / 2))
-            error, curve = weight * p - self.positive, weight * p * (1 - p)
-            g_level, c_level = error.sum(1), curve.sum(1) + 1e-9
-            if has_slope:
-                g_slope, c_both, c_slope = error @ x, curve @ x, curve @ x**2 + 1e-9
-                determinant = np.maximum(c_slope * c_level - c_both**2, 1e-12)
-                step = np.clip((c_level * g_slope - c_both * g_level) / determinant, -1, 1)
-                step_level = np.clip((c_slope * g_level - c_both * g_slope) / determinant, -3, 3)
-            else:
-                step, step_level = np.zeros(len(weight)), np.clip(g_level / c_level, -3, 3)
-            slope, level = np.clip(slope - step, -_STEEPEST, _STEEPEST), level - step_level
-            if max(np.abs(step).max(), np.abs(step_level).max()) < 1e-6:
+        going = np.flatnonzero(self.positive.any(1) & self.negative.any(1))
+        for _ in range(_STEPS):
+            z = slope[going, None] * (x - centre) + level[going, None]
+            step, step_level = _newton(x - centre, z, positive[going], weight[going], has_slope=has_slope)
+            slope[going] = np.clip(slope[going] - step, -_STEEPEST, _STEEPEST)
+            level[going] -= step_level
+            going = going[np.maximum(np.abs(step), np.abs(step_level)) > _CLOSE]
+            if not going.size:
                 break
         nothing = 0 * self._n[0] * self._n[1]
         return slope + nothing, np.clip(level - slope * centre, -_STEEPEST, _STEEPEST) + nothing
+
+    def _by_logit(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Logits, and weights of positives and of all; of many draws in few cells, as narrow as not to matter."""
+        x, weight = logits(self.score), self.positive + self.negative
+        if len(weight) == 1 or len(x) <= _COARSE:
+            return x, self.positive, weight
+        part = np.floor((x - x[0]) / (x[-1] - x[0]) * _COARSE)
+        first = np.flatnonzero(np.diff(part, prepend=-1))
+        mean = np.add.reduceat(x, first) / np.diff(first, append=len(x))
+        return mean, np.add.reduceat(self.positive, first, axis=1), np.add.reduceat(weight, first, axis=1)
 
 
 def logits(probability: np.ndarray) -> np.ndarray:
@@ -160,6 +168,21 @@ def logits(probability: np.ndarray) -> np.ndarray:
     least, most = np.finfo(np.float32).smallest_subnormal / 2, 1 - 2.0**-25
     p = np.clip(p, least, most)
     return np.log(p) - np.log1p(-p)
+
+
+def _newton(
+    x: np.ndarray, z: np.ndarray, positive: np.ndarray, weight: np.ndarray, *, has_slope: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Damped steps (draw,) of the slope on x (cell,) and of the level, where the logits are z (draw, cell)."""
+    p = 0.5 * (1 + np.tanh(z / 2))
+    error, curve = weight * p - positive, weight * p * (1 - p)
+    g_level, c_level = error.sum(1), curve.sum(1) + 1e-9
+    if not has_slope:
+        return np.zeros(len(z)), np.clip(g_level / c_level, -3, 3)
+    g_slope, c_both, c_slope = error @ x, curve @ x, curve @ x**2 + 1e-9
+    determinant = np.maximum(c_slope * c_level - c_both**2, 1e-12)
+    step = np.clip((c_level * g_slope - c_both * g_level) / determinant, -1, 1)
+    return step, np.clip((c_slope * g_level - c_both * g_slope) / determinant, -3, 3)
 
 
 def _edges(is_positive: np.ndarray, score: np.ndarray, edge: float) -> np.ndarray:

@@ -39,6 +39,8 @@ FIGURES: Mapping[str, Callable[[Cells, float], np.ndarray]] = {
 
 _WORK = 100_000_000
 """Records times draws: a thousand draws of 100 000 records, fewer of more."""
+_GROUP_DRAWS = 400
+"""Of the draws, so many are looked at for each group."""
 _LEVELS = 12
 """Groups of one column; the rarer ones are put together."""
 _AGES = (40.0, 60.0, 80.0)
@@ -69,6 +71,7 @@ def measure(scored: Scored, *, rule: Rule | None = None, by: Sequence[str] = ())
     )
     weight = draws_of(scored.patients)
     rows = list(_rows(scored, at, weight, np.ones(len(scored.patients), bool)))
+    n_draws, weight = len(weight), weight[:_GROUP_DRAWS]
     for name in by:
         level = levels(scored.groups[name])
         for value in level.unique().sort():
@@ -76,7 +79,7 @@ def measure(scored: Scored, *, rule: Rule | None = None, by: Sequence[str] = ())
             rows += [{"group": name, "level": value, **row} for row in _rows(scored, at, weight, is_in)]
     chosen = "the model's own" if rule is None else f"{rule}, chosen on these records"
     return Evaluation(
-        facts={**scored.facts, "thresholds": chosen, "n_draws": len(weight)},
+        facts={**scored.facts, "thresholds": chosen, "n_draws": n_draws, "n_draws_groups": len(weight)},
         figures=pl.DataFrame(rows, schema=_schema()),
     )
 

@@ -16,15 +16,14 @@ from ecgbatch.train.evaluation import Evaluation
 __all__ = ["notes", "table", "write"]
 
 _SHOWN = {
-    "auc": "AUC",
-    "average_precision": "average precision",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "sensitivity_at_specificity_0.95": "sensitivity at specificity 0.95",
-    "brier_skill": "Brier skill",
-    "calibration_slope": "calibration slope",
-    "calibration_intercept": "calibration intercept",
-    "calibration_error": "calibration error",
+    "auc": "AUC (95 %)",
+    "average_precision": "average\nprecision",
+    "sensitivity": "sensi-\ntivity",
+    "specificity": "speci-\nficity",
+    "brier_skill": "Brier\nskill",
+    "calibration_slope": "calibration\nslope (95 %)",
+    "calibration_intercept": "in the\nlarge",
+    "calibration_error": "calibr.\nerror",
 }
 """Columns of the table for a person; the others stand in the report."""
 _WITH_INTERVAL = {"auc", "calibration_slope"}
@@ -56,7 +55,7 @@ def table(evaluation: Evaluation) -> Table:
     shown = Table(box=None, pad_edge=False, header_style="bold")
     heads, rows = _shown(evaluation)
     for at, head in enumerate(heads):
-        shown.add_column(head, justify="left" if at == 0 else "right", no_wrap=at == 0)
+        shown.add_column(head, justify="left" if at == 0 else "right", no_wrap=True)
     for row in rows:
         shown.add_row(*row)
     return shown
@@ -64,9 +63,7 @@ def table(evaluation: Evaluation) -> Table:
 
 def _shown(evaluation: Evaluation) -> tuple[list[str], Iterator[list[str]]]:
     """Heads and rows of the table."""
-    heads = ["label", "ECGs", "positives"] + [
-        f"{head} (95 %)" if name in _WITH_INTERVAL else head for name, head in _SHOWN.items()
-    ]
+    heads = ["label", "ECGs", "posi-\ntives", *_SHOWN.values()]
     return heads, (_told(row) for row in evaluation.figures.iter_rows(named=True))
 
 
@@ -80,8 +77,8 @@ def _number(row: Mapping[str, Any], name: str) -> str:
     value = row[name]
     if value is None or isnan(value):
         return "–"
-    interval = f" ({row[f'{name}_low']:.2f}–{row[f'{name}_high']:.2f})" if name in _WITH_INTERVAL else ""
-    return f"{value:.3f}{interval}" if name == "auc" else f"{value:.2f}{interval}"
+    interval = f" ({row[f'{name}_low']:z.2f}–{row[f'{name}_high']:z.2f})" if name in _WITH_INTERVAL else ""
+    return f"{value:.3f}{interval}" if name == "auc" else f"{value:z.2f}{interval}"
 
 
 def write(evaluation: Evaluation, path: Path) -> None:
@@ -116,7 +113,7 @@ def _markdown(evaluation: Evaluation) -> str:
     heads, rows = _shown(evaluation)
     of = (
         f"{facts['n_records']} ECGs of {facts['n_patients']} patients; thresholds: {facts['thresholds']}. "
-        f"Intervals are 95 % of {facts['n_draws']} bootstrap draws of patients."
+        f"Intervals are 95 % of {facts['n_draws']} bootstrap draws of patients, {facts['n_draws_groups']} for groups."
     )
     lines = [
         f"# {facts['model']} {facts['model_version']} on {facts['labels']}",
@@ -125,8 +122,12 @@ def _markdown(evaluation: Evaluation) -> str:
         "",
         *(f"* {line}" for line in notes(facts)),
         "",
-        f"| {' | '.join(heads)} |",
+        f"| {' | '.join(map(_one_line, heads))} |",
         f"|---|{'---:|' * (len(heads) - 1)}",
         *(f"| {' | '.join(row)} |" for row in rows),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _one_line(head: str) -> str:
+    return head.replace("-\n", "").replace("\n", " ")

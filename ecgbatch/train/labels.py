@@ -50,7 +50,7 @@ class Labels:
     is_positive: np.ndarray
     """float32 (record, label): 1, 0, or NaN where it is not known."""
     groups: pl.DataFrame
-    """All other columns that are no lists, a row a record."""
+    """All other columns that are no lists, beside the record's own, a row a record."""
     folder: str
     """Where relative paths of the file begin; absolute."""
     sha256: str
@@ -125,7 +125,7 @@ def read(
         n_without_patient=n_without,
         codes=codes,
         is_positive=is_positive,
-        groups=frame.select(_numbers(frame[name]) for name in others) if others else pl.DataFrame(height=frame.height),
+        groups=frame.select(record_column).with_columns(_numbers(frame[name]) for name in others),
         folder=os.path.abspath(path.parent),  # noqa: PTH100  # links stay, as in the plan of a run
         sha256=_sha256(path),
     )
@@ -224,7 +224,8 @@ def _truth(column: pl.Series) -> np.ndarray | None:
 
 def _one_a_code(path: Path, listed: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:
     """Lists of codes, or of structures with a field `code`, as float32 (record, label), codes in order."""
-    pairs = pl.DataFrame({"row": np.arange(len(listed)), "code": listed}).explode("code", empty_as_null=True)
+    pairs = pl.DataFrame({"row": np.arange(len(listed)), "code": listed}).filter(pl.col("code").list.len() > 0)
+    pairs = pairs.explode("code")
     if isinstance(pairs.schema["code"], pl.Struct):
         if "code" not in pairs["code"].struct.fields:
             raise UsageError(f"{path}: column {listed.name!r} holds structures without a field 'code'")

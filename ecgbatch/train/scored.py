@@ -1,6 +1,7 @@
 """A finished run and what is known of its ECGs: the scores of one model, and the label of each where there is one."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def run_of(run: Path) -> Mapping[str, Any]:
     Raises:
         OutputError: there is no run, or it is not finished.
     """
-    if not (run / "plan.parquet").is_file():
+    if not os.path.isfile(run / "plan.parquet"):  # noqa: PTH113  # Path.is_file raises where it may not look
         raise OutputError(f"{run}: no plan.parquet, expected a run folder of ecgbatch")
     n_done, n_shards = len(parts.committed(run)), Plan.open(run / "plan.parquet").n_shards
     if n_done < n_shards or not is_finished(run):
@@ -110,7 +111,7 @@ def read(
         is_positive=is_positive,
         patients=known.patients[at_score["label"]],
         groups=pl.concat(
-            [known.groups[at_score["label"]].drop(GROUPS, strict=False), kept.select(GROUPS)], how="horizontal"
+            [known.groups[at_score["label"]].drop(_FACTS, strict=False), kept.select(GROUPS)], how="horizontal"
         ),
         facts={
             "run": run.name,
@@ -156,7 +157,7 @@ def _rows(run: Path, columns: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame
 def _joined(
     known: Labels, scores: pl.DataFrame, duplicates: pl.DataFrame, rejects: pl.DataFrame
 ) -> tuple[pl.DataFrame, np.ndarray, dict[str, Any]]:
-    """The labelled rows of the scores as (`score`, `label`), their (record, label) labels, and where all labels went."""
+    """The labelled rows of the scores as (`score`, `label`), their labels (record, label), where all labels went."""
     named = [part.select("record_id", "source_path") for part in (scores, duplicates, rejects) if part.height]
     entries = pl.concat(named)
     label = known.rows_of(entries["record_id"].to_list(), entries["source_path"].to_list())

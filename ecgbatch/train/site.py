@@ -4,6 +4,7 @@ What is fitted is a second calibration on top of the bundle's own, sigmoid(slope
 are multiplied out into one pair. What is stated of it is of records that it was not fitted to.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -14,7 +15,7 @@ import numpy as np
 
 from ecgbatch import bundle
 from ecgbatch.bundle import Bundle, Label
-from ecgbatch.errors import OutputError, UsageError
+from ecgbatch.errors import UsageError
 from ecgbatch.train import evaluation, metrics, reliability, scored, site_bundle
 from ecgbatch.train.calibrate import Rule, platt, sigmoid, thresholds
 from ecgbatch.train.cells import Cells, logits
@@ -78,11 +79,11 @@ def calibrate(
     """Fit the calibration of a run's model to a table of labels, and write the bundle with it to `out`.
 
     Raises:
-        UsageError: the labels are too few, or `out` is there already.
+        UsageError: the labels are too few, `out` is there already, or the run is of another version of the model.
         BundleError: the model is not to be had.
-        OutputError: the run is not finished, or was scored with another version of the model.
+        OutputError: the run is not finished, or `out` cannot be written.
     """
-    if out.exists():
+    if os.path.lexists(out):  # Path.exists raises where it may not look
         raise UsageError(f"{out}: is there already, expected a new folder for the bundle")
     models = scored.run_of(run)["models"]
     if model is None and len(models) > 1:
@@ -98,9 +99,7 @@ def calibrate(
         label_columns=label_columns,
     )
     if found.model["fingerprint"] != old.fingerprint:
-        raise OutputError(
-            f"{run}: not scored with {old.name} {old.version} in {old.folder}; name its model with --model"
-        )
+        raise UsageError(f"{run}: not scored with {old.name} {old.version} in {old.folder}; name the one with --model")
     method = methods(found.is_positive)
     if (method == EITHER[0]).all():
         raise UsageError(f"{table}: no label with {JUDGED} positives and {JUDGED} negatives in the run; nothing to fit")

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,16 @@ def write(
     new = replace(
         old,
         folder=out,
-        version=f"{old.version.partition('+')[0]}+local.{facts['labels_sha256'][:8]}",
+        version=f"{old.version.partition('+')[0]}+local.{hashlib.sha256(_csv(labels)).hexdigest()[:8]}",
         labels=tuple(labels),
         training={**old.training, "calibration": calibration},
     )
     partial = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(old.folder, partial)
+        partial.mkdir(parents=True)
+        for path in filter(Path.is_file, old.folder.iterdir()):
+            shutil.copyfile(path, partial / path.name)  # without the mode: what ships may be read-only
         _write_content(new, partial, _card(old, new, facts, rows), panels)
         partial.replace(out)
     except OSError as err:
@@ -76,10 +79,7 @@ def write(
 
 
 def _write_content(new: Bundle, folder: Path, card: str, panels: Sequence[Panel]) -> None:
-    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as lines:
-        table = csv.DictWriter(lines, [field.name for field in fields(Label)], lineterminator="\n")
-        table.writeheader()
-        table.writerows(asdict(label) for label in new.labels)
+    (folder / "labels.csv").write_bytes(_csv(new.labels))
     golden = pl.read_parquet(folder / "golden.parquet")
     probabilities = new.probabilities(np.array(golden["logits"].to_list(), np.float32))
     scores = pl.Series("probabilities", list(probabilities), pl.List(pl.Float32))
@@ -99,6 +99,14 @@ def _write_content(new: Bundle, folder: Path, card: str, panels: Sequence[Panel]
     (folder / "bundle.toml").write_text("\n".join(_toml(content)) + "\n", "utf-8")
 
 
+def _csv(labels: Sequence[Label]) -> bytes:
+    lines = StringIO()
+    table = csv.DictWriter(lines, [field.name for field in fields(Label)], lineterminator="\n")
+    table.writeheader()
+    table.writerows(asdict(label) for label in labels)
+    return lines.getvalue().encode()
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -106,13 +114,17 @@ def _sha256(path: Path) -> str:
 def _toml(table: Mapping[str, Any], path: str = "") -> Iterator[str]:
     """Lines of a table and those within it; a string, number or list of them reads the same in TOML as in JSON."""
     inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
-    yield from (f"{json.dumps(key)} = {_value_of(value)}" for key, value in table.items() if key not in inner)
+    yield from (f"{_key(key)} = {_literal(value)}" for key, value in table.items() if key not in inner)
     for key, value in inner.items():
-        name = f"{path}{json.dumps(key)}"
+        name = f"{path}{_key(key)}"
         yield from ("", f"[{name}]", *_toml(value, f"{name}."))
 
 
-def _value_of(value: Any) -> str:
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else json.dumps(key, ensure_ascii=False)
+
+
+def _literal(value: Any) -> str:
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     return json.dumps(value, ensure_ascii=False)
@@ -171,4 +183,4 @@ def _value(figures: Mapping[str, float], name: str) -> str:
     value, low, high = (figures[name + end] for end in ("", "_low", "_high"))
     if np.isnan(value):
         return "–"
-    return f"{value:.4f}" if name == "brier" else f"{value:.2f} ({low:.2f} to {high:.2f})"
+    return f"{value:.4f}" if name == "brier" else f"{value:z.2f} ({low:z.2f} to {high:z.2f})"
