@@ -165,7 +165,7 @@ class Cells:
 def logits(probability: np.ndarray) -> np.ndarray:
     """float64 logits of float32 probabilities; of 0 and 1, those of the nearest numbers that are neither."""
     p = probability.astype(np.float64)
-    least, most = np.finfo(np.float32).smallest_subnormal / 2, 1 - 2.0**-25
+    least, most = 2.0**-150, 1 - 2.0**-25
     p = np.clip(p, least, most)
     return np.log(p) - np.log1p(-p)
 

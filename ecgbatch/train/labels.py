@@ -117,7 +117,7 @@ def read(
     columns = list(label_columns) or _label_columns(frame.select(free), known_codes)
     if not columns:
         raise UsageError(f"{path}: no label, expected columns of 0 and 1 or a column of codes; name them with --label")
-    codes, is_positive = _labels(path, frame.select(columns))
+    codes, is_positive = _labels(path, frame.select(columns), known_codes)
     others = [name for name in free if name not in columns and not frame.schema[name].is_nested()]
     return Labels(
         record_ids=record_ids,
@@ -192,13 +192,13 @@ def _label_columns(frame: pl.DataFrame, known_codes: Collection[str]) -> list[st
     ]
 
 
-def _labels(path: Path, frame: pl.DataFrame) -> tuple[tuple[str, ...], np.ndarray]:
+def _labels(path: Path, frame: pl.DataFrame, known_codes: Collection[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """The codes, and whether each holds: float32 (record, label)."""
     truths = {name: _truth(frame[name]) for name in frame.columns}
     wrong = [name for name, truth in truths.items() if truth is None]
     if not wrong:
         return tuple(truths), np.stack([truth for truth in truths.values() if truth is not None], axis=1)
-    if len(truths) > 1:
+    if len(truths) > 1 or wrong[0] in known_codes:
         raise UsageError(f"{path}: column {wrong[0]!r} holds other values than 0, 1, true, false and empty")
     listed = frame.to_series()
     if isinstance(listed.dtype, pl.String):

@@ -110,8 +110,8 @@ def read(
         probability=kept.select(columns).to_numpy().astype(np.float32, copy=False),
         is_positive=is_positive,
         patients=known.patients[at_score["label"]],
-        groups=pl.concat(
-            [known.groups[at_score["label"]].drop(_FACTS, strict=False), kept.select(GROUPS)], how="horizontal"
+        groups=kept.select(GROUPS).with_columns(
+            known.groups[at_score["label"]].drop(_FACTS, strict=False).get_columns()
         ),
         facts={
             "run": run.name,
