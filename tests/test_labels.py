@@ -169,16 +169,28 @@ def test_a_record_is_known_by_its_id_or_its_path(tmp_path, name):
     depth = "/".join(tmp_path.parts[1:])
     path = "/data/a/1.hea" if not name.startswith("..") else f"/{Path(depth).parent}/data/a/1.hea"
 
-    rows = read.rows_of(["a/0.hea", "a/1.hea", "b/2.hea"], ["/data/a/0.hea", path, "/data/b/2.hea"])
+    rows = read.rows_of(
+        pl.DataFrame(
+            {"record_id": ["a/0.hea", "a/1.hea", "b/2.hea"], "source_path": ["/data/a/0.hea", path, "/data/b/2.hea"]}
+        )
+    )
 
     assert rows.tolist() == [-1, 1, 0]
 
 
-def test_two_rows_for_one_record_are_refused(tmp_path):
-    read = labels.read(write(tmp_path / "labels.csv", "path,AFIB\na/1.hea,0\n/data/a/1.hea,1\n"))
+def test_a_file_is_not_taken_for_the_header_beside_it(tmp_path):
+    read = labels.read(write(tmp_path / "labels.csv", "path,AFIB\na/1,1\n"))
+    entries = pl.DataFrame({"record_id": ["a/1.hea", "a/1"], "source_path": ["/data/a/1.hea", "/data/a/1"]})
 
-    with pytest.raises(UsageError, match="rows 1 and 2 are one record"):
-        read.rows_of(["a/1.hea"], ["/data/a/1.hea"])
+    assert read.rows_of(entries).tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize("names", [("a/1.hea", "/data/a/1.hea"), ("a/1", "/data/a/1"), ("a/1.hea", "a/1")])
+def test_two_rows_for_one_record_are_refused(tmp_path, names):
+    read = labels.read(write(tmp_path / "labels.csv", "path,AFIB\n{},0\n{},1\n".format(*names)))
+
+    with pytest.raises(UsageError, match="two rows are one record"):
+        read.rows_of(pl.DataFrame({"record_id": ["a/1.hea"], "source_path": ["/data/a/1.hea"]}))
 
 
 def test_tables_that_hold_signals_too_are_read_without_them(data):

@@ -60,29 +60,27 @@ class Labels:
         assert self.is_positive.shape == (len(self.record_ids), len(self.codes))
         assert len(self.patients) == self.groups.height == len(self.record_ids)
 
-    def rows_of(self, record_ids: Sequence[str], source_paths: Sequence[str]) -> np.ndarray:
+    def rows_of(self, entries: pl.DataFrame) -> np.ndarray:
         """The row of each entry of a run here, -1 where it has none: int (entry,).
 
         Names are compared with the entries' record_id, then with their source_path, absolute or from the file's
-        folder; `.hea` may be left off.
+        folder, then with both where `.hea` is left off.
 
         Raises:
             UsageError: two rows of the file are one entry.
         """
-        by_name: dict[str, int] = {}
-        for entry, (record_id, path) in enumerate(zip(record_ids, source_paths, strict=True)):
-            for name in (record_id, path, record_id.removesuffix(".hea"), path.removesuffix(".hea")):
-                by_name.setdefault(name, entry)
-        by_name |= {record_id: entry for entry, record_id in enumerate(record_ids)}
-        rows = np.full(len(record_ids), -1)
-        for row, name in enumerate(self.record_ids):
-            entry = by_name.get(name, by_name.get(os.path.normpath(os.path.join(self.folder, name)), -1))  # noqa: PTH118
-            if entry >= 0 and rows[entry] >= 0:
-                raise UsageError(
-                    f"labels: rows {rows[entry] + 1} and {row + 1} are one record of the run, expected one"
-                )
-            if entry >= 0:
-                rows[entry] = row
+        paths = [os.path.normpath(os.path.join(self.folder, name)) for name in self.record_ids]  # noqa: PTH118
+        left = pl.DataFrame({"row": np.arange(len(paths)), "name": self.record_ids, "path": paths})
+        rows = np.full(entries.height, -1)
+        for ending in ("^", r"\.hea$"):
+            for column, key in (("record_id", "name"), ("source_path", "name"), ("source_path", "path")):
+                names = entries.select(pl.col(column).str.replace(ending, "").alias(key)).with_row_index("entry")
+                found = names.join(left, on=key, maintain_order="left").unique("row", keep="first", maintain_order=True)
+                at = found["entry"].to_numpy()
+                if (rows[at] >= 0).any() or found["entry"].is_duplicated().any():
+                    raise UsageError("labels: two rows are one record of the run, expected one")
+                rows[at] = found["row"]
+                left = left.filter(~pl.col("row").is_in(found["row"].implode()))
         return rows
 
 

@@ -20,7 +20,8 @@ from ecgbatch.train.labels import Labels
 
 __all__ = ["GROUPS", "Scored", "read", "run_of"]
 
-_FACTS = ["record_id", "source_path", "format", "waveform_hash", "device_model", "fs_hz", "seconds"]
+_NAMES = ["record_id", "source_path"]
+_FACTS = [*_NAMES, "format", "waveform_hash", "device_model", "fs_hz", "seconds"]
 GROUPS = ("format", "device_model", "fs_hz", "seconds")
 """Columns of the scores that tell subgroups."""
 
@@ -98,12 +99,12 @@ def read(
             f"{table}: no label of model {chosen['name']!r}: {told}; name its columns by the model's codes"
         )
     columns = [f"{chosen['name']}/{codes[at]}" for at in shared]
-    scores, duplicates, rejects = _rows(run, columns)
+    scores, duplicates, rejects = _rows(run)
     at_score, is_positive, counts = _joined(known, scores, duplicates, rejects)
     if not len(at_score):
         raise UsageError(f"{table}: none of its {len(known.record_ids)} records was scored in {run}")
     is_positive = is_positive[:, [known.codes.index(codes[at]) for at in shared]]
-    kept = scores[at_score["score"]]
+    kept = _kept(run, at_score["score"].to_numpy(), [*_FACTS, *columns])
     return Scored(
         model=chosen,
         labels=tuple(chosen["labels"][at] for at in shared),
@@ -140,27 +141,36 @@ def _model(run: Path, models: Sequence[Mapping[str, Any]], name: str | None) -> 
     return models[names.index(name) if name else 0]
 
 
-def _rows(run: Path, columns: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Scores, duplicates and rejects of all shards, in order."""
+def _rows(run: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """The names of scores, duplicates and rejects of all shards, in order, with `duplicate_of` and `reason`."""
     scores, duplicates, rejects = [], [], []
     for shard in sorted(parts.committed(run)):
         with parts.readable(run, shard):
-            part = pl.read_parquet(run / "scores" / parts.name(shard), columns=[*_FACTS, *columns])
+            part = pl.read_parquet(run / "scores" / parts.name(shard), columns=_NAMES)
             scores.append(part)
-            left = parts.moved(run, shard, part, columns=["record_id", "source_path", "duplicate_of"])
-            duplicates.append(left.cast(pl.String))
-            names = ["record_id", "source_path", "reason"]
-            rejects.append(pl.read_parquet(run / "rejects" / parts.name(shard), columns=names))
+            duplicates.append(parts.moved(run, shard, part, columns=[*_NAMES, "duplicate_of"]))
+            rejects.append(pl.read_parquet(run / "rejects" / parts.name(shard), columns=[*_NAMES, "reason"]))
     return pl.concat(scores), pl.concat(duplicates, how="diagonal"), pl.concat(rejects)
+
+
+def _kept(run: Path, place: np.ndarray, columns: Sequence[str]) -> pl.DataFrame:
+    """The rows of the scores at `place`, growing, counted through all parts."""
+    kept, start = [], 0
+    for shard in sorted(parts.committed(run)):
+        with parts.readable(run, shard):
+            part = pl.read_parquet(run / "scores" / parts.name(shard), columns=list(columns))
+        end = start + part.height
+        kept.append(part[place[np.searchsorted(place, start) : np.searchsorted(place, end)] - start])
+        start = end
+    return pl.concat(kept)
 
 
 def _joined(
     known: Labels, scores: pl.DataFrame, duplicates: pl.DataFrame, rejects: pl.DataFrame
 ) -> tuple[pl.DataFrame, np.ndarray, dict[str, Any]]:
     """The labelled rows of the scores as (`score`, `label`), their labels (record, label), where all labels went."""
-    named = [part.select("record_id", "source_path") for part in (scores, duplicates, rejects) if part.height]
-    entries = pl.concat(named)
-    label = known.rows_of(entries["record_id"].to_list(), entries["source_path"].to_list())
+    entries = pl.concat(part.select(_NAMES) for part in (scores, duplicates, rejects) if part.height)
+    label = known.rows_of(entries)
     of_score, of_duplicate, of_reject = np.split(label, [scores.height, scores.height + duplicates.height])
 
     own = pl.DataFrame({"score": np.arange(scores.height), "label": of_score})
