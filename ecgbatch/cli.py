@@ -133,8 +133,35 @@ def score_command(
             deduplicate=deduplicate,
         )
         bundles = [bundle.find(name) for name in model]
-        with progress.shown() as observe:
+        with progress.shown("scoring") as observe:
             tally = score.run(source, out, bundles, options, observe=observe, say=say)
+    say(str(tally))
+    raise Exit(3 if tally.n_rejected else 0)
+
+
+@app.command("pack")
+def pack_command(
+    source: Annotated[
+        list[str],
+        Argument(help="Folders, ECG files, archives of them, URLs, packs, or manifests with a column 'path'."),
+    ],
+    out: Annotated[Path, Option(help="Folder of the pack: new, or one to go on with.")],
+    shard_size: Annotated[
+        int, Option(help="Entries committed together: what a crash can lose.", min=1, max=_MANY)
+    ] = 4096,
+    limit: Annotated[int | None, Option(help="Pack only the first so many entries.", min=1, max=_MANY)] = None,
+    workers: Annotated[int, Option(help="Threads that read and decode.", min=1, max=_MANY)] = 2,
+) -> None:
+    """Decode every ECG in an archive once into Parquet, which `score` takes like any source.
+
+    Example: ecgbatch pack /data/2024 --out packs/2024
+    """
+    with report_errors():
+        from ecgbatch import pack, progress
+
+        options = pack.Options(shard_size=shard_size, limit=limit, workers=workers)
+        with progress.shown("packing") as observe:
+            tally = pack.run(source, out, options, observe=observe, say=say)
     say(str(tally))
     raise Exit(3 if tally.n_rejected else 0)
 
