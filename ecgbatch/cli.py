@@ -185,7 +185,11 @@ def deduplicate_command(
 @app.command("inspect")
 def inspect_command(
     path: Annotated[
-        Path, Argument(help="An ECG file, a run folder, or a bundle: its folder or shipped name.", readable=False)
+        Path,
+        Argument(
+            help="An ECG file (in a container: container#member), a run, a pack, or a bundle: its folder or name.",
+            readable=False,
+        ),
     ],
     as_json: Annotated[bool, Option("--json", help="The same for scripts, as JSON.")] = False,
     samples: Annotated[
@@ -193,7 +197,7 @@ def inspect_command(
     ] = None,
     draw: Annotated[Path | None, Option(help="Draw the 12 leads into this .png or .svg.")] = None,
 ) -> None:
-    """Show what was decoded from an ECG file, or what a bundle or run holds.
+    """Show what was decoded from an ECG file, or what a bundle, run or pack holds.
 
     Example: ecgbatch inspect 00231.xml --draw 00231.png
     """
@@ -209,6 +213,8 @@ def inspect_command(
             facts, text = inspection.bundle_facts(found), inspection.bundle_text(found)
         elif kind == "run":
             facts, text = inspection.run_facts(path), inspection.run_text(path)
+        elif kind == "pack":
+            facts, text = inspection.pack_facts(path), inspection.pack_text(path)
         else:
             record = inspection.record_of(path)
             facts = inspection.describe(record)

@@ -6,6 +6,7 @@ encodings of integers are smaller, but a list of integers costs more to unfold t
 
 import json
 import os
+import stat
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
@@ -174,7 +175,7 @@ class Part:
         """
         at = self._row_of.get(member)
         if at is None:
-            raise RecordError(Reason.MALFORMED, "no record of this record_id in the part")
+            raise RecordError(Reason.UNREADABLE, "no record of this record_id in the part")
         group = self._group(bisect_right(self.starts, at) - 1)
         return group.record(at - group.start)
 
@@ -271,6 +272,10 @@ def opened(path: str) -> Part | None:
         status = os.stat(path)
     except (OSError, ValueError) as err:
         raise RecordError(Reason.UNREADABLE, getattr(err, "strerror", None) or "cannot be opened") from err
+    if not stat.S_ISREG(status.st_mode):
+        raise RecordError(Reason.UNREADABLE, "not a regular file")
+    if status.st_size == 0:
+        raise RecordError(Reason.EMPTY, "0 bytes")
     with _OPENING:  # two threads that ask at once get the same one
         return _opened(path, status.st_size, status.st_mtime_ns)
 
