@@ -19,7 +19,12 @@ __all__ = ["render"]
 
 _HERE = Path(__file__).resolve().parent
 _MARKS = re.compile(r"(<!-- bench:(?P<name>[\w-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
-_CONTAINERS = {"muse-xml": "MUSE XML", "wfdb": "WFDB"}
+_CONTAINERS = {
+    "muse-xml": "MUSE XML",
+    "wfdb": "WFDB",
+    "pack-muse-xml": "pack of the MUSE XML, 8 leads",
+    "pack-wfdb": "pack of the WFDB, 12 leads",
+}
 
 Result = Mapping[str, Any]
 
@@ -73,11 +78,11 @@ def _decode(result: Result) -> str:
             (
                 f"{_CONTAINERS[name]}, {found['n_bytes'] / 1000:.0f} kB",
                 f"**{_number(found['ecg_per_s'])} ECG/s**",
-                f"{_number(found['plain_ecg_per_s'])} ({plain[name]})",
-                f"{found['ratio']['median']:.1f}",
+                f"{_number(found['plain_ecg_per_s'])} ({plain[name]})" if name in plain else "–",
+                f"{found['ratio']['median']:.1f}" if name in plain else "–",
                 f"{_number(found['feed_ecg_per_s'])} ECG/s",
             )
-            for name, found in containers.items()
+            for name, found in {**containers, **result["packs"]}.items()
         ),
     )
     stages = dict.fromkeys(stage for found in containers.values() for stage in found["stages"])

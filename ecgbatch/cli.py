@@ -149,6 +149,7 @@ def pack_command(
     shard_size: Annotated[
         int, Option(help="Entries committed together: what a crash can lose.", min=1, max=_MANY)
     ] = 4096,
+    compression: Annotated[str, Option(help="Of the samples: none (read fastest), lz4, or zstd (smallest).")] = "none",
     limit: Annotated[int | None, Option(help="Pack only the first so many entries.", min=1, max=_MANY)] = None,
     workers: Annotated[int, Option(help="Threads that read and decode.", min=1, max=_MANY)] = 2,
 ) -> None:
@@ -159,7 +160,7 @@ def pack_command(
     with report_errors():
         from ecgbatch import pack, progress
 
-        options = pack.Options(shard_size=shard_size, limit=limit, workers=workers)
+        options = pack.Options(shard_size=shard_size, compression=compression, limit=limit, workers=workers)
         with progress.shown("packing") as observe:
             tally = pack.run(source, out, options, observe=observe, say=say)
     say(str(tally))

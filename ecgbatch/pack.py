@@ -41,6 +41,8 @@ class Options:
 
     shard_size: int = 4096
     """Entries committed together: what a crash can lose."""
+    compression: str = "none"
+    """Of the samples: `none` is the fastest to read, `zstd` the smallest."""
     limit: int | None = None
     """Pack only the first so many entries."""
     workers: int = 2
@@ -51,6 +53,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value}, expected at least 1")
+        if self.compression not in layout.COMPRESSIONS:
+            raise UsageError(f"--compression {self.compression}, expected {', '.join(layout.COMPRESSIONS)}")
 
 
 def pack(feed: Iterable[Chunk], out: "Output", tally: Tally, observe: Observer) -> None:
@@ -82,7 +86,7 @@ def run(
     existed = os.path.exists(folder)
     planning.spare_foreign(folder)
     planning.require_sources(sources)
-    tally = Tally(f"parquet {layout.COMPRESSION}", verb="packed")
+    tally = Tally(f"parquet {options.compression}", verb="packed")
     with exclusive(folder):
         plan = planning.planned(folder, sources, _settings(sources, options), existed=existed)
         report = facts.Facts(folder, plan, None, tally)
@@ -90,7 +94,7 @@ def run(
         found = parts.counts(folder)
         tally.begin(plan.n_entries, found)
         say(f"{spaced(plan.n_entries)} entries, shards done before: {len(done)} of {plan.n_shards}")
-        with closing(Output(folder, fingerprint=plan.fingerprint)) as out:
+        with closing(Output(folder, plan.fingerprint, options.compression)) as out:
             if len(done) == plan.n_shards and facts.is_finished(folder):
                 say("nothing left to pack")
                 parts.reconcile(folder, plan, found)
@@ -104,9 +108,10 @@ def run(
 class Output:
     """The parts of one pack: writes a shard's row groups as they come, then commits them as one pair of files."""
 
-    def __init__(self, folder: Path, *, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, compression: str) -> None:
         self._folder = folder
         self._fingerprint = fingerprint
+        self._compression = compression
         self._part: _Part | None = None
         self._rejects: list[Reject] = []
         for kind in ("records", "rejects"):
@@ -120,7 +125,8 @@ class Output:
             OutputError: the disk is full or not writable; the shard is not committed.
         """
         if self._part is None:
-            self._part = _Part(self._folder / "records" / parts.name(chunk.shard), fingerprint=self._fingerprint)
+            path = self._folder / "records" / parts.name(chunk.shard)
+            self._part = _Part(path, self._fingerprint, self._compression)
         self._part.add(chunk.rows)
         self._rejects.extend(chunk.rejects)
         if chunk.is_last:
@@ -138,7 +144,7 @@ class Output:
 class _Part:
     """A part that is being written, under a name of its own until it is whole."""
 
-    def __init__(self, path: Path, *, fingerprint: str) -> None:
+    def __init__(self, path: Path, fingerprint: str, compression: str) -> None:
         self._path = path
         self._partial = parts.partial_of(path)
         self._waiting: list[dict[str, Any]] = []
@@ -148,7 +154,7 @@ class _Part:
             self._writer = pq.ParquetWriter(
                 self._file,
                 layout.SCHEMA.with_metadata(layout.mark(fingerprint)),
-                compression=layout.COMPRESSION,
+                compression=layout.compression(compression),
                 use_dictionary=layout.REPEATED,
                 write_statistics=layout.COMPARED,
                 write_page_checksum=True,
@@ -194,6 +200,7 @@ def _settings(sources: Sequence[Path | str], options: Options) -> dict[str, Any]
     return {
         "pack": layout.VERSION,
         "source": planning.named(sources),
+        "compression": options.compression,
         "limit": options.limit,
         "shard_size": options.shard_size,
     }

@@ -259,9 +259,31 @@ def test_what_a_killed_commit_leaves_is_overwritten(folder, packed, copy):
     assert list(copy.rglob("*.partial")) == []
 
 
+@pytest.mark.parametrize("compression", layout.COMPRESSIONS)
+def test_compression_changes_the_size_and_not_the_records(folder, packed, tmp_path, compression):
+    pack.run([folder], tmp_path / "pack", pack.Options(shard_size=37, compression=compression))
+    part = pq.read_metadata(tmp_path / "pack" / "records" / "part-000000.parquet").row_group(0)
+    kept = {part.column(at).path_in_schema: part.column(at).compression.lower() for at in range(part.num_columns)}
+
+    assert kept["counts"] == {"none": "uncompressed"}.get(compression, compression)
+    assert kept["record_id"] == "zstd"
+    assert_same_pack(tmp_path / "pack", packed)
+    assert len(reasons(scan(tmp_path / "pack"))) == 0
+
+
+def test_a_compression_that_is_not_offered_is_a_usage_error(folder, tmp_path):
+    done = invoke("pack", folder, "--out", tmp_path / "pack", "--compression", "gzip")
+
+    assert done.exit_code == 2
+    assert "expected none, lz4, zstd" in done.stderr
+    assert not (tmp_path / "pack").exists()
+
+
 def test_other_settings_on_an_existing_pack_are_refused(folder, copy, tmp_path, scored, tiny_bundle):
     with pytest.raises(OutputError, match="shard-size 37, not 38"):
         pack.run([folder], copy, pack.Options(shard_size=38))
+    with pytest.raises(OutputError, match="compression none, not zstd"):
+        pack.run([folder], copy, pack.Options(shard_size=37, compression="zstd"))
     with pytest.raises(OutputError, match="holds a pack, expected a new folder or a run"):
         score.run([folder], copy, [tiny_bundle], score.Options())
     scored(folder, out=tmp_path / "run")

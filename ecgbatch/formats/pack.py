@@ -1,7 +1,7 @@
 """Packs: decoded records as Parquet, which `ecgbatch pack` writes and anything that opens Parquet reads.
 
-A row is a record. Its samples are little-endian int16 or int32, lead after lead, as LZ4 compresses them: Parquet's own
-encodings of integers are smaller, but a list of integers costs more to unfold than the whole rest of reading a record.
+A row is a record. Its samples are little-endian int16 or int32, lead after lead, in a binary column: a list of integers,
+which Parquet could encode as differences, takes longer to unfold than everything else that becomes of a record.
 """
 
 import json
@@ -26,13 +26,14 @@ from ecgbatch.record import LEADS, RATES_HZ, Reason, Record
 
 __all__ = [
     "COMPARED",
-    "COMPRESSION",
+    "COMPRESSIONS",
     "PLAN",
     "RECORDS",
     "REPEATED",
     "SCHEMA",
     "VERSION",
     "Part",
+    "compression",
     "is_pack",
     "mark",
     "opened",
@@ -42,7 +43,8 @@ __all__ = [
 ]
 
 VERSION = 1
-COMPRESSION = "lz4"
+COMPRESSIONS = ("none", "lz4", "zstd")
+"""Of the samples, from the fastest to the smallest; whoever reads a part need not know."""
 PLAN, RECORDS = "plan.parquet", "records"
 """Names in the folder of a pack."""
 
@@ -78,6 +80,12 @@ _GROUP_BYTES = 2**30
 """Of samples in a row group: more than any that is written, and less than would do harm."""
 _HELD = local()
 """`group`: the row group that a thread read last; consecutive entries lie in it."""
+
+
+def compression(samples: str) -> dict[str, str]:
+    """That of every column: the samples' as asked, of the rest what is smallest."""
+    columns = ["leads.list.element", "uv_per_count.list.element", "zero_counts.list.element", *_FACTS]
+    return {**dict.fromkeys(columns, "zstd"), "counts": samples}
 
 
 def mark(fingerprint: str) -> dict[str, str]:
