@@ -2,11 +2,10 @@
 
     python benchmarks/decode.py --out benchmarks/results/decode.json
 
-Packs of the same records, made by `ecgbatch pack`, are read beside the files they were made of, and the sizes of packs
-in each compression are told. Two rates, both on one core: from file to batch row, which is what the plain script does
-too; and the feed's own,
-`ecgbatch.feed.batches` with one thread, which also takes the waveform's hash and measures its quality. The stages are
-timed record by record, and each is held against what the core could do at best with its bytes or multiplications.
+Packs of the same records, in each compression, are read beside the files they were made of. Two rates, both on one
+core: from file to batch row, which is what the plain script does too; and the feed's own, `ecgbatch.feed.batches` with
+one thread, which also takes the waveform's hash and measures its quality. The stages are timed record by record, and
+each is held against what the core could do at best with its bytes or multiplications.
 """
 
 import os
@@ -31,12 +30,13 @@ from ecgbatch import archive, formats, gate, pack
 from ecgbatch.archive import Entry
 from ecgbatch.feed import host
 from ecgbatch.feed.batch import batches, keep_freed_memory, read, waveform_hash
+from ecgbatch.formats.pack import COMPRESSIONS
 from ecgbatch.plan import Shard
 from ecgbatch.record import INDEPENDENT_LEADS, Record
 from ecgbatch.waveform import polyphase
 
 BATCH = 32
-TARGETS = {"muse-xml": 6000, "wfdb": 10_000, "pack-muse-xml": 15_000, "pack-wfdb": 15_000}
+TARGETS = {"muse-xml": 6000, "wfdb": 10_000, "pack": 15_000}
 """ECG/s on one core."""
 PLAIN = {"muse-xml": "lxml + base64 + SciPy", "wfdb": "wfdb + SciPy"}
 
@@ -50,13 +50,18 @@ def main() -> None:
     os.sched_setaffinity(0, {args.core})
     keep_freed_memory()
     with TemporaryDirectory() as work:
-        archives, packs = {}, {}
+        archives, packs, packed = {}, {}, {}
         for container in CONTAINERS:
             inputs.write_archive(Path(work) / container, container, args.n)
             archives[container] = inputs.entries(Path(work) / container)
-            pack.run([Path(work) / container], Path(work) / f"pack-{container}", pack.Options())
-            packs[f"pack-{container}"] = inputs.entries(Path(work) / f"pack-{container}")
+            for compression in COMPRESSIONS:
+                out = Path(work) / f"pack-{container}-{compression}"
+                tally = pack.run([Path(work) / container], out, pack.Options(compression=compression, workers=1))
+                packs[f"{container} {compression}"] = inputs.entries(out)
+                packed[f"{container} {compression}"] = tally.rate
         measured = _measure(archives, packs, Path(work), n_plain=args.n_plain, rounds=args.rounds)
+    for name, rate in packed.items():
+        measured["packs"][name]["packed_ecg_per_s"] = rate
     settings = {"n": args.n, "n_plain": args.n_plain, "rounds": args.rounds, "batch": BATCH, "plain": PLAIN}
     print(tables.render(write(args.out, "decode", settings, measured)))
 
@@ -92,7 +97,7 @@ def _measure(
     return {
         "containers": {
             container: {
-                **_rates(container, listed, rates),
+                **_rates(container, container, listed, rates),
                 "plain_ecg_per_s": spread(rates[f"{container} plain"]),
                 "ratio": ratios(spread(rates[f"{container} batch"]), spread(rates[f"{container} plain"])),
                 "stages": {
@@ -101,18 +106,18 @@ def _measure(
             }
             for container, listed in archives.items()
         },
-        "packs": {container: _rates(container, listed, rates) for container, listed in packs.items()},
+        "packs": {name: _rates(name, "pack", listed, rates) for name, listed in packs.items()},
     }
 
 
-def _rates(container: str, listed: list[Entry], rates: dict[str, list[float]]) -> dict[str, Any]:
+def _rates(name: str, target: str, listed: list[Entry], rates: dict[str, list[float]]) -> dict[str, Any]:
     """Bytes on the disk a record, and the two rates."""
     files = {entry.path: entry.n_bytes or 0 for entry in listed}
     return {
         "n_bytes": round(sum(files.values()) / len(listed)),
-        "ecg_per_s": spread(rates[f"{container} batch"]),
-        "target_ecg_per_s": TARGETS[container],
-        "feed_ecg_per_s": spread(rates[f"{container} feed"]),
+        "ecg_per_s": spread(rates[f"{name} batch"]),
+        "target_ecg_per_s": TARGETS[target],
+        "feed_ecg_per_s": spread(rates[f"{name} feed"]),
     }
 
 

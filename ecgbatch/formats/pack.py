@@ -1,7 +1,7 @@
 """Packs: decoded records as Parquet, which `ecgbatch pack` writes and anything that opens Parquet reads.
 
-A row is a record. Its samples are little-endian int16 or int32, lead after lead, in a binary column: a list of integers,
-which Parquet could encode as differences, takes longer to unfold than everything else that becomes of a record.
+A row is a record. Its samples are little-endian int16 or int32, lead after lead, in a binary column: a list of
+integers, which Parquet could encode as differences, takes longer to unfold than all that is done with a record then.
 """
 
 import json
@@ -329,6 +329,8 @@ def _extremes(counts: np.ndarray, is_there: np.ndarray | None) -> tuple[int, int
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
     """A column of facts in Python, a tuple for each list."""
+    if pa.types.is_timestamp(column.type):
+        return column.to_numpy().tolist()  # ten times as fast as Arrow's own way
     if not pa.types.is_list(column.type):
         return column.to_pylist()
     values: list[Any] = []
