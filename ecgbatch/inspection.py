@@ -92,9 +92,12 @@ def record_of(path: Path) -> Record:
 
 def _member(path: Path) -> tuple[str, str] | None:
     """The container and the member that a path names, if it names one: of a pack, the part that has the member."""
-    container, mark, member = str(path).partition("#")
-    if not mark or os.path.exists(path) or not os.path.exists(container):
+    text = str(path)
+    marks = (at for at, letter in enumerate(text) if letter == "#" and os.path.exists(text[:at]))
+    at = None if os.path.exists(path) else next(marks, None)
+    if at is None:
         return None
+    container, member = text[:at], text[at + 1 :]
     if not os.path.isdir(container):
         return container, member
     parts_there = [os.path.join(container, name) for name in pack.parts_of(container) or ()]

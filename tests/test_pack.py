@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -575,6 +576,31 @@ def test_inspect_shows_what_the_source_path_of_a_score_names(scored, packed):
     done = invoke("inspect", row["source_path"], "--json")
 
     assert json.loads(done.stdout)["waveform_hash"] == row["waveform_hash"]
+
+
+def test_inspect_shows_a_member_of_a_zip_in_a_folder_of_any_name(tmp_path, ecg):
+    (tmp_path / "a#b").mkdir()
+    content = synth.muse_xml(ecg)
+    (tmp_path / "one.xml").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "a#b" / "c.zip", "w") as zipped:
+        zipped.writestr("d/one.xml", content)
+    inside = invoke("inspect", tmp_path / "a#b" / "c.zip#d" / "one.xml", "--json")
+
+    assert json.loads(inside.stdout) == json.loads(invoke("inspect", tmp_path / "one.xml", "--json").stdout)
+
+
+def test_inspect_of_what_a_pack_has_not_says_so(packed):
+    done = invoke("inspect", f"{packed}#nonesuch.xml")
+
+    assert done.exit_code == 1
+    assert "no such file or folder" in done.stderr
+
+
+def test_a_pack_has_no_duplicates_to_take_out(copy):
+    done = invoke("deduplicate", copy)
+
+    assert done.exit_code == 1
+    assert "a pack, expected a run folder" in done.stderr
 
 
 def test_inspect_of_a_part_says_how_to_name_a_record(packed):
