@@ -418,9 +418,13 @@ def test_a_row_that_contradicts_itself_is_a_reject(tmp_path, change, reason):
     assert reasons(scan(tmp_path / "pack")) == {"a.xml": reason}
 
 
-def test_a_pack_of_another_version_is_not_read(copy):
+@pytest.mark.parametrize("what", ["columns", "version"])
+def test_a_pack_of_another_version_is_not_read(copy, what):
     part = copy / "records" / "part-000001.parquet"
-    rewritten(part, lambda table: table.drop_columns(["zero_counts"]))
+    if what == "columns":
+        rewritten(part, lambda table: table.drop_columns(["zero_counts"]))
+    else:
+        pq.write_table(pq.read_table(part).replace_schema_metadata({"ecgbatch": json.dumps({"pack": 2})}), part)
 
     assert set(reasons([entry for entry in scan(copy) if entry.path == str(part)]).values()) == {Reason.UNKNOWN_FORMAT}
 

@@ -156,7 +156,7 @@ class Part:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 self.metadata = file.metadata
                 if not SCHEMA.equals(file.schema_arrow):
-                    raise RecordError(Reason.UNKNOWN_FORMAT, f"no pack of version {VERSION}, expected its columns")
+                    raise RecordError(Reason.UNKNOWN_FORMAT, "a pack with other columns; pack it again")
                 self.facts = file.read(columns=_FACTS, use_threads=False)
         except (OSError, ValueError, pa.ArrowException) as err:
             raise RecordError(Reason.MALFORMED, "a part of a pack that cannot be read") from err
@@ -289,10 +289,14 @@ def opened(path: str) -> Part | None:
 def _opened(path: str, n_bytes: int, modified_ns: int) -> Part | None:
     try:
         metadata = pq.read_metadata(path).metadata or {}
-        mark = json.loads(metadata.get(b"ecgbatch", b"{}"))
+        said = json.loads(metadata.get(b"ecgbatch", b"{}"))
     except (OSError, ValueError, pa.ArrowException) as err:
         raise RecordError(Reason.MALFORMED, "a Parquet file that cannot be read") from err
-    return Part(path, (n_bytes, modified_ns)) if isinstance(mark, dict) and "pack" in mark else None
+    if not isinstance(said, dict) or "pack" not in said:
+        return None
+    if said["pack"] != VERSION:
+        raise RecordError(Reason.UNKNOWN_FORMAT, f"a pack of another version, expected {VERSION}; pack it again")
+    return Part(path, (n_bytes, modified_ns))
 
 
 def _planned(path: str) -> int | None:
