@@ -8,23 +8,22 @@ takes a real one instead. Resident memory is read from /proc ten times a second.
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any
 
 import inputs
 import tables
 from measurement import arguments, spread, write
+from watch import watched
 
 from ecgbatch import archive, bundle, formats
 from ecgbatch.plan import Plan
 
 TARGET_MIB = 1536
-_EVERY_S = 0.1
 _N_POINTS = 100
 """Readings of each run that the result keeps."""
 
@@ -66,7 +65,7 @@ def _run(source: Path, out: Path, model: bundle.Bundle, shard_size: int) -> dict
     """One run: its highest resident memory, and what it grew by from its second quarter to its last."""
     options = ["--model", str(model.folder), "--shard-size", str(shard_size)]
     command = [sys.executable, "-P", "-m", "ecgbatch.cli", "score", str(source), "--out", str(out), *options]
-    readings, peak_mib = _watched(command)
+    readings, peak_mib = watched(command)
     facts = json.loads((out / "run.json").read_text("utf-8"))
     if facts["counts"]["scored"] != facts["counts"]["entries"]:
         raise SystemExit(f"{facts['counts']}, expected every record scored; the benchmark means nothing")
@@ -79,25 +78,6 @@ def _run(source: Path, out: Path, model: bundle.Bundle, shard_size: int) -> dict
         "ecg_per_s": facts["invocation"]["ecg_per_s"],
         "rss_mib": readings[:: -(-len(readings) // _N_POINTS)],
     }
-
-
-def _watched(command: list[str]) -> tuple[list[tuple[float, float]], float]:
-    """(seconds, MiB) again and again while a command runs, and its peak in MiB."""
-    readings, peak_mib = [], 0.0
-    started = perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        status = Path(f"/proc/{process.pid}/status")
-        while process.poll() is None:
-            fields = dict(line.split(":", 1) for line in status.read_text("utf-8").splitlines())
-            if "VmRSS" in fields:  # a process that has ended has none
-                readings.append((perf_counter() - started, int(fields["VmRSS"].split()[0]) / 1024))
-                peak_mib = max(peak_mib, int(fields["VmHWM"].split()[0]) / 1024)
-            sleep(_EVERY_S)
-        assert process.stderr is not None
-        said = process.stderr.read()
-    if process.returncode:
-        raise SystemExit(f"ecgbatch score: exit code {process.returncode}: {said.strip()[-2000:]}")
-    return readings, peak_mib
 
 
 def _planned_per_s(source: Path, path: Path, n: int) -> float:

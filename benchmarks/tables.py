@@ -19,7 +19,10 @@ __all__ = ["render"]
 
 _HERE = Path(__file__).resolve().parent
 _MARKS = re.compile(r"(<!-- bench:(?P<name>[\w-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
-_CONTAINERS = {"muse-xml": "MUSE XML", "wfdb": "WFDB"}
+_CONTAINERS = {
+    "muse-xml": "MUSE XML",
+    "wfdb": "WFDB",
+}
 
 Result = Mapping[str, Any]
 
@@ -83,7 +86,22 @@ def _decode(result: Result) -> str:
     stages = dict.fromkeys(stage for found in containers.values() for stage in found["stages"])
     heads = [head for name in containers for head in (f"{_CONTAINERS[name]}, µs", "share of limit")]
     rows = ((stage, *_stage_cells(containers.values(), stage)) for stage in stages)
-    return f"{rates}\n\n{_table(('stage', *heads), rows)}"
+    return f"{rates}\n\n{_packs(result)}\n\n{_table(('stage', *heads), rows)}"
+
+
+def _packs(result: Result) -> str:
+    head = ("packs in the page cache to batch rows, one core", "kB an ECG", "ECG/s", "with hash and quality", "packed")
+    rows = (
+        (
+            f"of {_CONTAINERS[name.split()[0]]}, compression {name.split()[1]}",
+            f"{found['n_bytes'] / 1000:.0f}",
+            f"**{_number(found['ecg_per_s'])}**",
+            _number(found["feed_ecg_per_s"]),
+            f"{_spaced(round(found['packed_ecg_per_s']))} ECG/s",
+        )
+        for name, found in result["packs"].items()
+    )
+    return _table(head, rows)
 
 
 def _stage_cells(containers: Iterable[Result], stage: str) -> Iterable[str]:
@@ -148,6 +166,35 @@ def _memory(result: Result) -> str:
     )
 
 
+def _containers(result: Result) -> str:
+    return _table(
+        ("container", "leads, rate, length", "file", "ECG/s on one core"),
+        (
+            (
+                f"{found['format']}, {found['origin']}",
+                f"{found['n_leads']} × {found['fs_hz']:g} Hz × {found['seconds']:.3g} s",
+                f"{found['n_bytes'] / 1000:.0f} kB",
+                _number(found["ecg_per_s"]),
+            )
+            for found in result["containers"]
+        ),
+    )
+
+
+def _mixed(result: Result) -> str:
+    counts, places = result["counts"], result["places"]
+    in_place = ", ".join(f"{_spaced(n)} {place}" for place, n in places.items())
+    rows = (
+        ("in", in_place),
+        ("containers", ", ".join(f"{name} {_spaced(n)}" for name, n in result["formats"].items())),
+        ("scored", _spaced(counts["scored"])),
+        ("rejected", f"{_spaced(counts['rejected'])}, each for the reason that was planted"),
+        ("peak resident memory", f"{result['peak_mib']['median']:.0f} MiB"),
+        ("time", f"{result['seconds']:.0f} s, {_number(result['ecg_per_s'])} ECG/s"),
+    )
+    return _table((f"{_spaced(counts['entries'])} ECGs", "in one run"), rows)
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     heads = list(head)
     rule = ["---", *["---:"] * (len(heads) - 1)]
@@ -168,7 +215,14 @@ def _spaced(n: int) -> str:
 
 
 _TABLES: Mapping[str, Callable[[Result], str]] = MappingProxyType(
-    {"decode": _decode, "engine": _engine, "end_to_end": _end_to_end, "memory": _memory}
+    {
+        "containers": _containers,
+        "decode": _decode,
+        "engine": _engine,
+        "end_to_end": _end_to_end,
+        "memory": _memory,
+        "mixed": _mixed,
+    }
 )
 
 

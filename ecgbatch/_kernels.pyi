@@ -11,13 +11,10 @@ class Mixer:
     ) -> None:
         """Tables (lead, 2); nv_per_count is 0 where there is no second channel."""
 
-    def __call__(
-        self, counts: NDArray[np.int16] | NDArray[np.int32], invalid: int, out: NDArray[np.int32]
-    ) -> tuple[int, int]:
+    def __call__(self, counts: NDArray[np.int16] | NDArray[np.int32], invalid: int, out: NDArray[np.int32]) -> int:
         """Write the leads in nV into out (lead, time); `counts` is (channel, time) of any strides.
 
-        Where a contributing count is `invalid`, out is INT32_MIN. Returns the largest peak-to-peak of a lead in nV,
-        and how many samples are INT32_MIN.
+        Where a contributing count is `invalid`, out is INT32_MIN. Returns how many samples are.
         """
 
 class ModelInput:

@@ -67,24 +67,23 @@ public:
     }
 
     template <class Count>
-    nb::tuple nanovolts(In<Count, 2> counts, int64_t invalid, Out<int32_t, 2> out) const {
+    int64_t nanovolts(In<Count, 2> counts, int64_t invalid, Out<int32_t, 2> out) const {
         require(static_cast<int64_t>(counts.shape(0)) >= n_channels_, "channel is stored");
         require(counts.shape(1) > 0, "a record has samples");
         require(out.shape(0) == leads_.size() && out.shape(1) == counts.shape(1), "out is (lead, time), as counts");
         Counts<Count> view{counts.data(), static_cast<int64_t>(counts.shape(1)), counts.stride(0), counts.stride(1)};
-        Extent all{0, 0};
+        int64_t n_missing = 0;
         {
             nb::gil_scoped_release free;
             thread_local std::vector<Count> scratch;
             if (view.time_stride != 1) view = planar(view, static_cast<int64_t>(counts.shape(0)), scratch);
             int32_t* row = out.data();
             for (const Mix& lead : leads_) {
-                const Extent extent = lead_nanovolts(view, lead, invalid, row);
-                all = {std::max(all.peak_to_peak, extent.peak_to_peak), all.n_missing + extent.n_missing};
+                n_missing += lead_nanovolts(view, lead, invalid, row);
                 row += view.n_samples;
             }
         }
-        return nb::make_tuple(all.peak_to_peak, all.n_missing);
+        return n_missing;
     }
 
 private:

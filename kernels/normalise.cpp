@@ -80,17 +80,10 @@ Counts<Count> planar_copy(const Counts<Count>& counts, int64_t n_channels, std::
     return {scratch.data(), n, n, 1};
 }
 
-// Smallest and largest of the samples that are not kInvalid, and how many are.
-ECG_CLONES Extent extent_of(const int32_t* nv, int64_t n) {
-    int32_t low = INT32_MAX, high = kInvalid, n_missing = 0;
-    for (int64_t t = 0; t < n; ++t) {
-        const auto less_one = static_cast<int32_t>(static_cast<uint32_t>(nv[t]) - 1u);  // wraps kInvalid to the top
-        low = less_one < low ? less_one : low;
-        high = nv[t] > high ? nv[t] : high;
-        n_missing += nv[t] == kInvalid;
-    }
-    if (n_missing == n) return {0, n};
-    return {int64_t{high} - (int64_t{low} + 1), n_missing};
+ECG_CLONES int64_t n_missing_of(const int32_t* nv, int64_t n) {
+    int32_t n_missing = 0;
+    for (int64_t t = 0; t < n; ++t) n_missing += nv[t] == kInvalid;
+    return n_missing;
 }
 
 // A count equal to `mark` is missing; a mark that no Count can equal marks nothing.
@@ -99,20 +92,20 @@ inline int32_t one(Count count, double nv_per_count, double zero, Wide mark) {
     return count == mark ? kInvalid : saturate_nv((count - zero) * nv_per_count);
 }
 
-// One channel of whole nanovolts a count, none of them missing where no count equals `mark`.
-ECG_CLONES Extent whole_nanovolts(const int16_t* counts, int64_t n, int32_t gain, int32_t offset, int32_t mark,
+// One channel of whole nanovolts a count; how many are missing.
+ECG_CLONES int64_t whole_nanovolts(const int16_t* counts, int64_t n, int32_t gain, int32_t offset, int32_t mark,
                                   int32_t* out) {
-    int16_t low = INT16_MAX, high = INT16_MIN;
-    for (int64_t t = 0; t < n; ++t) {
-        low = std::min(low, counts[t]);
-        high = std::max(high, counts[t]);
-    }
-    if (mark < low || mark > high) {
+    if (mark < INT16_MIN || mark > INT16_MAX) {
         for (int64_t t = 0; t < n; ++t) out[t] = (counts[t] - offset) * gain;
-        return {int64_t{high - low} * std::abs(gain), 0};
+        return 0;
     }
-    for (int64_t t = 0; t < n; ++t) out[t] = counts[t] == mark ? kInvalid : (counts[t] - offset) * gain;
-    return extent_of(out, n);
+    int32_t n_missing = 0;
+    for (int64_t t = 0; t < n; ++t) {
+        const bool is_missing = counts[t] == mark;
+        out[t] = is_missing ? kInvalid : (counts[t] - offset) * gain;
+        n_missing += is_missing;
+    }
+    return n_missing;
 }
 
 ECG_CLONES void any_nanovolts(const int16_t* counts, int64_t n, double nv_per_count, double zero, int32_t mark,
@@ -126,7 +119,7 @@ ECG_CLONES void any_nanovolts(const int32_t* counts, int64_t n, double nv_per_co
 }
 
 template <class Count>
-Extent one_channel(const Count* counts, int64_t n, double nv_per_count, double zero, int64_t invalid, int32_t* out) {
+int64_t one_channel(const Count* counts, int64_t n, double nv_per_count, double zero, int64_t invalid, int32_t* out) {
     using Wide = std::conditional_t<sizeof(Count) == 2, int32_t, int64_t>;
     const auto mark = static_cast<Wide>(std::min<int64_t>(invalid, std::numeric_limits<Wide>::max()));
     if constexpr (sizeof(Count) == 2) {
@@ -139,11 +132,11 @@ Extent one_channel(const Count* counts, int64_t n, double nv_per_count, double z
         }
     }
     any_nanovolts(counts, n, nv_per_count, zero, mark, out);
-    return extent_of(out, n);
+    return n_missing_of(out, n);
 }
 
 template <class Count>
-Extent nanovolts(const Counts<Count>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
+int64_t nanovolts(const Counts<Count>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
     const int64_t n = counts.n_samples;
     const Count* first = counts.data + mix.channel[0] * counts.channel_stride;
     if (mix.nv_per_count[1] == 0) {
@@ -156,7 +149,7 @@ Extent nanovolts(const Counts<Count>& counts, const Mix& mix, int64_t invalid, i
                             : saturate_nv((first[t] - mix.zero_counts[0]) * mix.nv_per_count[0] +
                                           (second[t] - mix.zero_counts[1]) * mix.nv_per_count[1]);
     }
-    return extent_of(out, n);
+    return n_missing_of(out, n);
 }
 
 typedef float Vec __attribute__((vector_size(64), aligned(4)));
@@ -290,11 +283,11 @@ Counts<int32_t> planar(const Counts<int32_t>& counts, int64_t n_channels, std::v
     return planar_copy(counts, n_channels, scratch);
 }
 
-Extent lead_nanovolts(const Counts<int16_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
+int64_t lead_nanovolts(const Counts<int16_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
     return nanovolts(counts, mix, invalid, out);
 }
 
-Extent lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
+int64_t lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
     return nanovolts(counts, mix, invalid, out);
 }
 

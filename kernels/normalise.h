@@ -26,15 +26,10 @@ struct Counts {
 Counts<int16_t> planar(const Counts<int16_t>& counts, int64_t n_channels, std::vector<int16_t>& scratch);
 Counts<int32_t> planar(const Counts<int32_t>& counts, int64_t n_channels, std::vector<int32_t>& scratch);
 
-struct Extent {
-    int64_t peak_to_peak;  // of the samples that are there, in nV
-    int64_t n_missing;
-};
-
-// One lead in nanovolts, of counts whose time stride is 1. `invalid` is the count that marks a missing sample (any
-// value outside Count's range: none).
-Extent lead_nanovolts(const Counts<int16_t>& counts, const Mix& mix, int64_t invalid, int32_t* out);
-Extent lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t invalid, int32_t* out);
+// One lead in nanovolts, of counts whose time stride is 1; how many samples are missing. `invalid` is the count that
+// marks one (any value outside Count's range: none).
+int64_t lead_nanovolts(const Counts<int16_t>& counts, const Mix& mix, int64_t invalid, int32_t* out);
+int64_t lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t invalid, int32_t* out);
 
 // The polyphase filter between two rates, and its taps in the order in which model_inputs() weighs with them.
 struct Resampler {

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from ecgbatch import archive, formats, quality, synth, waveform
+from ecgbatch import archive, formats, gate, synth, waveform
 from ecgbatch.errors import RecordError
-from ecgbatch.feed import batch, host
+from ecgbatch.feed import batch
 from ecgbatch.plan import Shard
-from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Reason, Record
+from ecgbatch.record import INDEPENDENT_LEADS, INVALID, LEADS, Reason, Record
 
 BILLION_LAUGHS = b"""<?xml version="1.0"?>
 <!DOCTYPE RestingECG [
@@ -429,17 +429,11 @@ def test_a_flat_lead_that_cannot_be_derived_is_named_flat_but_not_derived(scored
     assert scores["leads_derived"].item().to_list() == ["aVF"]
 
 
-def test_a_lead_without_any_sample_has_no_part_in_the_amplitude():
-    counts = np.array([[5, 1000, -3000], [-32768] * 3], np.int16)
-    leads = ("I", "II")
-    record = Record(
-        format="test",
-        fs_hz=500.0,
-        leads=leads,
-        counts=counts,
-        uv_per_count=(0.001, 0.001),
-        zero_counts=(0.0, 0.0),
-        invalid_count=-32768,
-    )
+def test_a_lead_without_any_sample_has_no_part_in_the_amplitude(rng):
+    nv = rng.integers(-900_000, 900_000, (8, 5000), np.int32)
+    nv[2] *= 3
+    with_widest = gate.measure(nv, 500.0, ()).amplitude_uv
+    nv[2] = INVALID
 
-    assert quality.measure(host.measured(record, leads)[1], ()).amplitude_uv == 4.0
+    assert with_widest == pytest.approx(np.ptp(nv[0]) * 3e-3, rel=0.01)
+    assert gate.measure(nv, 500.0, ()).amplitude_uv == pytest.approx(np.ptp(nv[0]) * 1e-3, rel=0.01)

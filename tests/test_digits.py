@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ecgbatch import _kernels
 
 NUMBER = re.compile(rb"[-+]?\d+(?:\.0*)?")
-LIST = re.compile(rb"\s*(?:[-+]?\d+(?:\.0*)?(?:\s*,\s*|\s+|$))*")
+LIST = re.compile(rb"[ \t\r\n]*(?:[-+]?\d+(?:\.0*)?(?:[ \t\r\n]*,[ \t\r\n]*|[ \t\r\n]+|$))*")
 
 
 def digits(text: bytes) -> list[int] | None:

@@ -145,15 +145,13 @@ def test_no_gain_and_no_zero_make_nanovolts_differ_from_the_references(rng, dtyp
     assert_allclose(host.nanovolts(record, LEADS), waveform.nanovolts(record, LEADS), rtol=0, atol=1)
 
 
-def test_the_widest_lead_and_the_missing_samples_are_those_of_numpy(rng):
+def test_the_missing_samples_are_counted(rng):
     counts = counts_of(rng, np.int16, n_leads=8, layout="interleaved").copy()
     counts[0, :100], counts[7, 1000:] = -32768, -32768
     record = record_of(counts, INDEPENDENT_LEADS, invalid_count=-32768)
-    nv, widest_nv, n_missing = host.measured(record, LEADS)
-    present = [row[row != INVALID].astype(np.int64) for row in nv]
+    nv, n_missing = host.measured(record, LEADS)
 
-    assert widest_nv == max(np.ptp(row) for row in present)
-    assert n_missing == sum(1003 - row.size for row in present) > 0
+    assert n_missing == np.count_nonzero(nv == INVALID) > 0
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32], ids=["int16", "int32"])

@@ -35,10 +35,8 @@ def nanovolts(record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()
 
 def measured(
     record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()
-) -> tuple[Int32[ndarray, "lead time"], int, int]:
-    """int32 nV (lead, time) of the asked leads, INVALID where a contributing sample is marked as missing.
-
-    And the largest peak-to-peak of a lead in nV, and how many samples are missing.
+) -> tuple[Int32[ndarray, "lead time"], int]:
+    """int32 nV (lead, time) of the asked leads, INVALID where a contributing sample is missing; and how many are.
 
     A lead in `flat` is derived from others where that is possible, and taken as stored where not.
 
@@ -49,8 +47,8 @@ def measured(
         return _mixed(record, record.leads, leads)
     alive = tuple(lead for lead in record.leads if lead not in flat)
     rows = [_mixed(record, alive if _follows(alive, lead) else record.leads, (lead,)) for lead in leads]
-    nv, widest_nv, n_missing = zip(*rows, strict=True)
-    return np.concatenate(nv), max(widest_nv), sum(n_missing)
+    nv, n_missing = zip(*rows, strict=True)
+    return np.concatenate(nv), sum(n_missing)
 
 
 def normalise(record: Record, spec: InputSpec, out: Float32[ndarray, "lead samples"]) -> None:
@@ -115,10 +113,10 @@ def _follows(stored: tuple[str, ...], lead: str) -> bool:
     return True
 
 
-def _mixed(record: Record, stored: tuple[str, ...], leads: tuple[str, ...]) -> tuple[ndarray, int, int]:
+def _mixed(record: Record, stored: tuple[str, ...], leads: tuple[str, ...]) -> tuple[ndarray, int]:
     mixer = _mixer(record.leads, record.uv_per_count, record.zero_counts, stored, leads)
     nv = np.empty((len(leads), record.n_samples), np.int32)
-    return nv, *mixer(record.counts, _NO_MARK if record.invalid_count is None else record.invalid_count, nv)
+    return nv, mixer(record.counts, _NO_MARK if record.invalid_count is None else record.invalid_count, nv)
 
 
 @lru_cache(maxsize=1024)

@@ -54,7 +54,7 @@ def measure(
     """The report on (record, label) probabilities; `statements` are each record's own, for the superclasses."""
     draws = metrics.bootstrap_auc(is_positive, probability, patients=patients, n_draws=DRAWS, seed=0)
     judged = is_positive.sum(0) >= JUDGED
-    low, high = metrics.interval(_mean(draws[:, judged]))
+    low, high = metrics.interval(metrics.mean_auc(draws[:, judged]))
     macro = metrics.macro_auc(is_positive, probability)
     prevalence = is_positive.mean(0)
     return Report(
@@ -68,12 +68,6 @@ def measure(
         brier=float(np.mean((probability - is_positive) ** 2)),
         brier_prevalence=float(np.mean(prevalence * (1 - prevalence))),
     )
-
-
-def _mean(draws: np.ndarray) -> np.ndarray:
-    """(draw,): mean over the labels that a draw of (draw, label) can judge, NaN where it can judge none."""
-    n_judged = (~np.isnan(draws)).sum(1)
-    return np.where(n_judged > 0, np.nansum(draws, axis=1) / np.maximum(1, n_judged), np.nan)
 
 
 def _figure(is_positive: np.ndarray, score: np.ndarray, draws: np.ndarray) -> Figure:
