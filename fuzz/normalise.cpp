@@ -7,7 +7,9 @@
 #include "../kernels/sample.h"
 #include "input.h"
 
-static double gain(Input& input) { return std::ldexp(1.0 + input.take<uint8_t>() / 256.0, static_cast<int>(input.between(-30, 30))); }
+static double gain(Input& input) {
+    return std::ldexp(1.0 + input.take<uint8_t>() / 256.0, static_cast<int>(input.between(-30, 30)));
+}
 
 template <class Count>
 static std::vector<int32_t> nanovolts(Input& input) {
@@ -22,8 +24,8 @@ static std::vector<int32_t> nanovolts(Input& input) {
     ecg::Counts<Count> counts{stored.data(), n, is_planar ? n : 1, is_planar ? 1 : n_channels};
     if (!is_planar) counts = ecg::planar(counts, n_channels, scratch);
     std::vector<int32_t> nv(static_cast<size_t>(n));
-    const ecg::Extent extent = ecg::lead_nanovolts(counts, mix, invalid, nv.data());
-    check(extent.n_missing == std::count(nv.begin(), nv.end(), ecg::kInvalid) && extent.peak_to_peak >= 0);
+    const int64_t n_missing = ecg::lead_nanovolts(counts, mix, invalid, nv.data());
+    check(n_missing == std::count(nv.begin(), nv.end(), ecg::kInvalid));
     if constexpr (sizeof(Count) == 2) {
         std::vector<uint16_t> sums(static_cast<size_t>(n_channels));
         ecg::interleaved_sums(stored.data(), n, n_channels, sums.data());
