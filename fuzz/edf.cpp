@@ -10,7 +10,7 @@ static void rows(const ecg::DataRecords& records, const std::vector<size_t>& beg
 }
 
 FUZZ(input) {
-    const size_t width = static_cast<size_t>(input.between(2, 3)), n_bytes = static_cast<size_t>(input.between(3, 4096));
+    const auto width = static_cast<size_t>(input.between(2, 3)), n_bytes = static_cast<size_t>(input.between(3, 4096));
     const size_t n_samples = static_cast<size_t>(input.between(1, static_cast<int64_t>(n_bytes / width)));
     const auto last = static_cast<int64_t>(n_bytes - width * n_samples);
     std::vector<size_t> begins(static_cast<size_t>(input.between(1, 12)));

@@ -34,7 +34,8 @@ static std::vector<int32_t> nanovolts(Input& input) {
 }
 
 FUZZ(input) {
-    const int64_t a = input.between(1, 64), b = input.between(1, 64), up = a / std::gcd(a, b), down = b / std::gcd(a, b);
+    const int64_t a = input.between(1, 64), b = input.between(1, 64);
+    const int64_t up = a / std::gcd(a, b), down = b / std::gcd(a, b);
     const int64_t half = up == down ? 0 : 10 * std::max(up, down), n_taps = (2 * half + up) / up;
     const auto samples = input.between(1, 600);
     const bool is_narrow = input.between(0, 1);

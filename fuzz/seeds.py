@@ -24,11 +24,10 @@ LAYOUT = f'fs_hz = 500\nunit = "uV"\nleads = {list(LEADS)}\norientation = "lead,
 
 def main(folder: Path) -> None:
     """Write the seeds of each target into a folder of its name."""
-    for target, content in [*entries(), *kernels()]:
+    for n, (target, content) in enumerate([*entries(), *kernels()]):
         if len(content) <= MOST_BYTES:
-            place = folder / target
-            place.mkdir(parents=True, exist_ok=True)
-            (place / f"{len(list(place.iterdir())):03}").write_bytes(content)
+            (folder / target).mkdir(parents=True, exist_ok=True)
+            (folder / target / f"{n:03}").write_bytes(content)
 
 
 def entries() -> Iterator[tuple[str, bytes]]:
@@ -100,54 +99,61 @@ def real() -> Iterator[tuple[bytes, list[bytes]]]:
 def kernels() -> Iterator[tuple[str, bytes]]:
     """Of the targets that are one kernel each, as `fuzz/*.cpp` take them apart."""
     eight, twelve = ecg(), ecg(leads=LEADS)
-    samples = eight.counts.tobytes()
-    coded = base64.encodebytes(samples)
-    yield from (
-        ("base64", text) for text in (coded, coded.replace(b"\n", b""), coded.replace(b"\n", b"\r\n\t ") + b"==")
-    )
-    yield from (("checksums", samples[:n]) for n in (7, 63, 256, 300))
+    seeds = {**texts(eight, twelve), **samples(eight.counts.tobytes()), "dicom": dicom(twelve)}
+    yield from ((target, content) for target, contents in seeds.items() for content in contents)
+    yield from (("xli", content) for content in philips(twelve))
+    yield from (("scp", content) for content in scp(eight))
+
+
+def texts(eight: Record, twelve: Record) -> dict[str, list[bytes]]:
     digits = ",".join(map(str, eight.counts.ravel().tolist())).encode()
-    yield from (
-        ("digits", text) for text in (digits, digits.replace(b",", b" "), b"+1, -12.000,\n2147483647 -2147483648")
-    )
-    yield from (
-        ("table", bytes([k]) + b"1%b2\n-3e5%bnan\n" % (mark, mark)) for k, mark in enumerate((b";", b",", b"\t", b" "))
-    )
-    documents = [
-        synth.muse_xml(eight), synth.aecg_xml(twelve)[:4000],
-        b'<?xml version="1.0"?><!DOCTYPE a [<!ELEMENT a>]><a x="1>2"><!-- \' --><b><![CDATA[<c>]]></b></a>',
-    ]  # fmt: skip
-    yield from (("xml", document) for document in documents)
-    yield from (("wfdb", bytes([k]) + samples) for k in range(10))
-    yield from (("wfdb_header", synth.wfdb_files(twelve, "r", fmt=fmt)["r.hea"]) for fmt in (16, 212))
-    yield from philips(twelve)
-    yield from scp(eight)
-    dicom = synth.dicom_file(twelve)
-    at = dicom.index(b"\x08\x00", 132)
-    yield from (("dicom", bytes([flags]) + dicom[at:]) for flags in (1, 0))
-    channels = dicom[dicom.index(b"\xfe\xff\x00\xe0", dicom.index(b"\x3a\x00\x00\x02")) :]
-    yield "dicom", bytes([1 | 4]) + channels
-    yield "edf", struct.pack("<4H8H", 0, 397, 99, 7, *range(0, 200, 25)) + samples
-    yield "edf", struct.pack("<5H", 0, 29, 14, 0, 0) + b"".join(b"+%d\x14\x14".ljust(33, b"\0") % n for n in range(20))
-    yield from (("normalise", struct.pack("<20H", *[k * 7] * 20) + samples) for k in range(4))
-    yield from (("quality", bytes([rate, is_narrow]) + samples) for rate in range(16) for is_narrow in (0, 1))
-    for target in ("base64", "checksums"):
-        yield from (
-            (f"{target}_avx2", text) for name, text in [*(("base64", coded), ("checksums", samples))] if name == target
-        )
+    coded = base64.encodebytes(eight.counts.tobytes())
+    markup = b'<?xml version="1.0"?><!DOCTYPE a [<!ELEMENT a>]><a x="1>2"><!-- \' --><b><![CDATA[<c>]]></b></a>'
+    marks = (b";", b",", b"\t", b" ")
+    return {
+        "base64": [coded, coded.replace(b"\n", b""), coded.replace(b"\n", b"\r\n\t ") + b"=="],
+        "base64_avx2": [coded],
+        "digits": [digits, digits.replace(b",", b" "), b"+1, -12.000,\n2147483647 -2147483648"],
+        "table": [bytes([k]) + b"1%b2\n-3e5%bnan\n" % (mark, mark) for k, mark in enumerate(marks)],
+        "wfdb_header": [synth.wfdb_files(twelve, "r", fmt=fmt)["r.hea"] for fmt in (16, 212)],
+        "xml": [synth.muse_xml(eight), synth.aecg_xml(twelve)[:4000], markup],
+    }
 
 
-def philips(twelve: Record) -> Iterator[tuple[str, bytes]]:
+def samples(raw: bytes) -> dict[str, list[bytes]]:
+    onsets = b"".join(b"+%d\x14\x14".ljust(33, b"\0") % n for n in range(20))
+    return {
+        "checksums": [raw[:n] for n in (7, 63, 256, 300)],
+        "checksums_avx2": [raw],
+        "edf": [
+            struct.pack("<12H", 0, 397, 99, 7, *range(0, 200, 25)) + raw,
+            struct.pack("<5H", 0, 29, 14, 0, 0) + onsets,
+        ],
+        "normalise": [struct.pack("<20H", *[7 * k] * 20) + raw for k in range(4)],
+        "quality": [bytes([rate, is_narrow]) + raw for rate in range(16) for is_narrow in (0, 1)],
+        "wfdb": [bytes([k]) + raw for k in range(10)],
+    }
+
+
+def dicom(twelve: Record) -> list[bytes]:
+    """A data set as it is and as another encoding, and channel definitions."""
+    file = synth.dicom_file(twelve)
+    data = file[file.index(b"\x08\x00", 132) :]
+    channels = file[file.index(b"\xfe\xff\x00\xe0", file.index(b"\x3a\x00\x00\x02")) :]
+    return [bytes([1]) + data, bytes([0]) + data, bytes([1 | 4]) + channels]
+
+
+def philips(twelve: Record) -> Iterator[bytes]:
     """Payloads of XLI, and where their leads go."""
     document = synth.philips_xml(twelve)
     payload = base64.b64decode(re.search(rb"<parsedwaveforms[^>]*>([^<]*)<", document)[1])
     n = int(twelve.n_samples + twelve.fs_hz)
     plain = struct.pack("<20H", n - 1, 11, *range(1, 13), *[0] * 6)
     restored = struct.pack("<20H", n - 1, 11, *range(1, 13), *range(1, 7))
-    yield from (("xli", head + payload) for head in (plain, restored))
+    yield from (head + payload for head in (plain, restored))
 
 
-def scp(eight: Record) -> Iterator[tuple[str, bytes]]:
+def scp(eight: Record) -> Iterator[bytes]:
     """Tables and streams as sections 2 and 6 hold them."""
     sys.path.insert(0, str(ROOT / "tests"))
     import test_scp
@@ -158,7 +164,7 @@ def scp(eight: Record) -> Iterator[tuple[str, bytes]]:
             places = b"".join(struct.pack("<3H", k + 1, 0, len(stream)) for k, stream in enumerate(streams))
             tables = coder[0] or b""
             head = struct.pack("<4H", order, eight.n_samples, 7, 7) + places + struct.pack("<H", len(tables))
-            yield "scp", head + tables + b"".join(streams)
+            yield head + tables + b"".join(streams)
 
 
 def zipped(members: dict[str, bytes], kind: int) -> bytes:

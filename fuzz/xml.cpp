@@ -7,7 +7,8 @@ FUZZ(input) {
     static const ecg::XmlPaths paths({"RestingECG/Waveform/LeadData", "RestingECG/Waveform/LeadData/LeadID",
                                       "RestingECG/Waveform/LeadData/LeadByteCountTotal",
                                       "RestingECG/Waveform/LeadData/WaveFormData", "RestingECG/Waveform",
-                                      "RestingECG/Waveform/WaveformType", "RestingECG/TestDemographics/Site", "a", "a/b"});
+                                      "RestingECG/Waveform/WaveformType", "RestingECG/TestDemographics/Site", "a",
+                                      "a/b"});
     const std::string_view text = input.text();
     std::string_view name;
     size_t stopped_at = 0;

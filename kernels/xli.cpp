@@ -124,8 +124,8 @@ bool xli_limb(LimbLead lead, const int16_t* i, const int16_t* ii, const int16_t*
 
 bool xli_places(const std::vector<int64_t>& rows, const std::vector<int64_t>& limbs, size_t n_rows) {
     const auto is_row = [n_rows](int64_t row) { return row < static_cast<int64_t>(n_rows); };
-    if (!std::all_of(rows.begin(), rows.end(), is_row) || !std::all_of(limbs.begin(), limbs.end(), is_row)) return false;
-    if (limbs.size() != 6) return false;
+    if (!std::all_of(rows.begin(), rows.end(), is_row) || limbs.size() != 6) return false;
+    if (!std::all_of(limbs.begin(), limbs.end(), is_row)) return false;
     const auto [i, ii, iii, avr, avl, avf] = std::array{limbs[0], limbs[1], limbs[2], limbs[3], limbs[4], limbs[5]};
     return (std::max({iii, avr, avl, avf}) < 0 || std::min(i, ii) >= 0) && (std::max(avl, avf) < 0 || iii >= 0);
 }

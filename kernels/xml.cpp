@@ -205,7 +205,8 @@ std::vector<XmlRow> xml_rows(std::string_view text, const std::vector<XmlSpan>& 
         XmlRow& ended = rows.back();
         for (size_t i = 1; i + 1 < row.size(); ++i) {
             if (i > 1) ended.contents += '\0';
-            ended.contents += text.substr(static_cast<size_t>(row[i].begin), static_cast<size_t>(row[i].end - row[i].begin));
+            const auto begin = static_cast<size_t>(row[i].begin), end = static_cast<size_t>(row[i].end);
+            ended.contents += text.substr(begin, end - begin);
         }
         ended.begin = row[0].begin;
         ended.payload_begin = row.back().begin;
