@@ -140,7 +140,7 @@ def test_another_seed_is_another_ecg() -> None:
 
 
 @pytest.mark.parametrize("fs_hz", [100, 240, 250, 360, 400, 500, 1000])
-@pytest.mark.parametrize("seconds", [2.5, 10, 15])
+@pytest.mark.parametrize("seconds", [0.5, 2.5, 10, 15])
 def test_a_record_has_the_asked_rate_and_length(fs_hz: float, seconds: float) -> None:
     record = synth.record(seed=1, fs_hz=fs_hz, seconds=seconds)
     assert record.counts.shape == (8, round(fs_hz * seconds))
