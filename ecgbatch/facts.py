@@ -5,7 +5,7 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -97,5 +97,6 @@ def _model(bundle: Bundle) -> dict[str, Any]:
         "version": bundle.version,
         "licence": bundle.licence,
         "fingerprint": bundle.fingerprint,
+        **({"parent": asdict(bundle.parent)} if bundle.parent else {}),
         "labels": [{"code": label.code, "name": label.name, "threshold": label.threshold} for label in bundle.labels],
     }

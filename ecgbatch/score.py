@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ecgbatch import admission, archive, duplicates, formats, gate, parts
+from ecgbatch import archive, duplicates, formats, gate, parts
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import ArchiveError, OutputError, UsageError
 from ecgbatch.facts import Facts, is_finished, recount
@@ -18,8 +18,8 @@ from ecgbatch.feed.batch import Batch, batches
 from ecgbatch.output import Output, Outputs, exclusive
 from ecgbatch.plan import Plan
 from ecgbatch.remote import is_url
-from ecgbatch.runtimes import Engine, open_engine
 from ecgbatch.tally import Tally, spaced
+from ecgbatch.trunk import Trunk, opened
 
 __all__ = ["Options", "run", "score"]
 
@@ -55,9 +55,9 @@ class Options:
             raise UsageError(f"--reject-poor {self.reject_poor}, expected 0 to 1")
 
 
-def score(feed: Iterable[Batch], engines: Sequence[Engine], out: Output, tally: Tally, observe: Observer) -> None:
+def score(feed: Iterable[Batch], trunks: Sequence[Trunk], out: Output, tally: Tally, observe: Observer) -> None:
     """Score every batch; each entry ends as exactly one score row or one reject row."""
-    for batch, outputs in tally.timed(_scored(tally.timed(feed, "wait-feed"), engines), "wait-engine"):
+    for batch, outputs in tally.timed(_scored(tally.timed(feed, "wait-feed"), trunks), "wait-engine"):
         started = perf_counter()
         out.add(batch.rows, batch.rejects, outputs)
         if batch.is_last:
@@ -85,22 +85,18 @@ def run(
     Raises:
         EcgbatchError: the run failed; what was committed stays, and the same call goes on from there.
     """
-    if len({bundle.name for bundle in bundles}) != len(bundles):
-        raise UsageError("two models of one name: their columns could not be told apart")
     existed = os.path.exists(folder)
     _refuse_foreign(folder)
     for source in sources:
         if not is_url(str(source)) and not os.path.exists(source):
             raise ArchiveError(f"{source}: no such file or folder")
-    engines = [
-        admission.admitted(open_engine(bundle, options.device, options.precision, batch=options.batch))
-        for bundle in bundles
-    ]
-    tally = Tally(str(engines[0]))
+    trunks = opened(bundles, options.device, options.precision, batch=options.batch)
+    tally = Tally(str(trunks[0].engine))
     say(f"device: {tally.engine}")
     with exclusive(folder):
         plan = _planned(folder, sources, _settings(sources, bundles, options), existed=existed)
-        out = Output(folder, bundles, fingerprint=plan.fingerprint, embeddings=options.embeddings)
+        embeddings = [trunk.name for trunk in trunks] if options.embeddings else []
+        out = Output(folder, bundles, fingerprint=plan.fingerprint, embeddings=embeddings)
         facts = Facts(folder, plan, bundles, tally)
         done = parts.committed(folder)
         if len(done) < plan.n_shards and (n_restored := duplicates.restore(folder, plan)):
@@ -124,18 +120,18 @@ def run(
                 workers=options.workers,
                 least_quality=options.reject_poor,
             )
-            _go_on(feed, engines, out, facts, observe)
+            _go_on(feed, trunks, out, facts, observe)
         if options.deduplicate:
             tally.count(duplicates.take_out(folder, plan, say=say))
     return tally
 
 
-def _go_on(feed: Iterable[Batch], engines: Sequence[Engine], out: Output, facts: Facts, observe: Observer) -> None:
+def _go_on(feed: Iterable[Batch], trunks: Sequence[Trunk], out: Output, facts: Facts, observe: Observer) -> None:
     """Score what is left, tell how it ended in `run.json`, and check that every entry has its row."""
     tally, plan = facts.tally, facts.plan
     started = perf_counter()
     try:
-        score(feed, engines, out, tally, observe)
+        score(feed, trunks, out, tally, observe)
     except BaseException:
         with suppress(OutputError):
             facts.write("stopped", parts.counts(out.folder))
@@ -146,19 +142,19 @@ def _go_on(feed: Iterable[Batch], engines: Sequence[Engine], out: Output, facts:
     parts.reconcile(out.folder, plan, found)
 
 
-def _scored(feed: Iterable[Batch], engines: Sequence[Engine]) -> Iterator[tuple[Batch, Outputs]]:
+def _scored(feed: Iterable[Batch], trunks: Sequence[Trunk]) -> Iterator[tuple[Batch, Outputs]]:
     """Each batch with what every model says of it; all engines work at once, each on a batch of its own."""
     stream: Iterator[tuple[Batch, Outputs]] = ((batch, {}) for batch in feed)
-    for engine in engines:
-        stream = _through(engine, stream)
+    for trunk in trunks:
+        stream = _through(trunk, stream)
     return stream
 
 
-def _through(engine: Engine, stream: Iterator[tuple[Batch, Outputs]]) -> Iterator[tuple[Batch, Outputs]]:
-    bundle = engine.bundle
-    inputs = ((item, item[0].x[bundle.input]) for item in stream)
-    for (batch, outputs), logits, embedding in engine.stream(inputs):
-        yield batch, {**outputs, bundle.name: (bundle.probabilities(logits), embedding)}
+def _through(trunk: Trunk, stream: Iterator[tuple[Batch, Outputs]]) -> Iterator[tuple[Batch, Outputs]]:
+    spec = trunk.engine.bundle.input
+    inputs = ((item, item[0].x[spec]) for item in stream)
+    for (batch, outputs), logits, embedding in trunk.engine.stream(inputs):
+        yield batch, {**outputs, **trunk.outputs(logits, embedding)}
 
 
 def _settings(sources: Sequence[Path | str], bundles: Sequence[Bundle], options: Options) -> dict[str, Any]:
