@@ -1,0 +1,283 @@
+"""A table of labels: what is known of the ECGs of an archive, a row an ECG, as CSV or Parquet.
+
+    record_id,patient_id,AFIB,LBBB,age,sex          record_id,scp_codes
+    2019/a17.xml,p1,1,0,63,female                   2019/a17.xml,"{'AFIB': 100.0, 'LVH': 50.0}"
+    2019/a18.xml,p2,0,,71,male                      2019/a18.xml,NORM;SR
+
+Labels are columns of 0 and 1, true and false, empty where it is not known; or one column of the codes that hold: a
+list, or text separated by `;`, `,` or spaces, or a list or dictionary in JSON or Python. A code that is not listed is
+a negative, whatever the likelihood of those that are listed; an empty cell is unknown, `[]` is none of them. All other
+columns tell subgroups.
+"""
+
+import ast
+import hashlib
+import json
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ecgbatch.errors import UsageError
+
+__all__ = ["Labels", "columns_of", "labelled", "read"]
+
+_RECORD = ("record_id", "source_path", "path")
+_PATIENT = "patient_id"
+_CODES = ("scp_codes", "codes", "labels", "statements")
+"""Names by which a column of codes is known in a CSV file, where nothing else tells it from text."""
+_NO_LABELS = {"age", "sex", "gender", "fold", "fs_hz", "uv_per_count", "seconds", "n_samples", "device", "leads"}
+"""Columns that look like labels and are none, unless they are named as such."""
+_TRUTH = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
+_LONGEST = 20_000
+"""Characters of a cell of codes; more is no list of codes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Labels:
+    """What is known of each record, in the order of the file."""
+
+    record_ids: tuple[str, ...]
+    """As the file names them: record_id of a run, or a path."""
+    patients: np.ndarray
+    """str (record,); a record without a patient is its own."""
+    n_without_patient: int
+    codes: tuple[str, ...]
+    is_positive: np.ndarray
+    """float32 (record, label): 1, 0, or NaN where it is not known."""
+    groups: pl.DataFrame
+    """All other columns that are no lists, a row a record."""
+    folder: str
+    """Where relative paths of the file begin; absolute."""
+    sha256: str
+    """Of the file."""
+
+    def __post_init__(self) -> None:
+        assert self.is_positive.shape == (len(self.record_ids), len(self.codes))
+        assert len(self.patients) == self.groups.height == len(self.record_ids)
+
+    def rows_of(self, record_ids: Sequence[str], source_paths: Sequence[str]) -> np.ndarray:
+        """The row of each entry of a run here, -1 where it has none: int (entry,).
+
+        Names are compared with the entries' record_id, then with their source_path, absolute or from the file's
+        folder; `.hea` may be left off.
+
+        Raises:
+            UsageError: two rows of the file are one entry.
+        """
+        by_name: dict[str, int] = {}
+        for entry, (record_id, path) in enumerate(zip(record_ids, source_paths, strict=True)):
+            for name in (record_id, path, record_id.removesuffix(".hea"), path.removesuffix(".hea")):
+                by_name.setdefault(name, entry)
+        by_name |= {record_id: entry for entry, record_id in enumerate(record_ids)}
+        rows = np.full(len(record_ids), -1)
+        for row, name in enumerate(self.record_ids):
+            entry = by_name.get(name, by_name.get(os.path.normpath(os.path.join(self.folder, name)), -1))  # noqa: PTH118
+            if entry >= 0 and rows[entry] >= 0:
+                raise UsageError(
+                    f"labels: rows {rows[entry] + 1} and {row + 1} are one record of the run, expected one"
+                )
+            if entry >= 0:
+                rows[entry] = row
+        return rows
+
+
+def read(
+    path: Path,
+    *,
+    record_column: str | None = None,
+    patient_column: str | None = None,
+    label_columns: Sequence[str] = (),
+    known_codes: Collection[str] = (),
+) -> Labels:
+    """The labels of a file, `.parquet` or CSV.
+
+    Without `label_columns`, the labels are one column of codes if there is one, else all columns of 0 and 1. A column
+    whose name is among `known_codes` must be one of these.
+
+    Raises:
+        UsageError: it is no table of labels; the message says why, and quotes no cell.
+    """
+    frame = _table(path)
+    named = [name for name in (record_column, patient_column, *label_columns) if name is not None]
+    if missing := [name for name in named if name not in frame.columns]:
+        raise UsageError(f"{path}: no column {missing[0]!r}, expected one of {', '.join(frame.columns)}")
+    record_column = record_column or next((name for name in _RECORD if name in frame.columns), None)
+    if record_column is None:
+        raise UsageError(f"{path}: no column {' or '.join(map(repr, _RECORD))}; name one with --record-column")
+    record_ids = _record_ids(path, frame[record_column])
+    patient_column = patient_column or (_PATIENT if _PATIENT in frame.columns else None)
+    patients, n_without = _patients(frame[patient_column] if patient_column else None, record_ids)
+
+    free = [name for name in frame.columns if name not in {record_column, patient_column, *_RECORD}]
+    columns = list(label_columns) or columns_of(frame.select(free), known_codes)
+    if not columns:
+        raise UsageError(f"{path}: no label, expected columns of 0 and 1 or a column of codes; name them with --label")
+    codes, is_positive = labelled(path, frame.select(columns))
+    others = [name for name in free if name not in columns and not frame.schema[name].is_nested()]
+    return Labels(
+        record_ids=record_ids,
+        patients=patients,
+        n_without_patient=n_without,
+        codes=codes,
+        is_positive=is_positive,
+        groups=frame.select(_numbers(frame[name]) for name in others) if others else pl.DataFrame(height=frame.height),
+        folder=os.path.abspath(path.parent),  # noqa: PTH100  # links stay, as in the plan of a run
+        sha256=_sha256(path),
+    )
+
+
+def _table(path: Path) -> pl.DataFrame:
+    """All columns but those that hold signals: lists of numbers."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            schema = pl.read_parquet_schema(path)
+            frame = pl.read_parquet(path, columns=[name for name, kind in schema.items() if not _is_signal(kind)])
+        else:
+            frame = pl.read_csv(path, infer_schema=False)
+    except (OSError, pl.exceptions.PolarsError) as err:
+        raise UsageError(f"{path}: not a readable table of labels, expected CSV or Parquet") from err
+    if not frame.height:
+        raise UsageError(f"{path}: holds no row")
+    return frame
+
+
+def _is_signal(kind: pl.DataType) -> bool:
+    return isinstance(kind, pl.List | pl.Array) and not isinstance(kind.inner, pl.String | pl.Struct)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _record_ids(path: Path, column: pl.Series) -> tuple[str, ...]:
+    names = column.cast(pl.String)
+    if names.null_count():
+        raise UsageError(
+            f"{path}: column {column.name!r} is empty in {names.null_count()} rows, expected a record each"
+        )
+    if not names.is_unique().all():
+        row = int(names.is_first_distinct().arg_min() or 0)
+        raise UsageError(
+            f"{path}: row {row + 1} repeats a record of column {column.name!r}, expected every record once"
+        )
+    return tuple(names)
+
+
+def _patients(column: pl.Series | None, record_ids: tuple[str, ...]) -> tuple[np.ndarray, int]:
+    """Whose each record is, str (record,), and how many records have no patient."""
+    own = [f"record {record_id}" for record_id in record_ids]
+    if column is None:
+        return np.array(own), len(own)
+    known = column.cast(pl.String).to_list()
+    patients = [name if patient is None else f"patient {patient}" for patient, name in zip(known, own, strict=True)]
+    return np.array(patients), known.count(None)
+
+
+def columns_of(frame: pl.DataFrame, known_codes: Collection[str]) -> list[str]:
+    """The columns that are labels by what they hold."""
+    lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List) and name not in _NO_LABELS]
+    listed = [name for name in lists if name in _CODES] or lists or [name for name in _CODES if name in frame.columns]
+    if listed:
+        return listed[:1]
+    return [
+        name
+        for name in frame.columns
+        if name in known_codes or (name.lower() not in _NO_LABELS and _truth(frame[name]) is not None)
+    ]
+
+
+def labelled(path: Path, frame: pl.DataFrame) -> tuple[tuple[str, ...], np.ndarray]:
+    """The codes, and whether each holds: float32 (record, label)."""
+    truths = {name: _truth(frame[name]) for name in frame.columns}
+    wrong = [name for name, truth in truths.items() if truth is None]
+    if not wrong:
+        return tuple(truths), np.stack([truth for truth in truths.values() if truth is not None], axis=1)
+    if len(truths) > 1:
+        raise UsageError(f"{path}: column {wrong[0]!r} holds other values than 0, 1, true, false and empty")
+    listed = frame.to_series()
+    if isinstance(listed.dtype, pl.String):
+        listed = _parsed(path, listed)
+    if not isinstance(listed.dtype, pl.List):
+        raise UsageError(f"{path}: column {wrong[0]!r} holds neither 0 and 1 nor codes")
+    return _one_a_code(path, listed)
+
+
+def _truth(column: pl.Series) -> np.ndarray | None:
+    """float32 (record,), NaN where it is not known; None for a column of anything but truths, or of nothing."""
+    if column.dtype.is_nested() or column.null_count() == len(column):
+        return None
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+    text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
+    truth = text.replace_strict(_TRUTH, default=None, return_dtype=pl.Float32)
+    is_known = text.is_not_null() & (text != "")
+    if truth.null_count() > (~is_known).sum():
+        return None
+    return truth.fill_null(float("nan")).to_numpy()
+
+
+def _one_a_code(path: Path, listed: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:
+    """Lists of codes, or of structures with a field `code`, as float32 (record, label), codes in order."""
+    pairs = pl.DataFrame({"row": np.arange(len(listed)), "code": listed}).explode("code", empty_as_null=True)
+    if isinstance(pairs.schema["code"], pl.Struct):
+        if "code" not in pairs["code"].struct.fields:
+            raise UsageError(f"{path}: column {listed.name!r} holds structures without a field 'code'")
+        pairs = pairs.with_columns(pl.col("code").struct.field("code"))
+    pairs = pairs.drop_nulls().with_columns(pl.col("code").cast(pl.String).str.strip_chars())
+    codes = pairs["code"].unique().sort().to_list()
+    if not codes:
+        raise UsageError(f"{path}: column {listed.name!r} holds no code")
+    is_positive = np.zeros((len(listed), len(codes)), np.float32)
+    is_positive[listed.is_null().to_numpy()] = np.nan
+    place = pairs["code"].replace_strict(codes, list(range(len(codes))), return_dtype=pl.Int64)
+    is_positive[pairs["row"].to_numpy(), place.to_numpy()] = 1
+    return tuple(codes), is_positive
+
+
+def _parsed(path: Path, texts: pl.Series) -> pl.Series:
+    """The codes of each cell; cells that are alike are read once."""
+    lists: dict[str | None, list[str] | None] = {None: None}
+    for row, text in enumerate(texts):
+        if text not in lists:
+            if (codes := _codes_of(text)) is None:
+                raise UsageError(f"{path}: column {texts.name!r}, row {row + 1}: neither codes nor a list of codes")
+            lists[text] = codes
+    return pl.Series(texts.name, [lists[text] for text in texts], pl.List(pl.String))
+
+
+def _codes_of(text: str) -> list[str] | None:
+    """The codes that a cell lists; None where it is broken."""
+    text = text.strip()
+    if len(text) > _LONGEST:
+        return None
+    if text[:1] not in ("{", "["):
+        separator = next((mark for mark in ";," if mark in text), None)
+        return [code.strip() for code in text.split(separator) if code.strip()]
+    try:
+        found = _literal(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    if isinstance(found, dict):
+        found = [code for code, likelihood in found.items() if likelihood is not False]
+    return [str(code) for code in found] if all(isinstance(code, str | int) for code in found) else None
+
+
+def _literal(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return ast.literal_eval(text)
+
+
+def _numbers(column: pl.Series) -> pl.Series:
+    """Text as numbers, where it is nothing else."""
+    if not isinstance(column.dtype, pl.String):
+        return column
+    numbers = column.cast(pl.Float64, strict=False)
+    return numbers if numbers.null_count() == column.null_count() else column
