@@ -205,9 +205,7 @@ def trunk_of(bundle: Bundle, others: Sequence[Bundle] = ()) -> Bundle:
     same = [parent for parent in found if parent.hashes["model.onnx"] == wanted.sha256]
     if not same:
         has, expected = found[0].hashes["model.onnx"][:12], wanted.sha256[:12]
-        raise BundleError(
-            f"{where} has model.onnx {has}…, expected {expected}…; name that one as a model"
-        )
+        raise BundleError(f"{where} has model.onnx {has}…, expected {expected}…; name that one as a model")
     if same[0].parent is not None or same[0].input != bundle.input:
         raise BundleError(f"{where} is a head or takes another input, expected the whole network it was trained on")
     return same[0]
