@@ -147,7 +147,7 @@ def _stages(network: Network) -> list[list[nn.Module]]:
     """The stem, the blocks of each stage, and the head; a stage begins where the rate is halved."""
     stages: list[list[nn.Module]] = [[network.stem]]
     for block in network.stages:
-        if block.first[0].stride[1] == 2:  # type: ignore[index, union-attr]
+        if block.first[0].stride[1] == 2:  # type: ignore[index]
             stages.append([])
         stages[-1].append(block)
     return [*stages, [network.head]]
