@@ -150,8 +150,36 @@ def score_command(
             deduplicate=deduplicate,
         )
         bundles = [bundle.find(name) for name in model]
-        with progress.shown() as observe:
+        with progress.shown("scoring") as observe:
             tally = score.run(source, out, bundles, options, observe=observe, say=say)
+    say(str(tally))
+    raise Exit(3 if tally.n_rejected else 0)
+
+
+@app.command("pack")
+def pack_command(
+    source: Annotated[
+        list[str],
+        Argument(help="Folders, ECG files, archives of them, URLs, packs, or manifests with a column 'path'."),
+    ],
+    out: Annotated[Path, Option(help="Folder of the pack: new, or one to go on with.")],
+    shard_size: Annotated[
+        int, Option(help="Entries committed together: what a crash can lose.", min=1, max=_MANY)
+    ] = 4096,
+    compression: Annotated[str, Option(help="Of the samples: none (read fastest), lz4, or zstd (smallest).")] = "none",
+    limit: Annotated[int | None, Option(help="Pack only the first so many entries.", min=1, max=_MANY)] = None,
+    workers: Annotated[int, Option(help="Threads that read and decode.", min=1, max=_MANY)] = 2,
+) -> None:
+    """Decode every ECG in an archive once into Parquet, which `score` takes like any source.
+
+    Example: ecgbatch pack /data/2024 --out packs/2024
+    """
+    with report_errors():
+        from ecgbatch import pack, progress
+
+        options = pack.Options(shard_size=shard_size, compression=compression, limit=limit, workers=workers)
+        with progress.shown("packing") as observe:
+            tally = pack.run(source, out, options, observe=observe, say=say)
     say(str(tally))
     raise Exit(3 if tally.n_rejected else 0)
 
@@ -175,7 +203,11 @@ def deduplicate_command(
 @app.command("inspect")
 def inspect_command(
     path: Annotated[
-        Path, Argument(help="An ECG file, a run folder, or a bundle: its folder or shipped name.", readable=False)
+        Path,
+        Argument(
+            help="An ECG file (in a container: container#member), a run, a pack, or a bundle: its folder or name.",
+            readable=False,
+        ),
     ],
     as_json: Annotated[bool, Option("--json", help="The same for scripts, as JSON.")] = False,
     samples: Annotated[
@@ -183,7 +215,7 @@ def inspect_command(
     ] = None,
     draw: Annotated[Path | None, Option(help="Draw the 12 leads into this .png or .svg.")] = None,
 ) -> None:
-    """Show what was decoded from an ECG file, or what a bundle or run holds.
+    """Show what was decoded from an ECG file, or what a bundle, run or pack holds.
 
     Example: ecgbatch inspect 00231.xml --draw 00231.png
     """
@@ -199,6 +231,8 @@ def inspect_command(
             facts, text = inspection.bundle_facts(found), inspection.bundle_text(found)
         elif kind == "run":
             facts, text = inspection.run_facts(path), inspection.run_text(path)
+        elif kind == "pack":
+            facts, text = inspection.pack_facts(path), inspection.pack_text(path)
         else:
             record = inspection.record_of(path)
             facts = inspection.describe(record)
