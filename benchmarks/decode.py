@@ -2,9 +2,10 @@
 
     python benchmarks/decode.py --out benchmarks/results/decode.json
 
-Two rates, both on one core: from file to batch row, which is what the plain script does too; and the feed's own,
-`ecgbatch.feed.batches` with one thread, which also takes the waveform's hash and measures its quality. The stages are
-timed record by record, and each is held against what the core could do at best with its bytes or multiplications.
+Packs of the same records, in each compression, are read beside the files they were made of. Two rates, both on one
+core: from file to batch row, which is what the plain script does too; and the feed's own, `ecgbatch.feed.batches` with
+one thread, which also takes the waveform's hash and measures its quality. The stages are timed record by record, and
+each is held against what the core could do at best with its bytes or multiplications.
 """
 
 import os
@@ -25,16 +26,17 @@ import tables
 from inputs import CONTAINERS, SPEC
 from measurement import Spread, arguments, interleaved, ratios, spread, write
 
-from ecgbatch import archive, formats, gate
+from ecgbatch import archive, formats, gate, pack
 from ecgbatch.archive import Entry
 from ecgbatch.feed import host
 from ecgbatch.feed.batch import batches, keep_freed_memory, read, waveform_hash
+from ecgbatch.formats.pack import COMPRESSIONS
 from ecgbatch.plan import Shard
 from ecgbatch.record import INDEPENDENT_LEADS, Record
 from ecgbatch.waveform import polyphase
 
 BATCH = 32
-TARGETS = {"muse-xml": 6000, "wfdb": 10_000}
+TARGETS = {"muse-xml": 6000, "wfdb": 10_000, "pack": 15_000}
 """ECG/s on one core."""
 PLAIN = {"muse-xml": "lxml + base64 + SciPy", "wfdb": "wfdb + SciPy"}
 
@@ -48,16 +50,25 @@ def main() -> None:
     os.sched_setaffinity(0, {args.core})
     keep_freed_memory()
     with TemporaryDirectory() as work:
-        archives = {}
+        archives, packs, packed = {}, {}, {}
         for container in CONTAINERS:
             inputs.write_archive(Path(work) / container, container, args.n)
             archives[container] = inputs.entries(Path(work) / container)
-        measured = _measure(archives, Path(work), n_plain=args.n_plain, rounds=args.rounds)
+            for compression in COMPRESSIONS:
+                out = Path(work) / f"pack-{container}-{compression}"
+                tally = pack.run([Path(work) / container], out, pack.Options(compression=compression, workers=1))
+                packs[f"{container} {compression}"] = inputs.entries(out)
+                packed[f"{container} {compression}"] = tally.rate
+        measured = _measure(archives, packs, Path(work), n_plain=args.n_plain, rounds=args.rounds)
+    for name, rate in packed.items():
+        measured["packs"][name]["packed_ecg_per_s"] = rate
     settings = {"n": args.n, "n_plain": args.n_plain, "rounds": args.rounds, "batch": BATCH, "plain": PLAIN}
     print(tables.render(write(args.out, "decode", settings, measured)))
 
 
-def _measure(archives: dict[str, list[Entry]], work: Path, *, n_plain: int, rounds: int) -> dict[str, Any]:
+def _measure(
+    archives: dict[str, list[Entry]], packs: dict[str, list[Entry]], work: Path, *, n_plain: int, rounds: int
+) -> dict[str, Any]:
     stages: dict[str, dict[str, list[float]]] = {container: defaultdict(list) for container in archives}
     bounds: dict[str, dict[str, list[float]]] = {container: defaultdict(list) for container in archives}
 
@@ -70,9 +81,10 @@ def _measure(archives: dict[str, list[Entry]], work: Path, *, n_plain: int, roun
         return sum(taken.values())
 
     subjects: dict[str, Callable[[], float]] = {}
-    for container, listed in archives.items():
+    for container, listed in (archives | packs).items():
         subjects[f"{container} batch"] = partial(batch_rate, listed)
         subjects[f"{container} feed"] = partial(feed_rate, listed)
+    for container, listed in archives.items():
         subjects[f"{container} plain"] = partial(plain_rate, listed[:n_plain])
         subjects[f"{container} stages"] = partial(staged, container)
     for subject in subjects.values():
@@ -85,10 +97,7 @@ def _measure(archives: dict[str, list[Entry]], work: Path, *, n_plain: int, roun
     return {
         "containers": {
             container: {
-                "n_bytes": listed[0].n_bytes,
-                "ecg_per_s": spread(rates[f"{container} batch"]),
-                "target_ecg_per_s": TARGETS[container],
-                "feed_ecg_per_s": spread(rates[f"{container} feed"]),
+                **_rates(container, container, listed, rates),
                 "plain_ecg_per_s": spread(rates[f"{container} plain"]),
                 "ratio": ratios(spread(rates[f"{container} batch"]), spread(rates[f"{container} plain"])),
                 "stages": {
@@ -96,7 +105,19 @@ def _measure(archives: dict[str, list[Entry]], work: Path, *, n_plain: int, roun
                 },
             }
             for container, listed in archives.items()
-        }
+        },
+        "packs": {name: _rates(name, "pack", listed, rates) for name, listed in packs.items()},
+    }
+
+
+def _rates(name: str, target: str, listed: list[Entry], rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Bytes on the disk a record, and the two rates."""
+    files = {entry.path: entry.n_bytes or 0 for entry in listed}
+    return {
+        "n_bytes": round(sum(files.values()) / len(listed)),
+        "ecg_per_s": spread(rates[f"{name} batch"]),
+        "target_ecg_per_s": TARGETS[target],
+        "feed_ecg_per_s": spread(rates[f"{name} feed"]),
     }
 
 

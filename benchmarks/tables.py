@@ -19,7 +19,10 @@ __all__ = ["render"]
 
 _HERE = Path(__file__).resolve().parent
 _MARKS = re.compile(r"(<!-- bench:(?P<name>[\w-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
-_CONTAINERS = {"muse-xml": "MUSE XML", "wfdb": "WFDB"}
+_CONTAINERS = {
+    "muse-xml": "MUSE XML",
+    "wfdb": "WFDB",
+}
 
 Result = Mapping[str, Any]
 
@@ -83,7 +86,22 @@ def _decode(result: Result) -> str:
     stages = dict.fromkeys(stage for found in containers.values() for stage in found["stages"])
     heads = [head for name in containers for head in (f"{_CONTAINERS[name]}, µs", "share of limit")]
     rows = ((stage, *_stage_cells(containers.values(), stage)) for stage in stages)
-    return f"{rates}\n\n{_table(('stage', *heads), rows)}"
+    return f"{rates}\n\n{_packs(result)}\n\n{_table(('stage', *heads), rows)}"
+
+
+def _packs(result: Result) -> str:
+    head = ("packs in the page cache to batch rows, one core", "kB an ECG", "ECG/s", "with hash and quality", "packed")
+    rows = (
+        (
+            f"of {_CONTAINERS[name.split()[0]]}, compression {name.split()[1]}",
+            f"{found['n_bytes'] / 1000:.0f}",
+            f"**{_number(found['ecg_per_s'])}**",
+            _number(found["feed_ecg_per_s"]),
+            f"{_spaced(round(found['packed_ecg_per_s']))} ECG/s",
+        )
+        for name, found in result["packs"].items()
+    )
+    return _table(head, rows)
 
 
 def _stage_cells(containers: Iterable[Result], stage: str) -> Iterable[str]:

@@ -11,6 +11,7 @@ import polars as pl
 
 from ecgbatch import _kernels, container, formats, remote
 from ecgbatch.errors import ArchiveError, RecordError
+from ecgbatch.formats import pack
 from ecgbatch.record import MAX_BYTES, Reason
 
 __all__ = ["Companions", "Entry", "Files", "read", "scan", "stamp"]
@@ -146,14 +147,17 @@ def _listed(source: Path, companions: Companions, skip: Path) -> Iterator[tuple[
         yield from _walk(source, companions, skip)
     elif not os.path.exists(source):
         raise ArchiveError(f"{source}: no such file or folder")
-    elif source.suffix.lower() in (".csv", ".parquet"):
+    elif source.suffix.lower() in (".csv", ".parquet") and not _many(os.path.abspath(source)):
         yield from _manifest(source, companions)
     else:
         yield source.name, os.path.abspath(source), _belongings(str(source), source.name, companions)
 
 
 def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str, str, Sequence[str]]]:
-    """Depth first, names in order; a folder reached twice, through links that loop, is listed once."""
+    """Depth first, names in order; a folder reached twice, through links that loop, is listed once.
+
+    Of a pack, its parts are listed and nothing else.
+    """
     top = os.path.abspath(root)
     seen = {_identity(str(skip))}
     folders = [""]
@@ -165,6 +169,9 @@ def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str,
             continue
         seen.add(identity)
         files, inner = _list_folder(folder)
+        if pack.PLAN in files and (parts := pack.parts_of(folder)) is not None:
+            yield from ((relative + name, os.path.join(folder, name), ()) for name in parts)
+            continue
         folders.extend(f"{relative}{name}/" for name in reversed(inner))
         headers = {name: _belongings(folder + "/" + name, name, companions) for name in files if _is_header(name)}
         for name, belongings in _owners(files, headers, companions):

@@ -1,6 +1,7 @@
 """The command line: one thin function a command. stdout is data, everything else goes to stderr."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,18 @@ _CONTAINERS = (
     "muse-xml, wfdb, hl7-aecg, cardiosoft-xml, dicom, edf, mortara-xml, philips-xml, schiller-xml, or all; "
     "several are mixed."
 )
-_EXTRAS = {"train": {"onnx", "onnxruntime", "onnxscript", "safetensors", "tomli_w", "torch"}}
+_EXTRAS = {
+    "train": {
+        "lightning_fabric",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "safetensors",
+        "tensorboard",
+        "tomli_w",
+        "torch",
+    }
+}
 """The libraries that an extra brings."""
 
 
@@ -70,6 +82,11 @@ def needs(extra: str) -> Iterator[None]:
 def say(line: str) -> None:
     """Print a message for the person at the terminal."""
     print(line, file=sys.stderr, flush=True)
+
+
+def spoken() -> str:
+    """The command as it was given, without the folders of its paths."""
+    return shlex.join(["ecgbatch", *(word.rpartition("/")[2] or word for word in sys.argv[1:])])
 
 
 def print_version(is_asked: bool) -> None:
@@ -133,8 +150,36 @@ def score_command(
             deduplicate=deduplicate,
         )
         bundles = [bundle.find(name) for name in model]
-        with progress.shown() as observe:
+        with progress.shown("scoring") as observe:
             tally = score.run(source, out, bundles, options, observe=observe, say=say)
+    say(str(tally))
+    raise Exit(3 if tally.n_rejected else 0)
+
+
+@app.command("pack")
+def pack_command(
+    source: Annotated[
+        list[str],
+        Argument(help="Folders, ECG files, archives of them, URLs, packs, or manifests with a column 'path'."),
+    ],
+    out: Annotated[Path, Option(help="Folder of the pack: new, or one to go on with.")],
+    shard_size: Annotated[
+        int, Option(help="Entries committed together: what a crash can lose.", min=1, max=_MANY)
+    ] = 4096,
+    compression: Annotated[str, Option(help="Of the samples: none (read fastest), lz4, or zstd (smallest).")] = "none",
+    limit: Annotated[int | None, Option(help="Pack only the first so many entries.", min=1, max=_MANY)] = None,
+    workers: Annotated[int, Option(help="Threads that read and decode.", min=1, max=_MANY)] = 2,
+) -> None:
+    """Decode every ECG in an archive once into Parquet, which `score` takes like any source.
+
+    Example: ecgbatch pack /data/2024 --out packs/2024
+    """
+    with report_errors():
+        from ecgbatch import pack, progress
+
+        options = pack.Options(shard_size=shard_size, compression=compression, limit=limit, workers=workers)
+        with progress.shown("packing") as observe:
+            tally = pack.run(source, out, options, observe=observe, say=say)
     say(str(tally))
     raise Exit(3 if tally.n_rejected else 0)
 
@@ -158,7 +203,11 @@ def deduplicate_command(
 @app.command("inspect")
 def inspect_command(
     path: Annotated[
-        Path, Argument(help="An ECG file, a run folder, or a bundle: its folder or shipped name.", readable=False)
+        Path,
+        Argument(
+            help="An ECG file (in a container: container#member), a run, a pack, or a bundle: its folder or name.",
+            readable=False,
+        ),
     ],
     as_json: Annotated[bool, Option("--json", help="The same for scripts, as JSON.")] = False,
     samples: Annotated[
@@ -166,7 +215,7 @@ def inspect_command(
     ] = None,
     draw: Annotated[Path | None, Option(help="Draw the 12 leads into this .png or .svg.")] = None,
 ) -> None:
-    """Show what was decoded from an ECG file, or what a bundle or run holds.
+    """Show what was decoded from an ECG file, or what a bundle, run or pack holds.
 
     Example: ecgbatch inspect 00231.xml --draw 00231.png
     """
@@ -182,6 +231,8 @@ def inspect_command(
             facts, text = inspection.bundle_facts(found), inspection.bundle_text(found)
         elif kind == "run":
             facts, text = inspection.run_facts(path), inspection.run_text(path)
+        elif kind == "pack":
+            facts, text = inspection.pack_facts(path), inspection.pack_text(path)
         else:
             record = inspection.record_of(path)
             facts = inspection.describe(record)
@@ -244,12 +295,31 @@ def synth_command(
 
 @train.command("pretrain")
 def pretrain_command(
-    data: Annotated[Path, Argument(help="Parquet of labelled ECGs with patient, fold and SCP statements.")],
+    source: Annotated[
+        list[str],
+        Argument(help="Tables of ECGs (Parquet), the folder of PTB-XL; with --labels, anything that score reads."),
+    ],
     out: Annotated[Path, Option(help="Folder for the checkpoint and, at the end, the bundle.")],
+    labels: Annotated[
+        Path | None, Option(help="Table with a record_id, a patient_id and labels (CSV, Parquet).")
+    ] = None,
+    label: Annotated[
+        list[str] | None, Option(help="Column to take as a label, several times; by default all that look like one.")
+    ] = None,
+    folds: Annotated[str | None, Option(help="Folds that train, choose and report, such as 1-7/8/9.")] = None,
     name: Annotated[str, Option(help="Name of the bundle.")] = "foundation",
-    epochs: Annotated[int, Option(help="Passes over the training folds, at most.")] = 60,
-    seed: Annotated[int, Option(help="The same seed gives the same network.")] = 1,
+    leads: Annotated[str, Option(help="8, 12, or a list such as I,II,V1.")] = "8",
+    widths: Annotated[str, Option(help="Channels of the stem, then of each stage.")] = "32,64,96,128,160",
+    depths: Annotated[str, Option(help="Residual blocks of each stage.")] = "2,2,2,1",
+    epochs: Annotated[int, Option(help="Passes over the training side, at most.")] = 60,
     batch: Annotated[int, Option(help="ECGs a step.")] = 64,
+    lr: Annotated[float, Option(help="Peak of the learning rate.")] = 2e-3,
+    seed: Annotated[int, Option(help="The same seed gives the same split and network.")] = 1,
+    min_positives: Annotated[int, Option(help="Training positives that a label needs.", min=1)] = 20,
+    balanced: Annotated[bool, Option("--balanced", help="Weigh a label's positives as much as its negatives.")] = False,
+    licence: Annotated[str, Option(help="Licence of the data, which the weights carry.")] = "not stated",
+    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
+    checkpoint_minutes: Annotated[float, Option(help="Time between checkpoints within an epoch.", min=0)] = 5,
     resume: Annotated[bool, Option("--resume", help="Go on from the checkpoint in --out.")] = False,
 ) -> None:
     """Train a foundation model and write it as a bundle that `score` takes.
@@ -257,9 +327,28 @@ def pretrain_command(
     Example: ecgbatch train pretrain ptbxl.parquet --out training
     """
     with report_errors(), needs("train"):
-        from ecgbatch.train.pretrain import pretrain
+        from ecgbatch.train import labels as tables
+        from ecgbatch.train.pretrain import leads_of, numbers, pretrain, shaped
+        from ecgbatch.train.training import Recipe
 
-        made = pretrain(data, out, name=name, epochs=epochs, seed=seed, batch=batch, is_resumed=resume, say=say)
+        made = pretrain(
+            source,
+            out,
+            labels=tables.read(labels, label_columns=label or ()) if labels else None,
+            columns=label or (),
+            folds=folds,
+            name=name,
+            leads=leads_of(leads),
+            architecture=shaped(numbers("widths", widths), numbers("depths", depths)),
+            recipe=Recipe(epochs=epochs, batch=batch, seed=seed, learning_rate=lr, is_balanced=balanced),
+            n_positives=min_positives,
+            licence=licence,
+            command=spoken(),
+            on=device,
+            checkpoint_s=60 * checkpoint_minutes,
+            is_resumed=resume,
+            say=say,
+        )
     print(made.folder)
 
 

@@ -33,6 +33,8 @@ def deduplicate(run: Path, *, say: Callable[[str], None] = lambda _: None) -> Co
     """
     if not (run / "plan.parquet").is_file():
         raise OutputError(f"{run}: no plan.parquet, expected a run folder of ecgbatch")
+    if parts.ledger(run) != "scores":
+        raise OutputError(f"{run}: a pack, expected a run folder of ecgbatch; score the pack with --deduplicate")
     with exclusive(run):
         plan = Plan.open(run / "plan.parquet")
         n_done = len(parts.committed(run))

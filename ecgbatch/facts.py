@@ -1,17 +1,21 @@
-"""The facts of a run, as `run.json` keeps them."""
+"""The facts of a run or pack, as `run.json` or `pack.json` keeps them."""
 
 import json
 import platform
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
+from ecgbatch import parts
 from ecgbatch.bundle import Bundle
+from ecgbatch.errors import OutputError
 from ecgbatch.output import write_json
 from ecgbatch.plan import Plan
 from ecgbatch.tally import Tally
@@ -23,30 +27,51 @@ _LIBRARIES = ("ecgbatch", "numpy", "openvino", "polars", "pyarrow")
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything a reader of scores may ask about how they came to be."""
+    """Everything a reader of scores or packed records may ask about how they came to be."""
 
     folder: Path
     plan: Plan
-    bundles: Sequence[Bundle]
+    bundles: Sequence[Bundle] | None
+    """The models of a run; None of a pack."""
     tally: Tally
 
     def write(self, status: str, counts: Counter[str]) -> None:
-        """Write `run.json`; `counts` are those of `parts.counts`."""
+        """Write the report; `counts` are those of `parts.counts`."""
         write_json(
-            self.folder / "run.json",
+            _report(self.folder),
             {
                 "status": status,
                 "written_at": _now(),
                 "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
                 "fingerprint": self.plan.fingerprint,
                 "settings": dict(self.plan.settings),
-                "engine": self.tally.engine,
-                "models": [_model(bundle) for bundle in self.bundles],
+                **self._work(),
                 "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
-                "counts": {"entries": self.plan.n_entries, **told(counts)},
+                "counts": {"entries": self.plan.n_entries, **told(counts, verb=self.tally.verb)},
                 "invocation": self._invocation(),
             },
         )
+
+    @contextmanager
+    def kept(self, counts: Counter[str]) -> Iterator[None]:
+        """Tell in the report how the work within goes and ends, and check then that every entry has its row."""
+        self.write("running", counts)
+        started = perf_counter()
+        try:
+            yield
+        except BaseException:
+            with suppress(OutputError):
+                self.write("stopped", parts.counts(self.folder))
+            raise
+        self.tally.seconds = perf_counter() - started
+        found = parts.counts(self.folder)
+        self.write("finished" if parts.n_rows(found) == self.plan.n_entries else "failed", found)
+        parts.reconcile(self.folder, self.plan, found)
+
+    def _work(self) -> dict[str, Any]:
+        if self.bundles is None:
+            return {"encoding": self.tally.engine}
+        return {"engine": self.tally.engine, "models": [_model(bundle) for bundle in self.bundles]}
 
     def _invocation(self) -> dict[str, Any]:
         """Rates of this invocation: of each stage by itself, and the stage that held it back."""
@@ -62,9 +87,9 @@ class Facts:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a `run.json` is there that tells of a finished run; else it is to be written again."""
+    """Whether a report is there that tells of a finished run or pack; else it is to be written again."""
     try:
-        return bool(json.loads((folder / "run.json").read_text("utf-8"))["status"] == "finished")
+        return bool(json.loads(_report(folder).read_text("utf-8"))["status"] == "finished")
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -77,14 +102,18 @@ def recount(folder: Path, plan: Plan, counts: Counter[str]) -> None:
         write_json(folder / "run.json", {**facts, "written_at": _now(), "counts": current})
 
 
-def told(counts: Counter[str]) -> dict[str, Any]:
-    """`parts.counts` as `run.json` tells them."""
+def told(counts: Counter[str], *, verb: str = "scored") -> dict[str, Any]:
+    """`parts.counts` as a report tells them; a pack has no duplicates."""
     return {
-        "scored": counts["scored"],
+        verb: counts["scored"],
         "rejected": counts["rejected"],
-        "duplicate": counts["duplicate"],
+        **({"duplicate": counts["duplicate"]} if verb == "scored" else {}),
         "rejects": {k.removeprefix("reason:"): n for k, n in sorted(counts.items()) if k.startswith("reason:")},
     }
+
+
+def _report(folder: Path) -> Path:
+    return folder / ("pack.json" if parts.ledger(folder) == "records" else "run.json")
 
 
 def _now() -> str:

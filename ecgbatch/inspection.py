@@ -4,7 +4,7 @@ import json
 import math
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +20,8 @@ from ecgbatch.bundle import SHIPPED, Bundle, is_bundle
 from ecgbatch.errors import ArchiveError, OutputError, RecordError
 from ecgbatch.facts import told
 from ecgbatch.feed import batch, host
-from ecgbatch.record import INDEPENDENT_LEADS, INVALID, LEADS, Record, Reject
+from ecgbatch.formats import pack
+from ecgbatch.record import INDEPENDENT_LEADS, INVALID, LEADS, Reason, Record, Reject
 from ecgbatch.tally import outcome, spaced
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "describe",
     "kind_of",
     "leads_uv",
+    "pack_facts",
+    "pack_text",
     "record_of",
     "record_text",
     "run_facts",
@@ -41,8 +44,10 @@ _CALLED = 3
 """Labels shown a record: so many fit a line."""
 
 
-def kind_of(path: Path) -> Literal["bundle", "record", "run"]:
-    """What there is to inspect at `path`: any folder that is no bundle may be a run, and any file a record.
+def kind_of(path: Path) -> Literal["bundle", "pack", "record", "run"]:
+    """What there is to inspect at `path`: any folder that is no bundle or pack may be a run, and any file a record.
+
+    So is a file in a container, called `container#member` as `source_path` in the scores calls it.
 
     Raises:
         ArchiveError: nothing is there, nor is it the name of a shipped bundle.
@@ -50,6 +55,8 @@ def kind_of(path: Path) -> Literal["bundle", "record", "run"]:
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
+        if _member(path):
+            return "record"
         if len(path.parts) == 1 and is_bundle(SHIPPED / path):
             return "bundle"
         raise ArchiveError(f"{path}: no such file or folder") from None
@@ -57,7 +64,9 @@ def kind_of(path: Path) -> Literal["bundle", "record", "run"]:
         return "record"  # what may not be looked at cannot be read either: reading it says why
     if is_bundle(path):
         return "bundle"
-    return "run" if os.path.isdir(path) else "record"
+    if not os.path.isdir(path):
+        return "record"
+    return "pack" if pack.is_pack(path) else "run"
 
 
 def record_of(path: Path) -> Record:
@@ -66,11 +75,41 @@ def record_of(path: Path) -> Record:
     Raises:
         RecordError: there is none that can be decoded.
     """
-    belongings = formats.companions(archive.read(str(path)), path.name)
-    outcome = batch.read(Entry(path.name, os.path.abspath(path), *archive.stamp(str(path), belongings)))
+    if found := _member(path):
+        container, member = found
+        entry = Entry(path.name, os.path.abspath(container), *archive.stamp(container, ()), member)
+    elif (many := formats.records(os.path.abspath(path))) and (names := many.members()):
+        detail = f"a container of {len(names)} records, expected one of them, such as {path}#{names[0]}"
+        raise RecordError(Reason.UNKNOWN_FORMAT, detail)
+    else:
+        belongings = formats.companions(archive.read(str(path)), path.name)
+        entry = Entry(path.name, os.path.abspath(path), *archive.stamp(str(path), belongings))
+    outcome = batch.read(entry)
     if isinstance(outcome, Reject):
         raise RecordError(outcome.reason, outcome.detail)
     return outcome
+
+
+def _member(path: Path) -> tuple[str, str] | None:
+    """The container and the member that a path names, if it names one: of a pack, the part that has the member."""
+    text = str(path)
+    marks = (at for at, letter in enumerate(text) if letter == "#" and os.path.exists(text[:at]))
+    at = None if os.path.exists(path) else next(marks, None)
+    if at is None:
+        return None
+    container, member = text[:at], text[at + 1 :]
+    if not os.path.isdir(container):
+        return container, member
+    parts_there = [os.path.join(container, name) for name in pack.parts_of(container) or ()]
+    return next(((part, member) for part in parts_there if member in _members(part)), None)
+
+
+def _members(part: str) -> Sequence[str]:
+    try:
+        opened = formats.records(part)
+    except RecordError:
+        return ()
+    return opened.members() if opened else ()
 
 
 def leads_uv(record: Record) -> np.ndarray:
@@ -208,10 +247,9 @@ def run_text(folder: Path, *, n_records: int = 10) -> str:
     facts = run_facts(folder)
     with _reading(folder):
         counts = facts["counts"]
-        status = "running or stopped" if facts["status"] == "running" else facts["status"]
         became = outcome(counts["scored"], counts["rejected"], counts["duplicate"])
         lines = [
-            f"{status} · {became} · of {spaced(counts['entries'])}",
+            f"{_status(facts)} · {became} · of {spaced(counts['entries'])}",
             f"engine {facts['engine']} · models {', '.join(model['name'] for model in facts['models'])}",
             *_listed("scored from", _formats(folder)),
             *_listed("rejected", counts["rejects"]),
@@ -220,6 +258,48 @@ def run_text(folder: Path, *, n_records: int = 10) -> str:
             lines += ["", f"{model['name']}: labels called, likeliest first, as probability (≥ the label's threshold)"]
             lines += _called(folder, model, n_records)
     return "\n".join(lines)
+
+
+def pack_facts(folder: Path) -> dict[str, Any]:
+    """A pack for scripts: `pack.json`, but with what its parts hold now.
+
+    Raises:
+        OutputError: the folder holds no readable pack.
+    """
+    with _reading(folder):
+        facts: dict[str, Any] = json.loads((folder / "pack.json").read_text("utf-8"))
+        there = _parts(folder)
+        return {
+            **facts,
+            "counts": {**facts["counts"], **told(parts.counts(folder), verb="packed")},
+            "formats": _formats(folder),
+            "parts": len(there),
+            "bytes": sum(part.stat().st_size for part in there),
+        }
+
+
+def pack_text(folder: Path) -> str:
+    """A pack for a person: how far it got, what it holds, and what became of the other entries.
+
+    Raises:
+        OutputError: the folder holds no readable pack.
+    """
+    facts = pack_facts(folder)
+    with _reading(folder):
+        counts = facts["counts"]
+        became = outcome(counts["packed"], counts["rejected"], 0, verb="packed")
+        return "\n".join(
+            [
+                f"{_status(facts)} · {became} · of {spaced(counts['entries'])}",
+                f"{spaced(facts['parts'])} parts · {facts['bytes'] / 1e6:.1f} MB · {facts['encoding']}",
+                *_listed("packed from", facts["formats"]),
+                *_listed("rejected", counts["rejects"]),
+            ]
+        )
+
+
+def _status(facts: dict[str, Any]) -> str:
+    return "running or stopped" if facts["status"] == "running" else str(facts["status"])
 
 
 @contextmanager
@@ -235,7 +315,8 @@ def _reading(folder: Path) -> Iterator[None]:
         pa.ArrowException,
         pl.exceptions.PolarsError,
     ) as err:
-        raise OutputError(f"{folder}: no readable run, expected a run folder of ecgbatch") from err
+        kind = "pack" if pack.is_pack(folder) else "run"
+        raise OutputError(f"{folder}: no readable {kind}, expected a {kind} folder of ecgbatch") from err
 
 
 def _listed(what: str, counts: dict[str, int]) -> list[str]:
@@ -246,21 +327,21 @@ def _listed(what: str, counts: dict[str, int]) -> list[str]:
 
 
 def _formats(folder: Path) -> dict[str, int]:
-    """How many scored ECGs came from which container."""
-    scores = _scores(folder)
-    if not scores:
+    """How many scored or packed ECGs came from which container."""
+    there = _parts(folder)
+    if not there:
         return {}
-    return dict(pl.scan_parquet(scores).group_by("format").len().sort("format").collect().iter_rows())
+    return dict(pl.scan_parquet(there).group_by("format").len().sort("format").collect().iter_rows())
 
 
-def _scores(folder: Path) -> list[Path]:
-    return [folder / "scores" / parts.name(shard) for shard in sorted(parts.committed(folder))]
+def _parts(folder: Path) -> list[Path]:
+    return [folder / parts.ledger(folder) / parts.name(shard) for shard in sorted(parts.committed(folder))]
 
 
 def _called(folder: Path, model: dict[str, Any], n_records: int) -> Iterator[str]:
     """A line a record with the labels called in it."""
     columns = {f"{model['name']}/{label['code']}": label for label in model["labels"]}
-    scores, shown_columns = _scores(folder), ("record_id", "format", *columns)
+    scores, shown_columns = _parts(folder), ("record_id", "format", *columns)
     rows = pl.scan_parquet(scores).select(shown_columns).head(n_records).collect() if scores else pl.DataFrame()
     for row in rows.iter_rows(named=True):
         called = [(row[column], label) for column, label in columns.items() if row[column] >= label["threshold"]]

@@ -21,7 +21,7 @@ from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError
 from ecgbatch.record import Reject, Row
 
-__all__ = ["Output", "Outputs", "exclusive", "write_json"]
+__all__ = ["Output", "Outputs", "exclusive", "write_json", "write_rejects"]
 
 _ROW_SCHEMA = {
     "record_id": pl.String(),
@@ -86,9 +86,8 @@ class Output:
         Raises:
             OutputError: the disk is full or not writable; the shard is not committed, and no partial file stays.
         """
-        rejects = pl.DataFrame([asdict(reject) for reject in self._rejects], schema=_REJECT_SCHEMA)
-        for kind, frame in (("rejects", rejects), ("scores", self._scores())):
-            parts.write(frame, self.folder / kind / parts.name(shard), fingerprint=self._fingerprint)
+        write_rejects(self._rejects, self.folder, shard, fingerprint=self._fingerprint)
+        parts.write(self._scores(), self.folder / "scores" / parts.name(shard), fingerprint=self._fingerprint)
         self._rows, self._rejects, self._outputs = [], [], []
 
     def _scores(self) -> pl.DataFrame:
@@ -112,6 +111,16 @@ class Output:
         gathered = [outputs[name][1] for outputs in self._outputs]
         values = np.concatenate(gathered) if gathered else np.empty((0, 1), np.float32)
         return pl.Series(f"{name}/embedding", values).cast(pl.List(pl.Float32))
+
+
+def write_rejects(rejects: Sequence[Reject], folder: Path, shard: int, *, fingerprint: str) -> None:
+    """Write the rejects part of a shard, also where there are none.
+
+    Raises:
+        OutputError: the disk is full or not writable.
+    """
+    frame = pl.DataFrame([asdict(reject) for reject in rejects], schema=_REJECT_SCHEMA)
+    parts.write(frame, folder / "rejects" / parts.name(shard), fingerprint=fingerprint)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
-"""The parts of a run: one file of each kind a shard, each put in its place whole, and what they add up to.
+"""The parts of a run or pack: one file of each kind a shard, each put in its place whole, and what they add up to.
 
 RUN/rejects/part-000000.parquet     renamed into place first,
 RUN/scores/part-000000.parquet      the scores last, even when empty: this is the commit and the only ledger
 RUN/duplicates/part-000000.parquet  rows taken out of that scores part later, where there are any: written before it is
                                     rewritten, so a row that stands in both has not been taken out yet
+
+A pack has records/ in the place of scores/, and no duplicates/.
 """
 
 import json
@@ -27,14 +29,17 @@ __all__ = [
     "committed",
     "counts",
     "discard_partials",
+    "ledger",
     "made",
     "moved",
     "n_rows",
     "name",
+    "partial_of",
     "readable",
     "reconcile",
     "shards",
     "write",
+    "writing",
 ]
 
 _PART = re.compile(r"part-(\d+)\.parquet")
@@ -50,12 +55,19 @@ def shards(folder: Path) -> set[int]:
 
 
 def committed(run: Path) -> set[int]:
-    """The shards whose scores part is in place."""
-    return shards(run / "scores")
+    """The shards whose scores or records part is in place."""
+    return shards(run / ledger(run))
+
+
+def ledger(run: Path) -> str:
+    """The kind of parts that commit a shard: `records` in a pack, `scores` in a run."""
+    return "records" if (run / "records").is_dir() else "scores"
 
 
 def counts(run: Path) -> Counter[str]:
     """Rows in all committed parts: `scored`, `rejected`, `duplicate`, and the rejects by reason as `reason:<name>`.
+
+    Of a pack, `scored` are the rows in its records.
 
     Raises:
         OutputError: a part cannot be read.
@@ -79,10 +91,12 @@ def reconcile(run: Path, plan: Plan, found: Counter[str]) -> None:
     if n_rows(found) == plan.n_entries:
         return
     wrong = (shard for shard in sorted(committed(run)) if n_rows(_counts(run, shard)) != plan.n_entries_of(shard))
-    advice = "".join(f"delete scores/{name(shard)} to have the shard done again, and " for shard in list(wrong)[:1])
+    kind = ledger(run)
+    done, report = ("packed", "pack.json") if kind == "records" else ("scored", "run.json")
+    advice = "".join(f"delete {kind}/{name(shard)} to have the shard done again, and " for shard in list(wrong)[:1])
     raise OutputError(
-        f"{run}: {plan.n_entries} entries, but {found['scored']} scored, {found['rejected']} rejected and "
-        f"{found['duplicate']} duplicates; {advice}please report this with run.json"
+        f"{run}: {plan.n_entries} entries, but {found['scored']} {done}, {found['rejected']} rejected and "
+        f"{found['duplicate']} duplicates; {advice}please report this with {report}"
     )
 
 
@@ -100,24 +114,35 @@ def write(frame: pl.DataFrame, part: Path, *, fingerprint: str) -> None:
     Raises:
         OutputError: the disk is full or not writable; what was there stays, and no partial file does.
     """
-    partial = part.with_name(f"{part.name}.partial")
     content = BytesIO()  # Polars on a full disk may tell of broken Parquet
     frame.write_parquet(content, metadata={"ecgbatch": json.dumps({"run": fingerprint})})
-    try:
-        with partial.open("wb") as file:
+    with writing(part):
+        with partial_of(part).open("wb") as file:
             file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(part)
+        partial_of(part).replace(part)
         sync(part.parent)
-    except OSError as err:
-        partial.unlink(missing_ok=True)
+
+
+def partial_of(part: Path) -> Path:
+    """The name of a part until it is whole."""
+    return part.with_name(f"{part.name}.partial")
+
+
+@contextmanager
+def writing(part: Path) -> Iterator[None]:
+    """Have what goes wrong while a part is written leave no partial file, and say what to do."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as err:
+        partial_of(part).unlink(missing_ok=True)
         raise OutputError(f"{part}: cannot be written: {cause(err)}; the same command goes on from here") from err
 
 
 def discard_partials(run: Path) -> None:
     """Remove what a process was writing when it was killed."""
-    for kind in ("scores", "rejects", "duplicates"):
+    for kind in ("scores", "records", "rejects", "duplicates"):
         for partial in (run / kind).glob("*.partial"):
             try:
                 partial.unlink()
@@ -132,7 +157,7 @@ def readable(run: Path, shard: int) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as err:
         found = f"{run}: the parts {name(shard)} are not a readable pair"
-        raise OutputError(f"{found}; delete scores/{name(shard)} to have the shard done again") from err
+        raise OutputError(f"{found}; delete {ledger(run)}/{name(shard)} to have the shard done again") from err
 
 
 def made(folder: Path) -> None:
@@ -156,7 +181,7 @@ def cause(err: Exception) -> str:
 
 def _counts(run: Path, shard: int) -> Counter[str]:
     with readable(run, shard):
-        n_scored, n_moved = pq.read_metadata(run / "scores" / name(shard)).num_rows, 0
+        n_scored, n_moved = pq.read_metadata(run / ledger(run) / name(shard)).num_rows, 0
         reasons = pl.read_parquet(run / "rejects" / name(shard), columns=["reason"])["reason"].to_list()
         if (run / "duplicates" / name(shard)).exists():
             scores = pl.read_parquet(run / "scores" / name(shard), columns=["record_id"])

@@ -16,12 +16,12 @@ _PLAIN_EVERY_S = 10.0
 
 
 @contextmanager
-def shown() -> Iterator[Callable[[Tally], None]]:
-    """A function that shows a tally as often as makes sense."""
+def shown(work: str) -> Iterator[Callable[[Tally], None]]:
+    """A function that shows a tally as often as makes sense; `work` says what is being done."""
     console = Console(stderr=True)
     if console.is_terminal:
         with Progress(
-            TextColumn("scoring"),
+            TextColumn(work),
             BarColumn(),
             TextColumn("{task.percentage:.0f} % · {task.fields[rate]} ECG/s · {task.fields[rejects]} rejects"),
             TimeElapsedColumn(),
@@ -35,7 +35,7 @@ def shown() -> Iterator[Callable[[Tally], None]]:
 
 
 def _bar(progress: Progress) -> Callable[[Tally], None]:
-    task = progress.add_task("scoring", total=None, rate="-", rejects=0)
+    task = progress.add_task("", total=None, rate="-", rejects=0)
     started = monotonic()
 
     def show(tally: Tally) -> None:

@@ -1,23 +1,18 @@
 """The main path: an archive in, one row for every entry out."""
 
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ecgbatch import archive, duplicates, formats, gate, parts
+from ecgbatch import duplicates, gate, parts, planning
 from ecgbatch.bundle import Bundle
-from ecgbatch.errors import ArchiveError, OutputError, UsageError
+from ecgbatch.errors import UsageError
 from ecgbatch.facts import Facts, is_finished, recount
 from ecgbatch.feed.batch import Batch, batches
 from ecgbatch.output import Output, Outputs, exclusive
-from ecgbatch.plan import Plan
-from ecgbatch.remote import is_url
 from ecgbatch.tally import Tally, spaced
 from ecgbatch.trunk import Trunk, opened
 
@@ -86,15 +81,13 @@ def run(
         EcgbatchError: the run failed; what was committed stays, and the same call goes on from there.
     """
     existed = os.path.exists(folder)
-    _refuse_foreign(folder)
-    for source in sources:
-        if not is_url(str(source)) and not os.path.exists(source):
-            raise ArchiveError(f"{source}: no such file or folder")
+    planning.spare_foreign(folder)
+    planning.require_sources(sources)
     trunks = opened(bundles, options.device, options.precision, batch=options.batch)
     tally = Tally(str(trunks[0].engine))
     say(f"device: {tally.engine}")
     with exclusive(folder):
-        plan = _planned(folder, sources, _settings(sources, bundles, options), existed=existed)
+        plan = planning.planned(folder, sources, _settings(sources, bundles, options), existed=existed)
         embeddings = [trunk.name for trunk in trunks] if options.embeddings else []
         out = Output(folder, bundles, fingerprint=plan.fingerprint, embeddings=embeddings)
         facts = Facts(folder, plan, bundles, tally)
@@ -102,16 +95,13 @@ def run(
         if len(done) < plan.n_shards and (n_restored := duplicates.restore(folder, plan)):
             say(f"{spaced(n_restored)} duplicates are among the scores again until the run is finished")
         found = parts.counts(folder)
-        tally.n_entries = plan.n_entries
-        tally.count(found)
-        tally.n_before = tally.n_done
+        tally.begin(plan.n_entries, found)
         say(f"{spaced(plan.n_entries)} entries, shards done before: {len(done)} of {plan.n_shards}")
         if len(done) == plan.n_shards and is_finished(folder):
             say("nothing left to score")
             parts.reconcile(folder, plan, found)
             recount(folder, plan, found)
         else:
-            facts.write("running", found)
             specs = list(dict.fromkeys(bundle.input for bundle in bundles))
             feed = batches(
                 plan.shards(done=done),
@@ -120,26 +110,11 @@ def run(
                 workers=options.workers,
                 least_quality=options.reject_poor,
             )
-            _go_on(feed, trunks, out, facts, observe)
+            with facts.kept(found):
+                score(feed, trunks, out, tally, observe)
         if options.deduplicate:
             tally.count(duplicates.take_out(folder, plan, say=say))
     return tally
-
-
-def _go_on(feed: Iterable[Batch], trunks: Sequence[Trunk], out: Output, facts: Facts, observe: Observer) -> None:
-    """Score what is left, tell how it ended in `run.json`, and check that every entry has its row."""
-    tally, plan = facts.tally, facts.plan
-    started = perf_counter()
-    try:
-        score(feed, trunks, out, tally, observe)
-    except BaseException:
-        with suppress(OutputError):
-            facts.write("stopped", parts.counts(out.folder))
-        raise
-    tally.seconds = perf_counter() - started
-    found = parts.counts(out.folder)
-    facts.write("finished" if parts.n_rows(found) == plan.n_entries else "failed", found)
-    parts.reconcile(out.folder, plan, found)
 
 
 def _scored(feed: Iterable[Batch], trunks: Sequence[Trunk]) -> Iterator[tuple[Batch, Outputs]]:
@@ -160,7 +135,7 @@ def _through(trunk: Trunk, stream: Iterator[tuple[Batch, Outputs]]) -> Iterator[
 def _settings(sources: Sequence[Path | str], bundles: Sequence[Bundle], options: Options) -> dict[str, Any]:
     """What a run is the result of; another value of any of them is another run."""
     return {
-        "source": [str(source) if is_url(str(source)) else os.path.abspath(source) for source in sources],
+        "source": planning.named(sources),
         "model": [f"{bundle.name} {bundle.fingerprint[:16]}" for bundle in bundles],
         "precision": "fp32" if options.precision == "auto" else options.precision,
         "embeddings": options.embeddings,
@@ -170,49 +145,3 @@ def _settings(sources: Sequence[Path | str], bundles: Sequence[Bundle], options:
         if options.reject_poor is None
         else f"{options.reject_poor:g} (gate {gate.shipped().version})",
     }
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Leave alone a folder that is neither a run nor empty.
-
-    Raises:
-        OutputError: it holds something else, or cannot be looked into.
-    """
-    try:
-        found = set(os.listdir(folder)) if os.path.lexists(folder) else set()
-    except OSError as err:
-        raise OutputError(f"{folder}: cannot be a run folder: {err.strerror}") from err
-    if "plan.parquet" not in found and (foreign := found - {".lock", "plan.parquet.partial"}):
-        raise OutputError(f"{folder}: holds {min(foreign)!r} and no plan, expected a new folder or a run of ecgbatch")
-
-
-def _planned(folder: Path, sources: Sequence[Path | str], settings: Mapping[str, Any], *, existed: bool) -> Plan:
-    """The plan in `folder` if it is of these settings, else a new one in an empty folder.
-
-    Raises:
-        OutputError: the folder holds another run.
-        ArchiveError: the sources cannot be listed; a folder that is new is removed again.
-    """
-    path = folder / "plan.parquet"
-    if path.exists():
-        plan = Plan.open(path)
-        for name, planned in plan.settings.items():
-            if settings.get(name) != planned:
-                detail = f"{name.replace('_', '-')} {_plain(planned)}, not {_plain(settings.get(name))}"
-                raise OutputError(f"{folder}: holds a run with {detail}; use another --out for another run")
-        return plan
-    try:
-        entries = archive.scan(sources, companions=formats.companions, skip=folder)
-        first = next(entries, None)
-        if first is None:
-            raise ArchiveError(f"{_plain(settings['source'])}: holds no file; nothing was planned")
-        entries = islice(chain([first], entries), settings["limit"])
-        return Plan.write(path, entries, shard_size=settings["shard_size"], settings=settings)
-    except BaseException:
-        if not existed:
-            shutil.rmtree(folder)
-        raise
-
-
-def _plain(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)

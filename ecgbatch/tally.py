@@ -16,9 +16,12 @@ class Tally:
     """Counts and seconds; `str` is the last line of a run."""
 
     engine: str
-    """Device, library and precision, e.g. `cpu openvino fp32`."""
+    """Device, library and precision, e.g. `cpu openvino fp32`; of a pack, its encoding."""
+    verb: str = "scored"
+    """What is done to an entry that is no reject: `scored` or `packed`."""
     n_entries: int = 0
     n_scored: int = 0
+    """Or packed, as `verb` says."""
     n_rejected: int = 0
     n_duplicates: int = 0
     """Scored, and taken out of the scores since: an earlier entry has the same waveform."""
@@ -29,6 +32,12 @@ class Tally:
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """`decode` and `prepare`: seconds of the feed's threads, waits among them. `wait-feed`, `wait-engine`, `write`:
     seconds of the main thread; where it waits longest is what holds the run back."""
+
+    def begin(self, n_entries: int, rows: Mapping[str, int]) -> None:
+        """Start from what an earlier invocation has done of all entries."""
+        self.n_entries = n_entries
+        self.count(rows)
+        self.n_before = self.n_done
 
     def count(self, rows: Mapping[str, int]) -> None:
         """Take over what the parts of the run hold now."""
@@ -46,7 +55,7 @@ class Tally:
     @property
     def slowest(self) -> str:
         """The stage that the main thread waited for longest: `feed`, `engine` or `write`."""
-        waits = {stage: self.stage_s[stage] for stage in ("wait-feed", "wait-engine", "write")}
+        waits = {stage: self.stage_s.get(stage, 0.0) for stage in ("wait-feed", "wait-engine", "write")}
         return max(waits, key=lambda stage: waits[stage]).removeprefix("wait-")
 
     def timed(self, items: Iterable[T], stage: str) -> Iterator[T]:
@@ -64,7 +73,7 @@ class Tally:
 
     def __str__(self) -> str:
         parts = (
-            outcome(self.n_scored, self.n_rejected, self.n_duplicates),
+            outcome(self.n_scored, self.n_rejected, self.n_duplicates, verb=self.verb),
             f"{self.seconds:.0f} s" if self.seconds >= 10 else f"{self.seconds:.1f} s",
             f"{spaced(round(self.rate))} ECG/s",
             self.engine,
@@ -72,10 +81,10 @@ class Tally:
         return " · ".join(parts)
 
 
-def outcome(n_scored: int, n_rejected: int, n_duplicates: int) -> str:
+def outcome(n_scored: int, n_rejected: int, n_duplicates: int, *, verb: str = "scored") -> str:
     """What became of the entries; duplicates only where there are any."""
     duplicates = f" · duplicates {spaced(n_duplicates)}" if n_duplicates else ""
-    return f"scored {spaced(n_scored)} · rejected {spaced(n_rejected)}{duplicates}"
+    return f"{verb} {spaced(n_scored)} · rejected {spaced(n_rejected)}{duplicates}"
 
 
 def spaced(n: int) -> str:

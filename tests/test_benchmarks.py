@@ -56,6 +56,7 @@ def test_the_decoding_benchmark_times_every_stage_of_both_containers(folder):
     result = _result(folder, "decode", "--n", "4", "--n-plain", "2", "--rounds", "2")
 
     assert set(result["containers"]) == {"muse-xml", "wfdb"}
+    assert set(result["packs"]) == {f"{name} {how}" for name in ("muse-xml", "wfdb") for how in ("none", "lz4", "zstd")}
     for found in result["containers"].values():
         assert set(found["stages"]) == {"read", "decode", "stamp", "nanovolts", "model input", "hash", "quality"}
         assert len(found["ecg_per_s"]["all"]) == len(found["ratio"]["all"]) == 2

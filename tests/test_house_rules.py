@@ -24,7 +24,19 @@ TIERS = (
     {"record", "waveform", "drawing"},
     {"archive", "bundle", "container", "formats", "gate", "golden", "network", "plan", "quality", "remote", "tally"},
     {"feed", "runtimes", "output", "parts"},
-    {"score", "train", "synth", "admission", "trunk", "duplicates", "facts", "inspection", "progress"},
+    {
+        "score",
+        "train",
+        "pack",
+        "planning",
+        "synth",
+        "admission",
+        "trunk",
+        "duplicates",
+        "facts",
+        "inspection",
+        "progress",
+    },
     {"cli"},
 )
 """From the bottom up: a module imports its own tier and those below it, never one above."""

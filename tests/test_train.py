@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,7 +21,7 @@ torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from ecgbatch.feed import host  # noqa: E402
 from ecgbatch.runtimes import eager  # noqa: E402
-from ecgbatch.train import augment, calibrate, cohort, metrics  # noqa: E402
+from ecgbatch.train import augment, calibrate, metrics  # noqa: E402
 from ecgbatch.train.pretrain import pretrain  # noqa: E402
 from ecgbatch.train.training import Recipe, Training  # noqa: E402
 
@@ -32,7 +34,8 @@ TINY = {
     "dropout": 0.1,
 }
 CODES = {"sinus": "SR", "afib": "AFIB"}
-SETTINGS = {"name": "tiny", "epochs": 2, "seed": 3, "batch": 8, "architecture": TINY, "n_positives": 5}
+RECIPE = Recipe(epochs=2, seed=3, batch=8)
+SETTINGS: dict[str, Any] = {"name": "tiny", "recipe": RECIPE, "architecture": TINY, "n_positives": 5}
 
 
 def write_cohort(path: Path, *, patients: list[str] | None = None) -> Path:
@@ -64,7 +67,7 @@ def cohort_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tiny(cohort_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundle of an undisturbed training of two epochs."""
-    return pretrain(cohort_path, tmp_path_factory.mktemp("training"), **SETTINGS)
+    return pretrain([cohort_path], tmp_path_factory.mktemp("training"), **SETTINGS)
 
 
 def auc_by_pairs(is_positive: np.ndarray, score: np.ndarray) -> float:
@@ -176,41 +179,23 @@ def test_distortion_keeps_shape_and_zeros_only_ends_and_lost_leads():
     assert ((ends == 0) | (ends >= 250))[kept].all()
 
 
-def test_a_patient_on_two_sides_of_the_split_is_refused(tmp_path):
-    patients = [f"p{at}" for at in range(45)]
-    patients[8] = patients[0]  # folds 9 and 1
-    path = write_cohort(tmp_path / "leaky.parquet", patients=patients)
-
-    with pytest.raises(UsageError, match="1 patients lie on two sides"):
-        cohort.read(path)
-
-
-def test_a_cohort_without_folds_is_refused_by_column_name(tmp_path):
-    path = write_cohort(tmp_path / "cohort.parquet")
-    pl.read_parquet(path).drop("fold").write_parquet(path)
-
-    with pytest.raises(UsageError, match="no column fold"):
-        cohort.read(path)
-
-
-def test_the_scale_is_the_training_records_own_spread(cohort_path):
-    ecgs = cohort.read(cohort_path)
-    training = [ecg for ecg, fold in zip(ecgs.records, ecgs.folds, strict=True) if fold <= 7]
-    mv = np.stack([ecg.counts for ecg in training]) * 1e-3
-
-    assert_allclose(cohort.scale_mv(ecgs, training[0].leads), np.sqrt(mv.var(2).mean(0)), atol=6e-4)
-
-
-def test_a_training_that_was_killed_and_resumed_ends_in_the_same_bits(cohort_path, tiny, tmp_path):
+@pytest.mark.parametrize(("epoch", "step"), [(1, 2), (2, 4)], ids=["in-the-first-epoch", "in-the-last-step"])
+def test_a_training_that_was_killed_at_a_step_and_resumed_ends_in_the_same_bits(
+    cohort_path, tiny, tmp_path, epoch, step
+):
     out = tmp_path / "training"
     program = (
         "import os, signal, pathlib, torch\n"
-        "from ecgbatch.train.pretrain import pretrain\n"
+        "from ecgbatch.train import pretrain\n"
+        "from ecgbatch.train.training import Recipe\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
-        "def die(line):\n"
-        "    if line.startswith('epoch 1/'):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"pretrain(pathlib.Path({str(cohort_path)!r}), pathlib.Path({str(out)!r}), say=die, **{SETTINGS!r})\n"
+        "class Deadly(pretrain.Logbook):\n"
+        "    def step(self):\n"
+        "        super().step()\n"
+        f"        if (len(self._training.history), self._training.step) == ({epoch - 1}, {step}):\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pretrain.Logbook = Deadly\n"
+        f"pretrain.pretrain([{str(cohort_path)!r}], pathlib.Path({str(out)!r}), checkpoint_s=0, **{SETTINGS!r})\n"
     )
     path = os.pathsep.join(sys.path)
     killed = subprocess.run(
@@ -219,19 +204,19 @@ def test_a_training_that_was_killed_and_resumed_ends_in_the_same_bits(cohort_pat
     assert killed.returncode == -signal.SIGKILL
     assert not (out / "tiny").exists()
 
-    resumed = pretrain(cohort_path, out, is_resumed=True, **SETTINGS)
+    resumed = pretrain([cohort_path], out, is_resumed=True, **SETTINGS)
 
     assert resumed.hashes == tiny.hashes
 
 
 def test_a_training_is_not_overwritten_by_another(cohort_path, tiny):
     with pytest.raises(UsageError, match="holds a training"):
-        pretrain(cohort_path, tiny.folder.parent, **SETTINGS)
+        pretrain([cohort_path], tiny.folder.parent, **SETTINGS)
 
 
 def test_a_training_is_not_resumed_with_another_seed(cohort_path, tiny):
     with pytest.raises(UsageError, match="not a training with seed 4"):
-        pretrain(cohort_path, tiny.folder.parent, is_resumed=True, **{**SETTINGS, "seed": 4})
+        pretrain([cohort_path], tiny.folder.parent, is_resumed=True, **{**SETTINGS, "recipe": replace(RECIPE, seed=4)})
 
 
 @pytest.mark.parametrize(
@@ -262,12 +247,17 @@ def test_an_exported_graph_says_what_the_network_says(tiny):
 
 def test_a_bundle_written_over_another_replaces_it_whole(cohort_path, tiny, tmp_path):
     out = tmp_path / "training"
-    pretrain(cohort_path, out, **SETTINGS)
+    pretrain([cohort_path], out, **SETTINGS)
     (out / "tiny" / "stray").touch()
 
-    pretrain(cohort_path, out, is_resumed=True, **SETTINGS)
+    pretrain([cohort_path], out, is_resumed=True, **SETTINGS)
 
-    assert sorted(path.name for path in out.iterdir()) == ["checkpoint.safetensors", "tiny"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "checkpoint.safetensors",
+        "split.parquet",
+        "tensorboard",
+        "tiny",
+    ]
     assert not (out / "tiny" / "stray").exists()
 
 

@@ -22,9 +22,10 @@ from ecgbatch.feed import host
 from ecgbatch.plan import Shard
 from ecgbatch.record import INDEPENDENT_LEADS, Reason, Record, Reject, Row
 
-__all__ = ["Batch", "batches", "keep_freed_memory", "read", "waveform_hash"]
+__all__ = ["Batch", "ahead", "batches", "keep_freed_memory", "read", "read_all", "waveform_hash"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _FLOAT64 = Struct("=d")
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # malloc.h
@@ -61,7 +62,7 @@ def batches(
     """
     keep_freed_memory()
     chunks = ((shard, start) for shard in shards for start in range(0, len(shard.entries), size))
-    yield from _filled(_ahead(lambda chunk: _load(*chunk, size, specs, least_quality), chunks, workers), size)
+    yield from _filled(ahead(lambda chunk: _load(*chunk, size, specs, least_quality), chunks, workers), size)
 
 
 @cache
@@ -81,14 +82,25 @@ def read(entry: Entry) -> Record | Reject:
     """Decode one entry; a defect in the file becomes a Reject, anything else is our bug and propagates."""
     if remote.is_url(entry.path):
         return _read(entry, remote.RemoteFiles(entry.path))
-    if entry.member is None:
-        return _read(entry, archive.Files(entry.path))
     try:
         if many := formats.records(entry.path):
-            return many.record(entry.member) if many.stamp == (entry.n_bytes, entry.modified_ns) else _changed(entry)
+            if entry.member is None or many.stamp != (entry.n_bytes, entry.modified_ns):
+                return _changed(entry)
+            return many.record(entry.member)
+        if entry.member is None:
+            return _read(entry, archive.Files(entry.path))
         return _read(entry, container.Members(entry.path, entry.member))
     except RecordError as defect:
-        return _reject(entry, "read", defect)
+        found = archive.stamp(entry.path, ())
+        is_another = found not in ((entry.n_bytes, entry.modified_ns), (None, None))
+        return _changed(entry) if is_another else _reject(entry, "read", defect)
+
+
+def read_all(entries: Sequence[Entry]) -> Iterator[Record | Reject]:
+    """`read` of each; those of a store many at a time, for it answers slowly."""
+    if any(remote.is_url(entry.path) for entry in entries):
+        return remote.POOL.map(read, entries)
+    return map(read, entries)
 
 
 def _read(entry: Entry, files: archive.Files | container.Members | remote.RemoteFiles) -> Record | Reject:
@@ -128,8 +140,7 @@ def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec], least
     rejects: list[Reject] = []
     decode_s = prepare_s = 0.0
     started = perf_counter()
-    is_remote = any(remote.is_url(entry.path) for entry in entries)
-    for entry, record in zip(entries, remote.POOL.map(read, entries) if is_remote else map(read, entries), strict=True):
+    for entry, record in zip(entries, read_all(entries), strict=True):
         decoded = perf_counter()
         if isinstance(record, Record):
             try:
@@ -203,10 +214,10 @@ def _reject(entry: Entry, stage: str, defect: RecordError) -> Reject:
     )
 
 
-def _ahead(load: Callable[[T], Batch], chunks: Iterable[T], workers: int) -> Iterator[Batch]:
+def ahead(load: Callable[[T], R], chunks: Iterable[T], workers: int) -> Iterator[R]:
     """`load` of every chunk, in order, by `workers` threads a few chunks ahead; their exceptions are raised here."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="feed")
-    running: deque[Future[Batch]] = deque()
+    running: deque[Future[R]] = deque()
     try:
         for chunk in chunks:
             running.append(pool.submit(load, chunk))

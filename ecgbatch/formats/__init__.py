@@ -19,6 +19,7 @@ from ecgbatch.formats import (
     mortara,
     muse,
     npy,
+    pack,
     philips,
     schiller,
     scp,
@@ -66,6 +67,8 @@ def records(path: str) -> Records | None:
     Raises:
         RecordError: it cannot be opened, or not be read.
     """
+    if path.endswith(".parquet"):
+        return pack.opened(path)
     if not path.lower().endswith((".h5", ".hdf5")):
         return None
     try:

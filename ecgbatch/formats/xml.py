@@ -12,8 +12,8 @@ from ecgbatch.errors import RecordError
 from ecgbatch.record import FIRST_YEAR, LEADS, Reason
 
 __all__ = [
-    "Row",
     "Span",
+    "TableRow",
     "Tag",
     "attribute_places",
     "attributes",
@@ -29,7 +29,7 @@ __all__ = [
 
 Span = tuple[int, int, int]
 """Index of the path, and where the content begins and ends."""
-Row = tuple[bytes, int, int, int]
+TableRow = tuple[bytes, int, int, int]
 """Contents with NUL between, where the row begins, and where its payload begins and ends."""
 
 Tag = tuple[int, int, int, int]
@@ -64,7 +64,7 @@ def root_name(text: bytes) -> str:
     return name.decode("ascii", "replace")
 
 
-def table(text: bytes, paths: XmlPaths, n_columns: int) -> tuple[list[Span], list[Row]]:
+def table(text: bytes, paths: XmlPaths, n_columns: int) -> tuple[list[Span], list[TableRow]]:
     """Spans and rows as `XmlPaths.table` finds them in a document.
 
     Raises:

@@ -15,7 +15,10 @@ SPREAD = 0.25
 
 
 def platt(is_positive: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slope and intercept (label,) that make (record, label) logits most likely, given the spread of slopes."""
+    """Slope and intercept (label,) that make (record, label) logits most likely, given the spread of slopes.
+
+    Where `is_positive` is NaN, it is unknown, and the record does not count for the label.
+    """
     target = _smoothed(is_positive)
     logits = logits.astype(np.float64)
     common = _common(target, logits)
@@ -28,16 +31,16 @@ def platt(is_positive: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def thresholds(is_positive: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """(label,): the probability with the largest sum of sensitivity and specificity."""
-    return np.array([metrics.youden(is_positive[:, at], probability[:, at]) for at in range(probability.shape[1])])
+    """(label,): the probability with the largest sum of sensitivity and specificity over the known records."""
+    known = [(~np.isnan(is_positive[:, at]), at) for at in range(probability.shape[1])]
+    return np.array([metrics.youden(is_positive[at], probability[at]) for at in known])
 
 
 def _smoothed(is_positive: np.ndarray) -> np.ndarray:
-    """Targets a little short of 0 and 1, as if one more record of each kind were undecided (Platt 1999)."""
-    n_positive = is_positive.sum(0)
-    n_negative = len(is_positive) - n_positive
-    target: np.ndarray = np.where(is_positive > 0, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
-    return target
+    """Targets a little short of 0 and 1, as if one more record of each kind were undecided (Platt 1999); or NaN."""
+    n_positive, n_negative = (is_positive == 1).sum(0), (is_positive == 0).sum(0)
+    target = np.where(is_positive > 0, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
+    return np.where(np.isnan(is_positive), np.nan, target)
 
 
 def _common(target: np.ndarray, logits: np.ndarray) -> float:
@@ -55,17 +58,18 @@ def _common(target: np.ndarray, logits: np.ndarray) -> float:
 
 def _cost(target: np.ndarray, logits: np.ndarray, log_slope: float) -> float:
     z = np.exp(log_slope) * logits + _intercepts(target, logits, log_slope)
-    return float((np.logaddexp(0, z) - target * z).sum())
+    return float(np.nansum(np.logaddexp(0, z) - target * z))
 
 
 def _intercepts(target: np.ndarray, logits: np.ndarray, log_slope: float) -> np.ndarray:
     """The intercept of each label that makes its mean probability its mean target; by bisection, which cannot fail."""
     z = np.exp(log_slope) * logits
+    known = ~np.isnan(target)
     low: np.ndarray = -50 - z.max(0)
     high: np.ndarray = 50 - z.min(0)
     for _ in range(60):
         middle: np.ndarray = (low + high) / 2
-        is_low = _sigmoid(z + middle).mean(0) < target.mean(0)
+        is_low = (known * _sigmoid(z + middle)).sum(0) < np.nansum(target, axis=0)
         low, high = np.where(is_low, middle, low), np.where(is_low, high, middle)
     return middle
 
@@ -76,7 +80,8 @@ def _newton(
     """One damped Gauss-Newton step of every label's two numbers, and the largest change."""
     scaled = np.exp(log_slope) * logits  # the derivative of z to log_slope
     p = _sigmoid(scaled + intercept)
-    error, weight = p - target, p * (1 - p)
+    is_known = ~np.isnan(target)
+    error, weight = np.nan_to_num(p - target), is_known * p * (1 - p)
     gradient_slope = (error * scaled).sum(0) + (log_slope - common) / SPREAD**2
     gradient_intercept = error.sum(0)
     a = (weight * scaled**2).sum(0) + 1 / SPREAD**2

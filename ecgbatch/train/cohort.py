@@ -16,7 +16,7 @@ class Ecgs(Protocol):
     """Where the samples of ECGs lie; nothing is held in memory but what says where."""
 
     block: np.ndarray
-    """int (ecg,): ECGs of one block lie together and are cheapest read together; it never falls from one to the next."""
+    """int (ecg,): a few hundred ECGs of one number lie together and are best read together; it never falls."""
 
     def read(self, at: np.ndarray) -> Iterator[Record | Reject]:
         """The ECGs of these numbers, which ascend, in that order; any thread may ask."""
@@ -75,6 +75,12 @@ class Cohort:
             targets=self.targets[at],
             folds=None if self.folds is None else self.folds[at],
         )
+
+    def known(self) -> "Cohort":
+        """Without the records of which no label is known."""
+        is_known = ~np.isnan(self.targets).all(axis=1)
+        left_out = {**self.left_out, "labels unknown": int((~is_known).sum())}
+        return replace(self.only(np.flatnonzero(is_known)), left_out=left_out)
 
     def labelled(self, codes: Sequence[str]) -> "Cohort":
         """The same records with these labels, in this order.

@@ -73,7 +73,7 @@ class Entries:
 
 
 def _blocks(entries: list[Entry]) -> np.ndarray:
-    """int (entry,): a new block where a container begins or ends, and after every so many entries."""
+    """A number a block, int (entry,): a new block where a container begins or ends, and after every so many entries."""
     block = np.empty(len(entries), np.int64)
     number, begun, container = -1, 0, ""
     for at, entry in enumerate(entries):

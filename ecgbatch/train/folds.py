@@ -8,7 +8,7 @@ __all__ = ["folds", "held_out", "thinned"]
 
 
 def folds(is_positive: np.ndarray, patients: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:
-    """The fold of each record, int (record,) from 0; each holds as many positive patients as any other, give or take one.
+    """The fold of each record, int (record,) from 0; positive patients are spread evenly.
 
     Raises:
         UsageError: there are fewer positive or negative patients than folds.
@@ -41,7 +41,7 @@ def thinned(is_positive: np.ndarray, patients: np.ndarray, *, n_positive: int, s
 
     A smaller number keeps a part of what a larger one keeps, with the same seed.
     """
-    unique, patient = np.unique(patients, return_inverse=True)
+    _, patient = np.unique(patients, return_inverse=True)
     has_positive = np.bincount(patient, weights=is_positive) > 0
     is_kept = ~has_positive
     is_kept[np.random.default_rng(seed).permutation(np.flatnonzero(has_positive))[:n_positive]] = True

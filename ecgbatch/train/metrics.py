@@ -15,9 +15,14 @@ def auc(is_positive: np.ndarray, score: np.ndarray) -> float:
 
 
 def macro_auc(is_positive: np.ndarray, score: np.ndarray) -> float:
-    """Mean AUC over the labels of (record, label) with at least `JUDGED` positives; NaN where there is none."""
-    judged = np.flatnonzero(is_positive.sum(0) >= JUDGED)
-    each = [auc(is_positive[:, at], score[:, at]) for at in judged]
+    """Mean AUC over the labels of (record, label) with at least `JUDGED` positives; NaN where there is none.
+
+    Where `is_positive` is NaN, it is unknown, and the record does not count for the label.
+    """
+    known = ~np.isnan(is_positive)
+    judged = np.flatnonzero(np.nansum(is_positive, axis=0) >= JUDGED)
+    each = [auc(is_positive[known[:, at], at], score[known[:, at], at]) for at in judged]
+    each = [one for one in each if not np.isnan(one)]  # a label without negatives
     return float(np.mean(each)) if each else float("nan")
 
 
@@ -26,14 +31,16 @@ def bootstrap_auc(
 ) -> np.ndarray:
     """(draw, label): AUC of each label of (record, label) in cohorts of as many patients, drawn with replacement.
 
-    NaN where a draw holds no positive or no negative.
+    NaN where a draw holds no positive or no negative; where `is_positive` is NaN, the record does not count.
     """
     _, patient = np.unique(patients, return_inverse=True)
     n_patients = patient.max() + 1
     drawn = np.random.default_rng(seed).multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=n_draws)
     weight = drawn[:, patient].astype(np.float64)  # (draw, record)
-    labels = range(is_positive.shape[1])
-    return np.stack([_weighted_auc(is_positive[:, at], score[:, at], weight) for at in labels], axis=1)
+    known = ~np.isnan(is_positive)
+    labels = [(known[:, at], at) for at in range(is_positive.shape[1])]
+    draws = [_weighted_auc(is_positive[at], score[at], weight[:, at[0]]) for at in labels]
+    return np.stack(draws, axis=1)
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from ecgbatch.train.entries import Entries
 
 __all__ = ["is_ptbxl", "read"]
 
-PROVENANCE = "PTB-XL (Wagner et al., Sci Data 7:154, 2020; PhysioNet), CC BY 4.0; its 500 Hz records and its own folds by patient"
+PROVENANCE = "PTB-XL (Wagner et al., Sci Data 7:154, 2020; PhysioNet), CC BY 4.0; its 500 Hz records, its own folds"
 _TABLE = "ptbxl_database.csv"
 
 

@@ -120,7 +120,7 @@ def _ecgs(sources: Sequence[str]) -> Entries | Table:
 
 
 def _rows(ecgs: Entries | Table, labels: Labels) -> np.ndarray:
-    """The row of labels of each ECG, -1 for none: int (ecg,). What was packed is known by the name it was packed with."""
+    """The row of labels of each ECG, -1 for none: int (ecg,); one in a container is known by its name there too."""
     rows = labels.rows_of(ecgs.record_ids, ecgs.source_paths)
     if isinstance(ecgs, Entries) and any(ecgs.members):
         packed = labels.rows_of(ecgs.members, ecgs.members)

@@ -1,8 +1,8 @@
 """A table of ECGs: one Parquet file with samples and labels.
 
 Its columns are `patient_id`, `fs_hz`, `uv_per_count`, `leads`, `samples` (int16, lead after lead), optionally
-`record_id` (or `ecg_id`) and `fold`, and labels as `labels.py` reads them. Its metadata may say under `provenance` where
-the ECGs come from.
+`record_id` (or `ecg_id`) and `fold`, and labels as `labels.py` reads them. Its metadata may say under `provenance`
+where the ECGs come from.
 """
 
 import hashlib
@@ -24,6 +24,8 @@ __all__ = ["Table", "is_table", "read"]
 
 _SIGNAL = ("fs_hz", "uv_per_count", "leads", "samples")
 _NAMES = ("record_id", "ecg_id")
+_BLOCK = 256
+"""ECGs of a block at most; a row group is at least one."""
 _ROWS = 64
 """Rows of samples in memory at a time."""
 
@@ -46,7 +48,10 @@ class Table:
         """What the file calls its records, or their rows."""
         self.source_paths = [f"{path}#{name}" for name in self.record_ids]
         self._starts = np.cumsum([0, *sizes])
-        self.block = np.repeat(np.arange(len(sizes)), sizes)
+        self._group = np.repeat(np.arange(len(sizes)), sizes)
+        within = np.arange(len(self._group)) - self._starts[self._group]
+        starts_block = within % _BLOCK == 0
+        self.block = np.cumsum(starts_block) - 1
 
     @property
     def sha256(self) -> str:
@@ -56,7 +61,7 @@ class Table:
 
     def read(self, at: np.ndarray) -> Iterator[Record | Reject]:
         """The ECGs of these rows, which ascend."""
-        groups = self.block[at]
+        groups = self._group[at]
         with pq.ParquetFile(self.path) as file:
             for group in np.unique(groups):
                 yield from self._of_group(file, int(group), at[groups == group])

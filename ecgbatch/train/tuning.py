@@ -20,13 +20,13 @@ from ecgbatch.bundle import InputSpec
 from ecgbatch.errors import UsageError
 from ecgbatch.network import Network
 from ecgbatch.train import augment
+from ecgbatch.train.device import Device
 from ecgbatch.train.training import predict
 
 __all__ = ["DEPTHS", "Depth", "Examples", "Recipe", "Tuned", "logits", "tune"]
 
 Depth = Literal["all", "last", "head"]
 DEPTHS: tuple[Depth, ...] = get_args(Depth)
-_HAS_BF16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 N_LAST = 2
 """Stages that `last` trains, beside the head."""
 
@@ -85,25 +85,28 @@ class Tuned:
     """On the inner split; NaN without one."""
 
 
-def tune(start: Network, examples: Examples, choose: Examples | None, recipe: Recipe, spec: InputSpec) -> Tuned:
+def tune(
+    start: Network, examples: Examples, choose: Examples | None, recipe: Recipe, spec: InputSpec, device: Device
+) -> Tuned:
     """A copy of `start` trained on the examples; `choose` says which epoch is best and when to stop."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        network = copy.deepcopy(start)
+        network = copy.deepcopy(start).to(device.accelerator)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = copy.deepcopy(network).eval()
         best = Tuned(network=copy.deepcopy(average), epochs=0, loss=_loss(average, choose, recipe))
-        for epoch, _ in enumerate(_epochs(network, average, examples, recipe, spec), start=1):
+        for epoch, _ in enumerate(_epochs(network, average, examples, recipe, spec, device), start=1):
             loss = _loss(average, choose, recipe)
             if choose is None or loss < best.loss:
                 best = Tuned(network=copy.deepcopy(average), epochs=epoch, loss=loss)
             elif epoch - best.epochs >= recipe.patience:
                 break
+    best.network.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return best
 
 
 def _epochs(
-    network: Network, average: Network, examples: Examples, recipe: Recipe, spec: InputSpec
+    network: Network, average: Network, examples: Examples, recipe: Recipe, spec: InputSpec, device: Device
 ) -> Iterator[None]:
     """Train both in place, and stop after each epoch to be looked at."""
     groups = _groups(network, recipe)
@@ -111,18 +114,19 @@ def _epochs(
     rates = [group["lr"] for group in optimiser.param_groups]
     scale_mv = torch.tensor(spec.scale_mv, dtype=torch.float32)
     n_steps = max(1, len(examples) // recipe.batch)
+    n_limb = sum(not lead.startswith("V") for lead in spec.leads)
     n_done = 0
     for _ in range(recipe.epochs):
         _begin(network)
         for at in _draws(examples.y, n_steps, recipe):
             x = torch.from_numpy(examples.x[at])
             y = torch.from_numpy(examples.y[at].astype(np.float32)).view(-1, 1)
-            x = augment.distort(x, scale_mv=scale_mv, fs_hz=spec.fs_hz)
+            x = augment.distort(x, scale_mv=scale_mv, fs_hz=spec.fs_hz, n_limb=n_limb)
             x, y = augment.mixup(x, y, alpha=recipe.mixup_alpha)
             warmth = min(1.0, (n_done + 1) / n_steps)  # the first epoch warms up
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * warmth
-            _step(network, optimiser, x, y)
+            _step(network, optimiser, x.to(device.accelerator), y.to(device.accelerator), device)
             n_done += 1
             _follow(average, network, min(recipe.average_decay, n_done / (10 + n_done)))
         yield
@@ -176,8 +180,8 @@ def _cycled(is_one: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate(rounds)[:n]
 
 
-def _step(network: Network, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
-    with torch.autocast("cpu", torch.bfloat16, enabled=_HAS_BF16):
+def _step(network: Network, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, device: Device) -> None:
+    with torch.autocast(device.accelerator, torch.bfloat16, enabled=device.precision == "bf16-mixed"):
         logits, _ = network(x)
     loss = binary_cross_entropy_with_logits(logits.float(), y)
     optimiser.zero_grad()
@@ -206,4 +210,4 @@ def _loss(network: Network, choose: Examples | None, recipe: Recipe) -> float:
 
 def logits(network: Network, x: np.ndarray) -> np.ndarray:
     """float32 (record,) of the network's one label, computed as the exported graph will: in float32."""
-    return predict(network, x)[0][:, 0]
+    return predict(network, [x])[0][:, 0]

@@ -1,0 +1,72 @@
+"""Decoded entries: read and decoded by a few threads, in the order of the plan, as rows of a pack."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from ecgbatch.errors import RecordError
+from ecgbatch.feed import host
+from ecgbatch.feed.batch import ahead, keep_freed_memory, read_all, waveform_hash
+from ecgbatch.formats import pack
+from ecgbatch.plan import Shard
+from ecgbatch.record import INDEPENDENT_LEADS, Record, Reject
+
+__all__ = ["Chunk", "chunks"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Chunk:
+    """Some consecutive entries of one shard."""
+
+    shard: int
+    is_last: bool
+    """Whether it ends its shard."""
+    rows: list[dict[str, Any]]
+    """As `formats.pack.row` makes them."""
+    rejects: list[Reject]
+    decode_s: float
+    """Time of reading and decoding."""
+    prepare_s: float
+    """Time of hashing and copying."""
+
+
+def chunks(shards: Iterable[Shard], *, size: int, workers: int) -> Iterator[Chunk]:
+    """Every entry of every shard, in order, in chunks of at most `size`."""
+    keep_freed_memory()
+    starts = ((shard, start) for shard in shards for start in range(0, len(shard.entries), size))
+    return ahead(lambda at: _load(*at, size), starts, workers)
+
+
+def _load(shard: Shard, start: int, size: int) -> Chunk:
+    entries = shard.entries[start : start + size]
+    rows: list[dict[str, Any]] = []
+    rejects: list[Reject] = []
+    decode_s = prepare_s = 0.0
+    started = perf_counter()
+    for entry, record in zip(entries, read_all(entries), strict=True):
+        decoded = perf_counter()
+        if isinstance(record, Record):
+            rows.append(pack.row(entry.record_id, entry.source_path, record, _hash(record)))
+        else:
+            rejects.append(record)
+        decode_s += decoded - started
+        started = perf_counter()
+        prepare_s += started - decoded
+    return Chunk(
+        shard=shard.index,
+        is_last=start + size >= len(shard.entries),
+        rows=rows,
+        rejects=rejects,
+        decode_s=decode_s,
+        prepare_s=prepare_s,
+    )
+
+
+def _hash(record: Record) -> str | None:
+    """What `scores` calls it; None where it has not the eight leads, and will not be scored."""
+    try:
+        nv = host.nanovolts(record, INDEPENDENT_LEADS, host.flat_leads(record))
+    except RecordError:
+        return None
+    return waveform_hash(nv, record.fs_hz)

@@ -1,0 +1,354 @@
+"""Packs: decoded records as Parquet, which `ecgbatch pack` writes and anything that opens Parquet reads.
+
+A row is a record. Its samples are little-endian int16 or int32, lead after lead, in a binary column: a list of
+integers, which Parquet could encode as differences, takes longer to unfold than all that is done with a record then.
+"""
+
+import json
+import os
+import stat
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock, local
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from ecgbatch.errors import ArchiveError, RecordError
+from ecgbatch.record import LEADS, RATES_HZ, Reason, Record
+
+__all__ = [
+    "COMPARED",
+    "COMPRESSIONS",
+    "PLAN",
+    "RECORDS",
+    "REPEATED",
+    "SCHEMA",
+    "VERSION",
+    "Part",
+    "compression",
+    "is_pack",
+    "mark",
+    "opened",
+    "parts_of",
+    "row",
+    "table",
+]
+
+VERSION = 1
+COMPRESSIONS = ("none", "lz4", "zstd")
+"""Of the samples, from the fastest to the smallest; whoever reads a part need not know."""
+PLAN, RECORDS = "plan.parquet", "records"
+"""Names in the folder of a pack."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("record_id", pa.string(), nullable=False),  # in the source that was packed
+        pa.field("source_path", pa.string(), nullable=False),
+        pa.field("format", pa.string(), nullable=False),  # the container it was decoded from
+        pa.field("waveform_hash", pa.string()),  # null where an independent lead cannot be had
+        pa.field("acquired_at", pa.timestamp("us")),
+        pa.field("device_model", pa.string()),
+        pa.field("fs_hz", pa.float64(), nullable=False),
+        pa.field("n_samples", pa.int32(), nullable=False),
+        pa.field("leads", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False),
+        pa.field("uv_per_count", pa.list_(pa.field("element", pa.float64(), nullable=False)), nullable=False),
+        pa.field("zero_counts", pa.list_(pa.field("element", pa.float64(), nullable=False)), nullable=False),
+        pa.field("invalid_count", pa.int32()),  # the count that means "no sample"
+        pa.field("count_bits", pa.int8(), nullable=False),  # 16 or 32
+        pa.field("counts_xxh3", pa.uint64(), nullable=False),  # XXH3-64 of counts
+        pa.field("counts", pa.binary(), nullable=False),  # (lead, time)
+    ]
+)
+REPEATED = ["format", "device_model", "leads.list.element", "uv_per_count.list.element", "zero_counts.list.element"]
+"""Columns that a dictionary makes small."""
+COMPARED = ["record_id", "format", "acquired_at", "device_model", "fs_hz", "n_samples"]
+"""Columns of which each row group states the least and the most, so that a query may pass it over."""
+
+_FACTS = [name for name in SCHEMA.names if name != "counts"]
+_OPENING = Lock()
+_MARK_16 = -(2**15)
+"""Stands for a missing sample where int32 counts are kept as int16."""
+_GROUP_BYTES = 2**30
+"""Of samples in a row group: more than any that is written, and less than would do harm."""
+_HELD = local()
+"""`group`: the row group that a thread read last; consecutive entries lie in it."""
+
+
+def compression(samples: str) -> dict[str, str]:
+    """That of every column: the samples' as asked, of the rest what is smallest."""
+    columns = ["leads.list.element", "uv_per_count.list.element", "zero_counts.list.element", *_FACTS]
+    return {**dict.fromkeys(columns, "zstd"), "counts": samples}
+
+
+def mark(fingerprint: str) -> dict[str, str]:
+    """What the footer of a part says of it: its version, and the fingerprint of the pack it belongs to."""
+    return {"ecgbatch": json.dumps({"pack": VERSION, "run": fingerprint})}
+
+
+def row(record_id: str, source_path: str, record: Record, waveform_hash: str | None) -> dict[str, Any]:
+    """A record as a row of a pack; int32 counts become int16 where that loses nothing."""
+    counts, invalid_count = _narrowed(record.counts, record.invalid_count)
+    raw = counts.astype(f"<i{counts.itemsize}", order="C", copy=False).tobytes()
+    return {
+        "record_id": record_id,
+        "source_path": source_path,
+        "format": record.format,
+        "waveform_hash": waveform_hash,
+        "acquired_at": record.acquired_at,
+        "device_model": record.device_model,
+        "fs_hz": record.fs_hz,
+        "n_samples": record.n_samples,
+        "leads": record.leads,
+        "uv_per_count": record.uv_per_count,
+        "zero_counts": record.zero_counts,
+        "invalid_count": invalid_count,
+        "count_bits": counts.itemsize * 8,
+        "counts_xxh3": xxhash.xxh3_64_intdigest(raw),
+        "counts": raw,
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows of `row`, in Arrow."""
+    return pa.table({name: [values[name] for values in rows] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def is_pack(folder: Path | str) -> bool:
+    """Whether a folder is one that `ecgbatch pack` writes, finished or not."""
+    return _planned(os.path.join(folder, PLAN)) is not None
+
+
+def parts_of(folder: str) -> list[str] | None:
+    """Names of the parts of the pack in a folder, relative to it; None where it is no pack.
+
+    Raises:
+        ArchiveError: it is not finished, or parts of it are gone.
+    """
+    planned = _planned(os.path.join(folder, PLAN))
+    if planned is None:
+        return None
+    names = [f"{RECORDS}/part-{shard:06}.parquet" for shard in range(planned)]
+    there = [name for name in names if os.path.exists(os.path.join(folder, name))]
+    if len(there) != len(names):
+        raise ArchiveError(
+            f"{folder}: a pack with {len(there)} of {len(names)} parts; finish it with the command that began it"
+        )
+    return names
+
+
+class Part:
+    """An open part of a pack: each row is a record, told apart by the `record_id` it was packed with."""
+
+    def __init__(self, path: str, stamp: tuple[int, int]) -> None:
+        """Read everything but the samples, checksums compared.
+
+        Raises:
+            RecordError: it is damaged, or of another version.
+        """
+        self.stamp = stamp
+        self.path = path
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                self.metadata = file.metadata
+                if not SCHEMA.equals(file.schema_arrow):
+                    raise RecordError(Reason.UNKNOWN_FORMAT, f"no pack of version {VERSION}, expected its columns")
+                self.facts = file.read(columns=_FACTS, use_threads=False)
+        except (OSError, ValueError, pa.ArrowException) as err:
+            raise RecordError(Reason.MALFORMED, "a part of a pack that cannot be read") from err
+        self._row_of = {name: at for at, name in enumerate(self.facts["record_id"].to_pylist())}
+        if len(self._row_of) != len(self.facts):
+            raise RecordError(Reason.MALFORMED, "a part of a pack with two records of one record_id")
+        n_rows = [self.metadata.row_group(at).num_rows for at in range(self.metadata.num_row_groups)]
+        self.starts = [0, *accumulate(n_rows)]
+        self._groups: WeakValueDictionary[int, _Group] = WeakValueDictionary()
+        self._lock = Lock()
+
+    def members(self) -> list[str]:
+        """The `record_id` of each row."""
+        return list(self._row_of)
+
+    def record(self, member: str) -> Record:
+        """The record of that `record_id`.
+
+        Raises:
+            RecordError: there is none, or it is damaged.
+        """
+        at = self._row_of.get(member)
+        if at is None:
+            raise RecordError(Reason.UNREADABLE, "no record of this record_id in the part")
+        group = self._group(bisect_right(self.starts, at) - 1)
+        return group.record(at - group.start)
+
+    def _group(self, index: int) -> "_Group":
+        """The row group: threads share it for as long as one of them holds it."""
+        held = getattr(_HELD, "group", None)
+        if held is not None and held.part is self and held.index == index:
+            return held
+        with self._lock:
+            group = self._groups.get(index)
+            if group is None:
+                group = self._groups[index] = _Group(self, index)
+        group.load()
+        _HELD.group = group
+        return group
+
+
+class _Group:
+    """A row group in memory."""
+
+    def __init__(self, part: Part, index: int) -> None:
+        self.part = part
+        self.index = index
+        self.start = part.starts[index]
+        self._lock = Lock()
+        self._rows: list[tuple[Any, ...]] = []
+        self._ends: list[int] = []
+        self._samples = np.empty(0, np.uint8)
+
+    def load(self) -> None:
+        """Read it, unless another thread has or is about to.
+
+        Raises:
+            RecordError: it cannot be read.
+        """
+        with self._lock:
+            if not self._rows:
+                self._samples, self._ends = self._read()
+                n = self.part.starts[self.index + 1] - self.start
+                self._rows = list(zip(*map(_values, self.part.facts.slice(self.start, n).columns), strict=True))
+
+    def record(self, at: int) -> Record:
+        """One of its rows.
+
+        Raises:
+            RecordError: it is damaged.
+        """
+        _, _, container, _, acquired_at, device_model, fs_hz, n_samples, leads, uv, zero, invalid, bits, xxh3 = (
+            self._rows[at]
+        )
+        raw = self._samples[self._ends[at] : self._ends[at + 1]]
+        if xxhash.xxh3_64_intdigest(raw.data) != xxh3:
+            raise RecordError(Reason.CHECKSUM, "samples that do not have the checksum beside them")
+        _check(fs_hz, leads, uv, zero)
+        if bits not in (16, 32) or n_samples < 1 or len(raw) != len(leads) * n_samples * bits // 8:
+            raise RecordError(Reason.MALFORMED, f"{len(raw)} bytes of {len(leads)} leads × {n_samples} × {bits} bits")
+        return Record(
+            format=container,
+            fs_hz=fs_hz,
+            leads=leads,
+            counts=raw.view("<i2" if bits == 16 else "<i4").reshape(len(leads), n_samples),
+            uv_per_count=uv,
+            zero_counts=zero,
+            invalid_count=invalid,
+            acquired_at=acquired_at,
+            device_model=device_model,
+        )
+
+    def _read(self) -> tuple[np.ndarray, list[int]]:
+        """The bytes of all samples in it, and where each row's begin and the last one's end."""
+        metadata = self.part.metadata
+        n_bytes = metadata.row_group(self.index).column(metadata.num_columns - 1).total_uncompressed_size
+        if n_bytes > _GROUP_BYTES:
+            raise RecordError(Reason.TOO_LARGE, f"a row group of {n_bytes} bytes, expected at most {_GROUP_BYTES}")
+        try:
+            with pq.ParquetFile(self.part.path, metadata=metadata) as file:
+                column = file.read_row_group(self.index, columns=["counts"], use_threads=False).column(0)
+                counts = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        except (OSError, ValueError, pa.ArrowException) as err:
+            raise RecordError(Reason.CORRUPT_PAYLOAD, "a row group that cannot be read") from err
+        _, ends, samples = counts.buffers()
+        return np.frombuffer(samples, np.uint8), np.frombuffer(
+            ends, np.int32, len(counts) + 1, 4 * counts.offset
+        ).tolist()
+
+
+def opened(path: str) -> Part | None:
+    """The part of a pack at `path` as it is now, kept open for the entries to come; None for any other Parquet.
+
+    Raises:
+        RecordError: it cannot be opened, or is damaged.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as err:
+        raise RecordError(Reason.UNREADABLE, getattr(err, "strerror", None) or "cannot be opened") from err
+    if not stat.S_ISREG(status.st_mode):
+        raise RecordError(Reason.UNREADABLE, "not a regular file")
+    if status.st_size == 0:
+        raise RecordError(Reason.EMPTY, "0 bytes")
+    with _OPENING:  # two threads that ask at once get the same one
+        return _opened(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _opened(path: str, n_bytes: int, modified_ns: int) -> Part | None:
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        mark = json.loads(metadata.get(b"ecgbatch", b"{}"))
+    except (OSError, ValueError, pa.ArrowException) as err:
+        raise RecordError(Reason.MALFORMED, "a Parquet file that cannot be read") from err
+    return Part(path, (n_bytes, modified_ns)) if isinstance(mark, dict) and "pack" in mark else None
+
+
+def _planned(path: str) -> int | None:
+    """How many parts the pack of this plan has; None where it is no plan of a pack."""
+    try:
+        metadata = pq.read_metadata(path)
+        settings = json.loads((metadata.metadata or {})[b"ecgbatch"])
+        return -(-metadata.num_rows // int(settings["shard_size"])) if "pack" in settings else None
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, pa.ArrowException):
+        return None
+
+
+def _narrowed(counts: np.ndarray, invalid_count: int | None) -> tuple[np.ndarray, int | None]:
+    """The counts as int16 where they fit, the mark of a missing sample with them."""
+    if counts.dtype.itemsize == 2:
+        return counts, invalid_count
+    is_there = None if invalid_count is None else counts != invalid_count
+    least, most = _extremes(counts, is_there)
+    if least <= _MARK_16 or most > -_MARK_16 - 1:
+        return counts, invalid_count
+    if is_there is None:
+        return counts.astype(np.int16), None
+    return np.where(is_there, counts, _MARK_16).astype(np.int16), _MARK_16
+
+
+def _extremes(counts: np.ndarray, is_there: np.ndarray | None) -> tuple[int, int]:
+    if is_there is None or is_there.all():
+        return int(counts.min()), int(counts.max())
+    return int(counts.min(initial=0, where=is_there)), int(counts.max(initial=0, where=is_there))
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """A column of facts in Python, a tuple for each list."""
+    if pa.types.is_timestamp(column.type):
+        return column.to_numpy().tolist()  # ten times as fast as Arrow's own way
+    if not pa.types.is_list(column.type):
+        return column.to_pylist()
+    values: list[Any] = []
+    for chunk in column.chunks:
+        flat = chunk.flatten().to_pylist()
+        ends = chunk.offsets.to_numpy() - chunk.offsets[0].as_py()
+        values += [tuple(flat[start:end]) for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
+    return values
+
+
+@lru_cache(maxsize=1024)
+def _check(fs_hz: float, leads: tuple[str, ...], uv: tuple[float, ...], zero: tuple[float, ...]) -> None:
+    """Nothing, for what a decoder could have said of a record."""
+    if not leads or not set(leads) <= set(LEADS) or not len(leads) == len(uv) == len(zero):
+        raise RecordError(Reason.MALFORMED, f"{len(leads)} leads, {len(uv)} gains, {len(zero)} zeros")
+    if len(set(leads)) != len(leads):
+        raise RecordError(Reason.DUPLICATE_LEAD, "a lead is stored twice")
+    if not RATES_HZ[0] <= fs_hz <= RATES_HZ[1]:
+        raise RecordError(Reason.UNKNOWN_RATE, f"{fs_hz:g} Hz, expected {RATES_HZ[0]:g} to {RATES_HZ[1]:g}")
+    if not (np.isfinite(uv).all() and np.isfinite(zero).all()) or 0.0 in uv:
+        raise RecordError(Reason.UNKNOWN_GAIN, "a gain or zero that is no number, or a gain of 0")

@@ -1,0 +1,84 @@
+"""The beginning of a run: its folder and its plan, new or gone on with."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from ecgbatch import archive, formats
+from ecgbatch.errors import ArchiveError, OutputError
+from ecgbatch.plan import Plan
+from ecgbatch.remote import is_url
+
+__all__ = ["named", "planned", "require_sources", "spare_foreign"]
+
+
+def named(sources: Sequence[Path | str]) -> list[str]:
+    """The sources as a plan's settings name them: the same ones wherever the command is called."""
+    return [str(source) if is_url(str(source)) else os.path.abspath(source) for source in sources]
+
+
+def require_sources(sources: Sequence[Path | str]) -> None:
+    """Nothing, for sources that are there.
+
+    Raises:
+        ArchiveError: one is not.
+    """
+    for source in sources:
+        if not is_url(str(source)) and not os.path.exists(source):
+            raise ArchiveError(f"{source}: no such file or folder")
+
+
+def spare_foreign(folder: Path) -> None:
+    """Leave alone a folder that is neither a run nor empty.
+
+    Raises:
+        OutputError: it holds something else, or cannot be looked into.
+    """
+    try:
+        found = set(os.listdir(folder)) if os.path.lexists(folder) else set()
+    except OSError as err:
+        raise OutputError(f"{folder}: cannot be a run folder: {err.strerror}") from err
+    if "plan.parquet" not in found and (foreign := found - {".lock", "plan.parquet.partial"}):
+        raise OutputError(f"{folder}: holds {min(foreign)!r} and no plan, expected a new folder or a run of ecgbatch")
+
+
+def planned(folder: Path, sources: Sequence[Path | str], settings: Mapping[str, Any], *, existed: bool) -> Plan:
+    """The plan in `folder` if it is of these settings, else a new one in an empty folder.
+
+    Raises:
+        OutputError: the folder holds another run.
+        ArchiveError: the sources cannot be listed; a folder that is new is removed again.
+    """
+    path = folder / "plan.parquet"
+    if path.exists():
+        plan = Plan.open(path)
+        _refuse_another(folder, plan.settings, settings)
+        return plan
+    try:
+        entries = archive.scan(sources, companions=formats.companions, skip=folder)
+        first = next(entries, None)
+        if first is None:
+            raise ArchiveError(f"{_plain(settings['source'])}: holds no file; nothing was planned")
+        entries = islice(chain([first], entries), settings["limit"])
+        return Plan.write(path, entries, shard_size=settings["shard_size"], settings=settings)
+    except BaseException:
+        if not existed:
+            shutil.rmtree(folder)
+        raise
+
+
+def _refuse_another(folder: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    if ("pack" in before) != ("pack" in settings):
+        kinds = ("pack", "run") if "pack" in before else ("run", "pack")
+        raise OutputError(f"{folder}: holds a {kinds[0]}, expected a new folder or a {kinds[1]}; use another --out")
+    for name, value in before.items():
+        if settings.get(name) != value:
+            detail = f"{name.replace('_', '-')} {_plain(value)}, not {_plain(settings.get(name))}"
+            raise OutputError(f"{folder}: holds a run with {detail}; use another --out for another run")
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
