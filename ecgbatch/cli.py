@@ -352,6 +352,139 @@ def pretrain_command(
     print(made.folder)
 
 
+@train.command("finetune")
+def finetune_command(
+    source: Annotated[list[str], Argument(help="A table of ECGs (Parquet); with --labels, anything that score reads.")],
+    label: Annotated[str, Option(help="Column of 0 and 1, code, or COLUMN=VALUE of the positives.")],
+    out: Annotated[Path, Option(help="Folder that gets the bundle, in a folder of its name.")],
+    from_: Annotated[str, Option("--from", help="Bundle to begin with.")] = "foundation",
+    against: Annotated[str | None, Option(help="Value of the negatives; all others by default.")] = None,
+    labels: Annotated[
+        Path | None, Option(help="Table with record_id, patient_id and the label (CSV, Parquet).")
+    ] = None,
+    depth: Annotated[str, Option(help="all, last (stages), head, or probe (a logistic regression).")] = "all",
+    name: Annotated[str | None, Option(help="Name of the bundle; the label by default.")] = None,
+    title: Annotated[str | None, Option(help="What the label stands for; the label by default.")] = None,
+    licence: Annotated[str, Option(help="Licence of the data, which the weights carry.")] = "not stated",
+    epochs: Annotated[int, Option(help="Passes over the training patients, at most.", min=1)] = 30,
+    rate: Annotated[list[float] | None, Option(help="Learning rate to try; repeat it for several.")] = None,
+    folds: Annotated[int, Option(help="Folds of the cross-validation.", min=2)] = 5,
+    batch: Annotated[int, Option(help="ECGs a step.", min=2)] = 32,
+    seed: Annotated[int, Option(help="The same seed gives the same bundle.")] = 1,
+    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Make a bundle of one new label from a few ECGs and a bundle that knows ECGs.
+
+    Example: ecgbatch train finetune brugada.parquet --label brugada=1 --against 0 --from foundation --out bundles
+    """
+    with report_errors(), needs("train"):
+        from ecgbatch import bundle
+        from ecgbatch.train import finetune, task
+        from ecgbatch.train.arms import budget
+
+        meaning = task.Meaning.of(label, against)
+        making = finetune.Making(
+            parent=bundle.find(from_),
+            depth=finetune.depth(depth),
+            name=name or meaning.code,
+            title=title or meaning.code,
+            licence=licence,
+            command=spoken(),
+            n_folds=folds,
+            seed=seed,
+        )
+        spent = budget(epochs=epochs, rates=rate, depth=depth, batch=batch, device=device)
+        known = task.read(source, making.parent.input, meaning, labels_path=labels)
+        made = finetune.finetune(known, making, spent, out, say=say)
+    print(made.folder)
+
+
+@train.command("probe")
+def probe_command(
+    run: Annotated[Path, Argument(help="Run that was scored with --embeddings.", readable=False)],
+    labels: Annotated[Path, Argument(help="Table with record_id, patient_id and the label (CSV, Parquet).")],
+    label: Annotated[str, Option(help="Column of 0 and 1, code, or COLUMN=VALUE of the positives.")],
+    out: Annotated[Path, Option(help="Folder that gets the bundle, in a folder of its name.")],
+    model: Annotated[str, Option(help="Bundle whose embedding the run holds.")] = "foundation",
+    against: Annotated[str | None, Option(help="Value of the negatives; all others by default.")] = None,
+    name: Annotated[str | None, Option(help="Name of the bundle; the label by default.")] = None,
+    title: Annotated[str | None, Option(help="What the label stands for; the label by default.")] = None,
+    licence: Annotated[str, Option(help="Licence of the data, which the weights carry.")] = "not stated",
+    folds: Annotated[int, Option(help="Folds of the cross-validation.", min=2)] = 5,
+    seed: Annotated[int, Option(help="The same seed gives the same bundle.")] = 1,
+) -> None:
+    """Make a bundle of one new label, in seconds, from the embeddings that a run has stored.
+
+    Example: ecgbatch train probe runs/2024 labels.csv --label brugada --out bundles
+    """
+    with report_errors(), needs("train"):
+        from ecgbatch import bundle
+        from ecgbatch.train import finetune, stored, task
+
+        meaning = task.Meaning.of(label, against)
+        making = finetune.Making(
+            parent=bundle.find(model),
+            depth="probe",
+            name=name or meaning.code,
+            title=title or meaning.code,
+            licence=licence,
+            command=spoken(),
+            n_folds=folds,
+            seed=seed,
+        )
+        made = stored.probe_run(run, labels, meaning, making, out, say=say)
+    print(made.folder)
+
+
+@train.command("compare")
+def compare_command(
+    source: Annotated[list[str], Argument(help="A table of ECGs (Parquet); with --labels, anything that score reads.")],
+    label: Annotated[str, Option(help="Column of 0 and 1, code, or COLUMN=VALUE of the positives.")],
+    out: Annotated[Path, Option(help="Folder of the comparison: new, or one to go on with.")],
+    from_: Annotated[str, Option("--from", help="Bundle to begin with.")] = "foundation",
+    against: Annotated[str | None, Option(help="Value of the negatives; all others by default.")] = None,
+    labels: Annotated[
+        Path | None, Option(help="Table with record_id, patient_id and the label (CSV, Parquet).")
+    ] = None,
+    depth: Annotated[str, Option(help="How deep fine-tuning goes: all, last (stages) or head.")] = "all",
+    arms: Annotated[str, Option(help="What is compared.")] = "finetune,scratch,probe",
+    positives: Annotated[str, Option(help="Positive patients to train on, such as 5,10,20,40,all.")] = "all",
+    folds: Annotated[int, Option(help="Folds of each cross-validation.", min=2)] = 5,
+    repeats: Annotated[int, Option(help="Cross-validations, each of another partition.", min=1)] = 2,
+    seeds: Annotated[int, Option(help="Trainings of each fold.", min=1)] = 1,
+    epochs: Annotated[int, Option(help="Passes over the training patients, at most.", min=1)] = 30,
+    rate: Annotated[list[float] | None, Option(help="Learning rate every arm tries; repeat it for several.")] = None,
+    batch: Annotated[int, Option(help="ECGs a step.", min=2)] = 32,
+    confounder: Annotated[
+        list[str] | None, Option(help="Column that may leak the label, also seconds and fs_hz; repeat it.")
+    ] = None,
+    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Compare fine-tuning with training from scratch, and with a probe, on the same folds.
+
+    Example: ecgbatch train compare brugada.parquet --label brugada=1 --against 0 --out comparison
+    """
+    with report_errors(), needs("train"):
+        from ecgbatch import bundle
+        from ecgbatch.train import compare, task
+        from ecgbatch.train.arms import budget
+
+        parent = bundle.find(from_)
+        plan = compare.Plan(
+            arms=compare.arms_of(arms),
+            n_folds=folds,
+            n_repeats=repeats,
+            n_seeds=seeds,
+            positives=compare.positives_of(positives),
+            confounders=tuple(confounder or ()),
+        )
+        spent = budget(epochs=epochs, rates=rate, depth=depth, batch=batch, device=device)
+        meaning = task.Meaning.of(label, against)
+        known = task.read(source, parent.input, meaning, labels_path=labels, confounders=plan.confounders)
+        report = compare.compare(known, parent, plan, spent, out, say=say)
+    print(report)
+
+
 @train.command("gate")
 def gate_command(
     data: Annotated[Path, Argument(help="Parquet of ECGs with a column 'quality': acceptable or unacceptable.")],

@@ -86,7 +86,7 @@ class Tuned:
 
 
 def tune(
-    start: Network, examples: Examples, choose: Examples | None, recipe: Recipe, spec: InputSpec, device: Device
+    start: Network, examples: Examples, choose: Examples | None, recipe: Recipe, *, spec: InputSpec, device: Device
 ) -> Tuned:
     """A copy of `start` trained on the examples; `choose` says which epoch is best and when to stop."""
     with torch.random.fork_rng(devices=[]):
@@ -95,7 +95,7 @@ def tune(
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = copy.deepcopy(network).eval()
         best = Tuned(network=copy.deepcopy(average), epochs=0, loss=_loss(average, choose, recipe))
-        for epoch, _ in enumerate(_epochs(network, average, examples, recipe, spec, device), start=1):
+        for epoch, _ in enumerate(_epochs(network, average, examples, recipe, spec=spec, device=device), start=1):
             loss = _loss(average, choose, recipe)
             if choose is None or loss < best.loss:
                 best = Tuned(network=copy.deepcopy(average), epochs=epoch, loss=loss)
@@ -106,7 +106,7 @@ def tune(
 
 
 def _epochs(
-    network: Network, average: Network, examples: Examples, recipe: Recipe, spec: InputSpec, device: Device
+    network: Network, average: Network, examples: Examples, recipe: Recipe, *, spec: InputSpec, device: Device
 ) -> Iterator[None]:
     """Train both in place, and stop after each epoch to be looked at."""
     groups = _groups(network, recipe)
