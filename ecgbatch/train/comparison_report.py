@@ -82,7 +82,8 @@ def _heading(scores: pl.DataFrame, task: Task, settings: Mapping[str, Any]) -> s
     left_out = ", ".join(f"{n} {reason}" for reason, n in task.left_out.items() if n)
     return f"""# {task.code}: fine-tuned, or trained from scratch?
 
-{len(task.y)} ECGs of {len(set(task.patients.tolist()))} patients, {n_positive} positive. Left out: {left_out or "none"}.
+{len(task.y)} ECGs of {len(set(task.patients.tolist()))} patients, {n_positive} positive.
+Left out: {left_out or "none"}.
 {counts["fold"]} folds by patient, {counts["repeat"]} repeats with other partitions, {counts["seed"]} seeds each.
 Fine-tuning starts from `{settings["from"].split()[0]}` (depth {settings["depth"]}).
 

@@ -38,8 +38,8 @@ def probe_run(
             kind = "positive" if side else "negative"
             raise UsageError(f"label {meaning.code!r}: {n} {kind} patients in the run, expected at least {LEAST}")
     say(f"{known.sum()} of {len(known)} ECGs have the label, {y.sum()} positive")
-    listed_embedding = stored.filter(pl.Series(known))["embedding"]
-    embedding = np.stack(listed_embedding.to_numpy()).astype(np.float32)  # (record, feature)
+    vectors = stored.filter(pl.Series(known))["embedding"]
+    embedding = vectors.to_arrow().flatten().to_numpy().reshape(len(vectors), -1)  # (record, feature)
     facts = {
         "provenance": "not stated",
         "data_sha256": hashlib.sha256(listed.sha256.encode() + embedding.tobytes()).hexdigest(),

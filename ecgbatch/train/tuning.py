@@ -23,7 +23,7 @@ from ecgbatch.train import augment
 from ecgbatch.train.device import Device
 from ecgbatch.train.training import predict
 
-__all__ = ["DEPTHS", "Depth", "Examples", "Recipe", "Tuned", "logits", "tune"]
+__all__ = ["DEPTHS", "Depth", "Examples", "Recipe", "Tuned", "draws", "groups", "logits", "tune"]
 
 Depth = Literal["all", "last", "head"]
 DEPTHS: tuple[Depth, ...] = get_args(Depth)
@@ -109,8 +109,7 @@ def _epochs(
     network: Network, average: Network, examples: Examples, recipe: Recipe, *, spec: InputSpec, device: Device
 ) -> Iterator[None]:
     """Train both in place, and stop after each epoch to be looked at."""
-    groups = _groups(network, recipe)
-    optimiser = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    optimiser = torch.optim.AdamW(groups(network, recipe), weight_decay=recipe.weight_decay)
     rates = [group["lr"] for group in optimiser.param_groups]
     scale_mv = torch.tensor(spec.scale_mv, dtype=torch.float32)
     n_steps = max(1, len(examples) // recipe.batch)
@@ -118,7 +117,7 @@ def _epochs(
     n_done = 0
     for _ in range(recipe.epochs):
         _begin(network)
-        for at in _draws(examples.y, n_steps, recipe):
+        for at in draws(examples.y, n_steps, recipe):
             x = torch.from_numpy(examples.x[at])
             y = torch.from_numpy(examples.y[at].astype(np.float32)).view(-1, 1)
             x = augment.distort(x, scale_mv=scale_mv, fs_hz=spec.fs_hz, n_limb=n_limb)
@@ -132,19 +131,19 @@ def _epochs(
         yield
 
 
-def _groups(network: Network, recipe: Recipe) -> list[dict[str, object]]:
+def groups(network: Network, recipe: Recipe) -> list[dict[str, object]]:
     """The parameters that the depth trains, a group a stage with its own rate; the others are frozen."""
     stages = _stages(network)
     first = {"all": 0, "last": len(stages) - 1 - N_LAST, "head": len(stages) - 1}[recipe.depth]
-    groups: list[dict[str, object]] = []
+    made: list[dict[str, object]] = []
     for at, modules in enumerate(stages):
         parameters = [parameter for module in modules for parameter in module.parameters()]
         for parameter in parameters:
             parameter.requires_grad_(at >= first)
         if at >= first:
             rate = recipe.learning_rate * recipe.stage_decay ** (len(stages) - 1 - at)
-            groups.append({"params": parameters, "lr": rate})
-    return groups
+            made.append({"params": parameters, "lr": rate})
+    return made
 
 
 def _stages(network: Network) -> list[list[nn.Module]]:
@@ -165,7 +164,7 @@ def _begin(network: Network) -> None:
     network.dropout.training = True
 
 
-def _draws(is_positive: np.ndarray, n_steps: int, recipe: Recipe) -> np.ndarray:
+def draws(is_positive: np.ndarray, n_steps: int, recipe: Recipe) -> np.ndarray:
     """Which examples make up each step, int (step, example); no class is drawn again before all of it was."""
     n = n_steps * min(recipe.batch, len(is_positive))
     share = max(recipe.least_positive, float(is_positive.mean()))
