@@ -99,7 +99,8 @@ def pretrain(
             training.run_epoch(stream, choose, after_step=logbook.step)
             logbook.epoch()
 
-    made, report = _labels(parts, choose, Inputs(parts.of("report"), spec), training.best_network())
+    judge = Inputs(parts.of("report"), spec, cached_bytes=0)  # it is read once
+    made, report = _labels(parts, choose, judge, training.best_network())
     say(f"macro AUC of the reporting side: {report.macro}")
     bundle = Bundle(
         folder=out / name,

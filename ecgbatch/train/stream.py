@@ -23,8 +23,8 @@ __all__ = ["CACHED_BYTES", "Inputs", "Stream"]
 T = TypeVar("T")
 U = TypeVar("U")
 
-CACHED_BYTES = 2**30
-"""Input of a cohort that is kept in memory."""
+CACHED_BYTES = 2**29
+"""Input of a cohort that is kept in memory: of one side of a split, and there are two that are read again and again."""
 BUFFER_BYTES = 2**28
 """Input that batches are drawn from, where the cohort is larger."""
 _THREADS = 2
