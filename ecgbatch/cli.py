@@ -455,6 +455,9 @@ def compare_command(
     epochs: Annotated[int, Option(help="Passes over the training patients, at most.", min=1)] = 30,
     rate: Annotated[list[float] | None, Option(help="Learning rate every arm tries; repeat it for several.")] = None,
     batch: Annotated[int, Option(help="ECGs a step.", min=2)] = 32,
+    seconds: Annotated[
+        float | None, Option(help="Look at so many seconds of each ECG only, so that their length tells nothing.")
+    ] = None,
     confounder: Annotated[
         list[str] | None, Option(help="Column that may leak the label, also seconds and fs_hz; repeat it.")
     ] = None,
@@ -477,6 +480,7 @@ def compare_command(
             n_seeds=seeds,
             positives=compare.positives_of(positives),
             confounders=tuple(confounder or ()),
+            seconds=seconds,
         )
         spent = budget(epochs=epochs, rates=rate, depth=depth, batch=batch, device=device)
         meaning = task.Meaning.of(label, against)

@@ -88,6 +88,16 @@ def test_a_column_of_other_values_asks_for_the_positive_one(table, tiny_bundle):
         task.read([str(table)], tiny_bundle.input, task.Meaning.of("rare", None), labels_path=None)
 
 
+def test_ecgs_cut_to_one_length_end_there_and_are_as_they_were_before(known_task, tiny_bundle):
+    cut = known_task.first_seconds(6.0, tiny_bundle.input)
+
+    assert_array_equal(cut.x[:, :, :1500], known_task.x[:, :, :1500])
+    assert not cut.x[:, :, 1500:].any()
+    assert known_task.x[:, :, 1500:].any()
+    with pytest.raises(UsageError, match="--seconds 3, expected 5 to 10"):
+        known_task.first_seconds(3.0, tiny_bundle.input)
+
+
 def test_an_unknown_confounder_is_refused_before_training(table, tiny_bundle):
     with pytest.raises(UsageError, match=r"no column 'sight', expected one of .*site"):
         task.read(

@@ -56,6 +56,8 @@ class Plan:
     positives: tuple[int | None, ...]
     """Positive patients to train on, for the learning curve; None for all."""
     confounders: tuple[str, ...] = ()
+    seconds: float | None = None
+    """Of each ECG that are looked at; None for all that the model takes."""
 
     def __post_init__(self) -> None:
         if not self.arms or self.n_folds < 2 or min(self.n_repeats, self.n_seeds) < 1:
@@ -117,6 +119,8 @@ def compare(
         UsageError: too few patients for the folds.
         OutputError: the folder holds another comparison, or another process writes it.
     """
+    if plan.seconds is not None:
+        task = task.first_seconds(plan.seconds, parent.input)
     with exclusive(out):
         _same_settings(out, _settings(task, parent, plan, budget))
         parts.made(out / "parts")
@@ -205,6 +209,7 @@ def _settings(task: Task, parent: Bundle, plan: Plan, budget: Budget) -> dict[st
         "n_positive": int(task.y.sum()),
         "from": f"{parent.name} {parent.fingerprint[:16]}",
         "folds": plan.n_folds,
+        "seconds": plan.seconds,
         "depth": budget.depth,
         "epochs": budget.epochs,
         "rates": list(budget.rates),

@@ -85,9 +85,15 @@ def _heading(scores: pl.DataFrame, task: Task, settings: Mapping[str, Any]) -> s
 {len(task.y)} ECGs of {len(set(task.patients.tolist()))} patients, {n_positive} positive.
 Left out: {left_out or "none"}.
 {counts["fold"]} folds by patient, {counts["repeat"]} repeats with other partitions, {counts["seed"]} seeds each.
-Fine-tuning starts from `{settings["from"].split()[0]}` (depth {settings["depth"]}).
+Fine-tuning starts from `{settings["from"].split()[0]}` (depth {settings["depth"]}).{_cut(settings)}
 
 {task.provenance}."""
+
+
+def _cut(settings: Mapping[str, Any]) -> str:
+    return (
+        "" if settings["seconds"] is None else f"\nOf each ECG, only the first {settings['seconds']:g} s are looked at."
+    )
 
 
 def _table(found: Mapping[tuple[int | None, str], Mapping[str, np.ndarray]], n: int | None, arms: Sequence[str]) -> str:

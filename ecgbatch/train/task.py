@@ -87,6 +87,18 @@ class Task:
                 kind = "positive" if side else "negative"
                 raise UsageError(f"label {self.code!r}: {n} {kind} patients, expected at least {LEAST}")
 
+    def first_seconds(self, seconds: float, spec: InputSpec) -> "Task":
+        """The same with no more than so many seconds of each ECG, as if it had ended then, so that length tells nothing.
+
+        Raises:
+            UsageError: a model of this input takes no ECG of that length.
+        """
+        if not spec.min_seconds <= seconds <= spec.seconds:
+            raise UsageError(f"--seconds {seconds:g}, expected {spec.min_seconds:g} to {spec.seconds:g}")
+        x = self.x.copy()
+        x[:, :, round(seconds * spec.fs_hz) :] = 0
+        return replace(self, x=x)
+
     def column(self, name: str) -> pl.Series:
         """What is known of each record under that name.
 

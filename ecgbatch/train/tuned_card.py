@@ -10,8 +10,8 @@ __all__ = ["text"]
 _HOW = {
     "all": "All of the network, trained further from the weights",
     "last": "The last two stages of the network and a new head, trained further from the weights",
-    "head": "A new head, trained by gradient descent on augmented ECGs, on the unchanged network of the parent,",
-    "probe": "A linear probe, a logistic regression on the embedding of the unchanged network,",
+    "head": "A new head, trained by gradient descent on augmented ECGs, on the unchanged network",
+    "probe": "A linear probe, a logistic regression on the embedding of the unchanged network",
 }
 
 
@@ -31,7 +31,8 @@ def text(
     prevalence = n_positive / n
     return f"""# {bundle.name} {bundle.version}
 
-{_HOW[facts["depth"]]} of `{parent.name}` {parent.version}. One label: **{label.code}**, {label.name}. It reads
+{_HOW[facts["depth"]]} of
+`{parent.name}` {parent.version}. One label: **{label.code}**, {label.name}. It reads
 {spec.seconds:g} s of {len(spec.leads)} leads ({", ".join(spec.leads)}) at {spec.fs_hz} Hz.
 {_shared(bundle)}
 | {facts["n_folds"]}-fold cross-validation by patient, {n} ECGs, {n_positive} positive | 95 % interval |
@@ -65,7 +66,7 @@ The weights are derived from these data and licensed {bundle.licence}.
 {facts["n_folds"]} folds by patient: {facts["n_patients"]} patients, nobody on two sides. In each, what there was to
 choose ({_chosen(facts)}) was chosen among the training patients alone; the AUC is that of the left-out
 patients of each fold, averaged. Calibration and threshold are of all left-out scores. The weights that ship were then
-trained on all {n} ECGs, with what was chosen most often; they themselves were judged on none.
+trained on all {n} ECGs, {_finally(facts)}; they themselves were judged on none.
 Intervals are of {DRAWS} bootstrap draws of patients.
 
 ## Calibration
@@ -97,6 +98,12 @@ def _left_out(reasons: dict[str, int]) -> str:
 
 def _chosen(facts: Mapping[str, object]) -> str:
     return "the penalty" if facts["depth"] == "probe" else "epoch and learning rate"
+
+
+def _finally(facts: Mapping[str, object]) -> str:
+    if facts["depth"] == "probe":
+        return "with a penalty chosen among these"
+    return "for the median number of epochs at the rate that was chosen most often"
 
 
 def _table(bundle: Bundle) -> str:
