@@ -27,7 +27,7 @@ __all__ = ["OWN_SLOPE", "Calibrated", "calibrate", "fit", "out_of_fold"]
 OWN_SLOPE = 10
 """Positives, and negatives, that a label needs for a slope of its own; with fewer it has the common one."""
 N_FOLDS = 5
-EITHER = ("kept", "common slope", "own slope")
+METHODS = ("kept", "common slope", "own slope")
 """How a label is calibrated: not at all under `JUDGED` positives or negatives, then with the common slope, its own."""
 
 
@@ -57,7 +57,7 @@ class Calibrated:
     @property
     def summary(self) -> str:
         """One line: what was calibrated, and what it changed out of sample."""
-        done = [row for row in self.rows if row["method"] != EITHER[0]]
+        done = [row for row in self.rows if row["method"] != METHODS[0]]
         before, after = (float(np.mean([row[side]["brier"] for row in done])) for side in ("before", "after"))
         return (
             f"calibrated {len(done)} of {len(self.bundle.labels)} labels on {self.facts['n_records']} ECGs of "
@@ -101,7 +101,7 @@ def calibrate(
     if found.model["fingerprint"] != old.fingerprint:
         raise UsageError(f"{run}: not scored with {old.name} {old.version} in {old.folder}; name the one with --model")
     method = methods(found.is_positive)
-    if (method == EITHER[0]).all():
+    if (method == METHODS[0]).all():
         raise UsageError(f"{table}: no label with {JUDGED} positives and {JUDGED} negatives in the run; nothing to fit")
 
     z = logits(found.probability)
@@ -122,17 +122,17 @@ def calibrate(
 
 
 def methods(is_positive: np.ndarray) -> np.ndarray:
-    """Which of `EITHER` suits the counts of each label of (record, label): str (label,)."""
+    """Which of `METHODS` suits the counts of each label of (record, label): str (label,)."""
     least = np.minimum((is_positive == 1).sum(0), (is_positive == 0).sum(0))
-    return np.array(EITHER)[np.digitize(least, [JUDGED, OWN_SLOPE])]
+    return np.array(METHODS)[np.digitize(least, [JUDGED, OWN_SLOPE])]
 
 
 def fit(is_positive: np.ndarray, z: np.ndarray, method: np.ndarray, rule: Rule) -> Fit:
     """The calibration of (record, label) logits; a label that is kept has slope 1 and intercept 0."""
     n_labels = z.shape[1]
     slope, intercept, threshold = np.ones(n_labels), np.zeros(n_labels), np.full(n_labels, np.nan)
-    at = np.flatnonzero(method != EITHER[0])
-    slope[at], intercept[at] = platt(is_positive[:, at], z[:, at], has_own_slope=method[at] == EITHER[2])
+    at = np.flatnonzero(method != METHODS[0])
+    slope[at], intercept[at] = platt(is_positive[:, at], z[:, at], has_own_slope=method[at] == METHODS[2])
     probability = sigmoid(slope[at] * z[:, at] + intercept[at])
     threshold[at] = thresholds(is_positive[:, at], probability, rule)
     return Fit(slope=slope, intercept=intercept, threshold=threshold)
@@ -168,7 +168,7 @@ def _rows(found: Scored, method: np.ndarray, held_out: np.ndarray, called: np.nd
         truth, drawn = found.is_positive[known, at], weight if known.all() else weight[:, known]
         before, _ = evaluation.figures_of(truth, found.probability[known, at], drawn, label["threshold"])
         after, _ = evaluation.figures_of(truth, held_out[known, at], drawn, 0.5)
-        if method[at] != EITHER[0]:
+        if method[at] != METHODS[0]:
             after |= _calls(truth, called[known, at], drawn)
         rows.append(
             {
@@ -196,7 +196,7 @@ def _calls(truth: np.ndarray, called: np.ndarray, weight: np.ndarray) -> dict[st
 
 def _labels(old: Bundle, codes: Sequence[str], method: np.ndarray, fitted: Fit) -> tuple[Label, ...]:
     """The labels of a bundle with both calibrations in one: slope of slope, and the intercept shifted alike."""
-    place = {code: at for at, code in enumerate(codes) if method[at] != EITHER[0]}
+    place = {code: at for at, code in enumerate(codes) if method[at] != METHODS[0]}
     return tuple(_label(label, fitted, place[label.code]) if label.code in place else label for label in old.labels)
 
 
