@@ -6,6 +6,7 @@
 length: small records, copies of a few hundred, in int16 counts. Resident memory is read from /proc ten times a second.
 """
 
+import os
 import sys
 from pathlib import Path
 from statistics import median
@@ -57,7 +58,8 @@ def _run(work: Path, out: Path) -> dict[str, Any]:
     options = "--widths 8,8,16 --depths 1,1 --epochs 1 --batch 64 --device cpu"
     command = [sys.executable, "-P", "-m", "ecgbatch.cli", "train", "pretrain", str(work / "pack")]
     command += ["--labels", str(work / "labels.csv"), "--out", str(out), *options.split()]
-    readings, peak_mib = watched(command)
+    # Threads of a network this small wait for each other most of the time.
+    readings, peak_mib = watched(command, environment={**os.environ, "OMP_NUM_THREADS": "1"})
     mib = [value for _, value in readings]
     quarter = max(len(mib) // 4, 1)
     return {

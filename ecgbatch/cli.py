@@ -31,6 +31,10 @@ _CONTAINERS = (
     "muse-xml, wfdb, hl7-aecg, cardiosoft-xml, dicom, edf, mortara-xml, philips-xml, schiller-xml, or all; "
     "several are mixed."
 )
+_RECORD_COLUMN = "Column that names the ECGs; record_id, source_path or path by default."
+_PATIENT_COLUMN = "Column that tells patients apart; patient_id by default."
+_LABEL_COLUMN = "A label's column, or the one column of codes; repeat it. By default, what looks like it."
+_WIDE = 1000
 _EXTRAS = {
     "train": {
         "lightning_fabric",
@@ -198,6 +202,90 @@ def deduplicate_command(
 
         rows = duplicates.deduplicate(run, say=say)
     say(outcome(rows["scored"], rows["rejected"], rows["duplicate"]))
+
+
+@app.command("evaluate")
+def evaluate_command(
+    run: Annotated[Path, Argument(help="Folder of a finished run.", readable=False)],
+    labels: Annotated[
+        Path, Argument(help="CSV or Parquet: a row an ECG, labels as columns of 0 and 1 or a column of codes.")
+    ],
+    model: Annotated[str | None, Option(help="Name of the model in the run; needed where there are several.")] = None,
+    by: Annotated[
+        list[str] | None, Option(help="Column of the labels or the scores to tell groups by; repeat it.")
+    ] = None,
+    threshold: Annotated[
+        str | None, Option(help="youden, sensitivity:SHARE or specificity:SHARE in place of the model's thresholds.")
+    ] = None,
+    out: Annotated[Path | None, Option(help="Write all figures to this .json, .parquet or .md.")] = None,
+    plot: Annotated[Path | None, Option(help="Draw predicted against observed frequencies into this .svg.")] = None,
+    record_column: Annotated[str | None, Option(help=_RECORD_COLUMN)] = None,
+    patient_column: Annotated[str | None, Option(help=_PATIENT_COLUMN)] = None,
+    label: Annotated[list[str] | None, Option(help=_LABEL_COLUMN)] = None,
+) -> None:
+    """Compare the scores of a run with labels: AUC, sensitivity, specificity and calibration, with intervals.
+
+    Example: ecgbatch evaluate runs/2024 labels.csv --by sex --by age --out report.json
+    """
+    with report_errors():
+        from rich.console import Console
+
+        from ecgbatch.train import evaluation, evaluation_card, reliability, scored
+        from ecgbatch.train.calibrate import Rule
+
+        rule = Rule.parsed(threshold) if threshold else None
+        found = scored.read(
+            run,
+            labels,
+            model=model,
+            record_column=record_column,
+            patient_column=patient_column,
+            label_columns=label or (),
+        )
+        measured = evaluation.measure(found, rule=rule, by=by or ())
+        if out:
+            evaluation_card.write(measured, out)
+        if plot:
+            reliability.write(reliability.panels(found.codes, found.is_positive, found.probability), plot)
+        Console(width=_WIDE).print(evaluation_card.table(measured))  # as wide as it is: nothing is cut off
+        for line in evaluation_card.notes(measured.facts):
+            say(line)
+    say(f"evaluated {measured.facts['n_records']} ECGs of {measured.facts['n_patients']} patients")
+
+
+@app.command("calibrate")
+def calibrate_command(
+    run: Annotated[Path, Argument(help="Folder of a finished run.", readable=False)],
+    labels: Annotated[Path, Argument(help="CSV or Parquet, as for evaluate.")],
+    out: Annotated[Path, Option(help="Folder of the new bundle.")],
+    model: Annotated[str | None, Option(help="Shipped bundle or bundle folder that the run was scored with.")] = None,
+    threshold: Annotated[str, Option(help="youden, sensitivity:SHARE or specificity:SHARE.")] = "youden",
+    record_column: Annotated[str | None, Option(help=_RECORD_COLUMN)] = None,
+    patient_column: Annotated[str | None, Option(help=_PATIENT_COLUMN)] = None,
+    label: Annotated[list[str] | None, Option(help=_LABEL_COLUMN)] = None,
+) -> None:
+    """Fit probabilities and thresholds of a model to labels of your own, and write it as a new bundle.
+
+    Example: ecgbatch calibrate runs/2024 labels.csv --out models/foundation-here
+    """
+    with report_errors():
+        from ecgbatch.train import evaluation_card, site
+        from ecgbatch.train.calibrate import Rule
+
+        made = site.calibrate(
+            run,
+            labels,
+            out,
+            model=model,
+            rule=Rule.parsed(threshold),
+            record_column=record_column,
+            patient_column=patient_column,
+            label_columns=label or (),
+        )
+        for line in evaluation_card.notes(made.facts):
+            say(line)
+        say(made.summary)
+    print(out)
 
 
 @app.command("inspect")

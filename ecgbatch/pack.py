@@ -155,7 +155,7 @@ class _Part:
                 self._file,
                 layout.SCHEMA.with_metadata(layout.mark(fingerprint)),
                 compression=layout.compression(compression),
-                use_dictionary=layout.REPEATED,
+                use_dictionary=False,
                 write_statistics=layout.COMPARED,
                 write_page_checksum=True,
             )

@@ -267,7 +267,7 @@ def test_compression_changes_the_size_and_not_the_records(folder, packed, tmp_pa
     kept = {part.column(at).path_in_schema: part.column(at).compression.lower() for at in range(part.num_columns)}
 
     assert kept["counts"] == {"none": "uncompressed"}.get(compression, compression)
-    assert kept["record_id"] == "zstd"
+    assert kept["record_id"] == "lz4"
     assert_same_pack(tmp_path / "pack", packed)
     assert len(reasons(scan(tmp_path / "pack"))) == 0
 
@@ -418,9 +418,13 @@ def test_a_row_that_contradicts_itself_is_a_reject(tmp_path, change, reason):
     assert reasons(scan(tmp_path / "pack")) == {"a.xml": reason}
 
 
-def test_a_pack_of_another_version_is_not_read(copy):
+@pytest.mark.parametrize("what", ["columns", "version"])
+def test_a_pack_of_another_version_is_not_read(copy, what):
     part = copy / "records" / "part-000001.parquet"
-    rewritten(part, lambda table: table.drop_columns(["zero_counts"]))
+    if what == "columns":
+        rewritten(part, lambda table: table.drop_columns(["zero_counts"]))
+    else:
+        pq.write_table(pq.read_table(part).replace_schema_metadata({"ecgbatch": json.dumps({"pack": 2})}), part)
 
     assert set(reasons([entry for entry in scan(copy) if entry.path == str(part)]).values()) == {Reason.UNKNOWN_FORMAT}
 

@@ -33,8 +33,8 @@ A residual network over time. It reads {spec.seconds:g} s of {len(spec.leads)} l
 * Trained on {facts["n_train"]} ECGs. Devices, patients and readers elsewhere differ, and figures there may be lower.
 * The labels are what the data below say, right or wrong. What is not listed is not looked for.
 * Rare labels rest on few positives: mind the counts and the intervals. Under {JUDGED} positives no AUC is stated.
-* Records of less than {spec.min_seconds:g} s are refused. Shorter than {spec.seconds:g} s, they are padded with zeros;
-  training has seen such, the figures below have not.
+* Records of less than {spec.min_seconds:g} s are refused. Shorter than {spec.seconds:g} s, they are padded with zeros,
+  as some were in training.
 * Children, paced rhythms and rare arrhythmias are few in the data.
 * Thresholds weigh sensitivity and specificity alike and were chosen on few positives: choose your own for your purpose.
 

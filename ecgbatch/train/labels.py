@@ -50,7 +50,7 @@ class Labels:
     is_positive: np.ndarray
     """float32 (record, label): 1, 0, or NaN where it is not known."""
     groups: pl.DataFrame
-    """All other columns that are no lists, a row a record."""
+    """All other columns that are no lists, beside the record's own, a row a record."""
     folder: str
     """Where relative paths of the file begin; absolute."""
     sha256: str
@@ -60,29 +60,27 @@ class Labels:
         assert self.is_positive.shape == (len(self.record_ids), len(self.codes))
         assert len(self.patients) == self.groups.height == len(self.record_ids)
 
-    def rows_of(self, record_ids: Sequence[str], source_paths: Sequence[str]) -> np.ndarray:
+    def rows_of(self, entries: pl.DataFrame) -> np.ndarray:
         """The row of each entry of a run here, -1 where it has none: int (entry,).
 
         Names are compared with the entries' record_id, then with their source_path, absolute or from the file's
-        folder; `.hea` may be left off.
+        folder, then with both where `.hea` is left off.
 
         Raises:
             UsageError: two rows of the file are one entry.
         """
-        by_name: dict[str, int] = {}
-        for entry, (record_id, path) in enumerate(zip(record_ids, source_paths, strict=True)):
-            for name in (record_id, path, record_id.removesuffix(".hea"), path.removesuffix(".hea")):
-                by_name.setdefault(name, entry)
-        by_name |= {record_id: entry for entry, record_id in enumerate(record_ids)}
-        rows = np.full(len(record_ids), -1)
-        for row, name in enumerate(self.record_ids):
-            entry = by_name.get(name, by_name.get(os.path.normpath(os.path.join(self.folder, name)), -1))  # noqa: PTH118
-            if entry >= 0 and rows[entry] >= 0:
-                raise UsageError(
-                    f"labels: rows {rows[entry] + 1} and {row + 1} are one record of the run, expected one"
-                )
-            if entry >= 0:
-                rows[entry] = row
+        paths = [os.path.normpath(os.path.join(self.folder, name)) for name in self.record_ids]  # noqa: PTH118
+        left = pl.DataFrame({"row": np.arange(len(paths)), "name": self.record_ids, "path": paths})
+        rows = np.full(entries.height, -1)
+        for ending in ("^", r"\.hea$"):
+            for column, key in (("record_id", "name"), ("source_path", "name"), ("source_path", "path")):
+                names = entries.select(pl.col(column).str.replace(ending, "").alias(key)).with_row_index("entry")
+                found = names.join(left, on=key, maintain_order="left").unique("row", keep="first", maintain_order=True)
+                at = found["entry"].to_numpy()
+                if (rows[at] >= 0).any() or found["entry"].is_duplicated().any():
+                    raise UsageError("labels: two rows are one record of the run, expected one")
+                rows[at] = found["row"]
+                left = left.filter(~pl.col("row").is_in(found["row"].implode()))
         return rows
 
 
@@ -117,7 +115,7 @@ def read(
     columns = list(label_columns) or columns_of(frame.select(free), known_codes)
     if not columns:
         raise UsageError(f"{path}: no label, expected columns of 0 and 1 or a column of codes; name them with --label")
-    codes, is_positive = labelled(path, frame.select(columns))
+    codes, is_positive = labelled(path, frame.select(columns), known_codes)
     others = [name for name in free if name not in columns and not frame.schema[name].is_nested()]
     return Labels(
         record_ids=record_ids,
@@ -125,7 +123,7 @@ def read(
         n_without_patient=n_without,
         codes=codes,
         is_positive=is_positive,
-        groups=frame.select(_numbers(frame[name]) for name in others) if others else pl.DataFrame(height=frame.height),
+        groups=frame.select(record_column).with_columns(_numbers(frame[name]) for name in others),
         folder=os.path.abspath(path.parent),  # noqa: PTH100  # links stay, as in the plan of a run
         sha256=_sha256(path),
     )
@@ -192,13 +190,13 @@ def columns_of(frame: pl.DataFrame, known_codes: Collection[str]) -> list[str]:
     ]
 
 
-def labelled(path: Path, frame: pl.DataFrame) -> tuple[tuple[str, ...], np.ndarray]:
+def labelled(path: Path, frame: pl.DataFrame, known_codes: Collection[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """The codes, and whether each holds: float32 (record, label)."""
     truths = {name: _truth(frame[name]) for name in frame.columns}
     wrong = [name for name, truth in truths.items() if truth is None]
     if not wrong:
         return tuple(truths), np.stack([truth for truth in truths.values() if truth is not None], axis=1)
-    if len(truths) > 1:
+    if len(truths) > 1 or wrong[0] in known_codes:
         raise UsageError(f"{path}: column {wrong[0]!r} holds other values than 0, 1, true, false and empty")
     listed = frame.to_series()
     if isinstance(listed.dtype, pl.String):
@@ -224,7 +222,8 @@ def _truth(column: pl.Series) -> np.ndarray | None:
 
 def _one_a_code(path: Path, listed: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:
     """Lists of codes, or of structures with a field `code`, as float32 (record, label), codes in order."""
-    pairs = pl.DataFrame({"row": np.arange(len(listed)), "code": listed}).explode("code", empty_as_null=True)
+    pairs = pl.DataFrame({"row": np.arange(len(listed)), "code": listed}).filter(pl.col("code").list.len() > 0)
+    pairs = pairs.explode("code")
     if isinstance(pairs.schema["code"], pl.Struct):
         if "code" not in pairs["code"].struct.fields:
             raise UsageError(f"{path}: column {listed.name!r} holds structures without a field 'code'")

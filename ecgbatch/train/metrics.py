@@ -2,7 +2,20 @@
 
 import numpy as np
 
-__all__ = ["JUDGED", "auc", "average_precision", "bootstrap_auc", "interval", "macro_auc", "youden"]
+from ecgbatch.train.cells import Cells
+
+__all__ = [
+    "JUDGED",
+    "auc",
+    "average_precision",
+    "bootstrap_auc",
+    "interval",
+    "macro_auc",
+    "mean_auc",
+    "resamples",
+    "threshold_at",
+    "youden",
+]
 
 
 JUDGED = 3
@@ -11,7 +24,7 @@ JUDGED = 3
 
 def auc(is_positive: np.ndarray, score: np.ndarray) -> float:
     """The chance that a positive scores above a negative, ties counting half; NaN where either is absent."""
-    return float(_weighted_auc(is_positive, score, np.ones((1, len(score))))[0])
+    return float(Cells.of(is_positive, score).auc()[0])
 
 
 def macro_auc(is_positive: np.ndarray, score: np.ndarray) -> float:
@@ -26,21 +39,34 @@ def macro_auc(is_positive: np.ndarray, score: np.ndarray) -> float:
     return float(np.mean(each)) if each else float("nan")
 
 
+def resamples(patients: np.ndarray, *, n_draws: int, seed: int) -> np.ndarray:
+    """How often each record stands in cohorts of as many patients, drawn with replacement: uint8 (draw, record)."""
+    _, patient = np.unique(patients, return_inverse=True)
+    n_patients = patient.max() + 1
+    share, rng = np.full(n_patients, 1 / n_patients), np.random.default_rng(seed)
+    weight = np.empty((n_draws, len(patient)), np.uint8)
+    for row in weight:
+        row[:] = rng.multinomial(n_patients, share)[patient]
+    return weight
+
+
 def bootstrap_auc(
     is_positive: np.ndarray, score: np.ndarray, *, patients: np.ndarray, n_draws: int, seed: int
 ) -> np.ndarray:
-    """(draw, label): AUC of each label of (record, label) in cohorts of as many patients, drawn with replacement.
+    """(draw, label): AUC of each label of (record, label) in `resamples` of the patients.
 
     NaN where a draw holds no positive or no negative; where `is_positive` is NaN, the record does not count.
     """
-    _, patient = np.unique(patients, return_inverse=True)
-    n_patients = patient.max() + 1
-    drawn = np.random.default_rng(seed).multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=n_draws)
-    weight = drawn[:, patient].astype(np.float64)  # (draw, record)
-    known = ~np.isnan(is_positive)
-    labels = [(known[:, at], at) for at in range(is_positive.shape[1])]
-    draws = [_weighted_auc(is_positive[at], score[at], weight[:, at[0]]) for at in labels]
+    weight = resamples(patients, n_draws=n_draws, seed=seed)
+    each = enumerate((~np.isnan(is_positive)).T)
+    draws = [Cells.drawn(is_positive[known, at], score[known, at], weight[:, known]).auc() for at, known in each]
     return np.stack(draws, axis=1)
+
+
+def mean_auc(draws: np.ndarray) -> np.ndarray:
+    """(draw,): mean over the labels that a draw of (draw, label) can judge, NaN where it can judge none."""
+    n_judged = (~np.isnan(draws)).sum(1)
+    return np.where(n_judged > 0, np.nansum(draws, axis=1) / np.maximum(1, n_judged), np.nan)
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
@@ -54,12 +80,7 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
 
 def average_precision(is_positive: np.ndarray, score: np.ndarray) -> float:
     """Precision averaged over the positives, equal scores being called together; NaN without positives."""
-    order = np.argsort(-score, kind="stable")
-    hits = np.cumsum(is_positive[order].astype(bool))
-    last = np.append(np.diff(score[order]) != 0, True)  # the last of each run of equal scores
-    precision = hits[last] / (np.flatnonzero(last) + 1)
-    gained = np.diff(hits[last], prepend=0)
-    return float((precision * gained).sum() / hits[-1]) if hits[-1] else float("nan")
+    return float(Cells.of(is_positive, score).average_precision()[0])
 
 
 def youden(is_positive: np.ndarray, score: np.ndarray) -> float:
@@ -67,25 +88,30 @@ def youden(is_positive: np.ndarray, score: np.ndarray) -> float:
 
     0.5 where either class is absent, for then no threshold is better than another.
     """
-    is_positive = is_positive.astype(bool)
-    if is_positive.all() or not is_positive.any():
+    cells = Cells.of(is_positive, score)
+    if not (cells.positive.any() and cells.negative.any()):
         return 0.5
-    values, at = np.unique(score, return_inverse=True)
-    positives = np.bincount(at[is_positive], minlength=len(values))
-    negatives = np.bincount(at[~is_positive], minlength=len(values))
-    called = positives[::-1].cumsum()[::-1] / positives.sum() - negatives[::-1].cumsum()[::-1] / negatives.sum()
-    best = int(called.argmax())
-    return float((values[best] + values[max(best - 1, 0)]) / 2)
+    sensitivity, false_alarms = cells.shares_called()
+    return _between(cells.score, int((sensitivity - false_alarms)[0].argmax()))
 
 
-def _weighted_auc(is_positive: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(draw,): AUC with each record counted as often as (draw, record) says."""
-    values, at = np.unique(score, return_inverse=True)
-    order = np.argsort(at, kind="stable")
-    first = np.searchsorted(at[order], np.arange(len(values)))
-    positive = np.add.reduceat((weight * is_positive)[:, order], first, axis=1)  # (draw, value)
-    negative = np.add.reduceat((weight * (1 - is_positive))[:, order], first, axis=1)
-    below = np.cumsum(negative, axis=1) - negative
-    pairs = positive.sum(1) * negative.sum(1)
-    with np.errstate(invalid="ignore"):
-        return np.where(pairs > 0, (positive * (below + negative / 2)).sum(1) / np.where(pairs > 0, pairs, 1), np.nan)
+def threshold_at(
+    is_positive: np.ndarray, score: np.ndarray, *, sensitivity: float = 0.0, specificity: float = 0.0
+) -> float:
+    """The threshold, between two scores, that gives at least this: the highest for a sensitivity, the lowest else.
+
+    0.5 where either class is absent.
+    """
+    cells = Cells.of(is_positive, score)
+    if not (cells.positive.any() and cells.negative.any()):
+        return 0.5
+    called, false_alarms = (share[0] for share in cells.shares_called())
+    if sensitivity:
+        return _between(cells.score, int(np.flatnonzero(called >= sensitivity)[-1]))
+    kept = np.flatnonzero(1 - false_alarms >= specificity)
+    # Nothing is called above the highest score, and then nothing is a false alarm.
+    return _between(cells.score, int(kept[0])) if kept.size else float(np.nextafter(cells.score[-1], np.inf))
+
+
+def _between(score: np.ndarray, at: int) -> float:
+    return float((score[at] + score[max(at - 1, 0)]) / 2)

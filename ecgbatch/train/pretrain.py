@@ -85,6 +85,8 @@ def pretrain(
     checkpoint, place = _checkpoint(out, is_resumed), device.chosen(on)
     parts, spec = _prepared(sources.read(data, labels=labels, columns=columns), leads, folds, recipe.seed, n_positives)
     parts.write(out / "split.parquet")
+    if labels is not None and labels.n_without_patient:
+        say(f"{labels.n_without_patient} labelled ECGs without a patient: each is taken for a patient of its own")
     say(f"{_summary(parts)} · {place}")
     train, choose = (Inputs(parts.of(side), spec) for side in ("train", "choose"))
     stream = Stream(train, batch=recipe.batch, seed=recipe.seed)
@@ -223,10 +225,10 @@ def _labels(parts: Split, choose: Inputs, judge: Inputs, network: Network) -> tu
     chosen, judged = choose.cohort, judge.cohort
     logits = predict(network, choose.each(choose.blocks))[0]
     slope, intercept = calibrate.platt(chosen.targets, logits)
-    threshold = calibrate.thresholds(chosen.targets, _sigmoid(slope * logits + intercept))
+    threshold = calibrate.thresholds(chosen.targets, calibrate.sigmoid(slope * logits + intercept))
     report = measure(
         judged.targets,
-        _sigmoid(slope * predict(network, judge.each(judge.blocks))[0] + intercept),
+        calibrate.sigmoid(slope * predict(network, judge.each(judge.blocks))[0] + intercept),
         codes=judged.codes,
         patients=judged.patients,
     )
@@ -261,8 +263,3 @@ def _facts(parts: Split, training: Training) -> dict[str, Any]:
         "python": platform.python_version(),
         **{library: version(library) for library in ("torch", "numpy", "onnxscript")},
     }
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    probability: np.ndarray = 1 / (1 + np.exp(-logits))
-    return probability

@@ -55,7 +55,7 @@ def measure(
     known = ~np.isnan(is_positive)
     draws = metrics.bootstrap_auc(is_positive, probability, patients=patients, n_draws=DRAWS, seed=0)
     judged = np.nansum(is_positive, axis=0) >= JUDGED
-    low, high = metrics.interval(_mean(draws[:, judged]))
+    low, high = metrics.interval(metrics.mean_auc(draws[:, judged]))
     macro = metrics.macro_auc(is_positive, probability)
     n_known = np.maximum(1, known.sum(0))
     prevalence = np.nansum(is_positive, axis=0) / n_known
@@ -72,12 +72,6 @@ def measure(
         brier=float(np.nanmean((probability - is_positive) ** 2)),
         brier_prevalence=float((n_known * prevalence * (1 - prevalence)).sum() / n_known.sum()),
     )
-
-
-def _mean(draws: np.ndarray) -> np.ndarray:
-    """(draw,): mean over the labels that a draw of (draw, label) can judge, NaN where it can judge none."""
-    n_judged = (~np.isnan(draws)).sum(1)
-    return np.where(n_judged > 0, np.nansum(draws, axis=1) / np.maximum(1, n_judged), np.nan)
 
 
 def _figure(is_positive: np.ndarray, score: np.ndarray, draws: np.ndarray) -> Figure:

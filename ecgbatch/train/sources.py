@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from ecgbatch import archive, formats, remote
 from ecgbatch.errors import UsageError
@@ -121,8 +122,9 @@ def _ecgs(sources: Sequence[str]) -> Entries | Table:
 
 def _rows(ecgs: Entries | Table, labels: Labels) -> np.ndarray:
     """The row of labels of each ECG, -1 for none: int (ecg,); one in a container is known by its name there too."""
-    rows = labels.rows_of(ecgs.record_ids, ecgs.source_paths)
-    if isinstance(ecgs, Entries) and any(ecgs.members):
-        packed = labels.rows_of(ecgs.members, ecgs.members)
-        rows = np.where(rows < 0, packed, rows)
+    rows = labels.rows_of(pl.DataFrame({"record_id": ecgs.record_ids, "source_path": ecgs.source_paths}))
+    if isinstance(ecgs, Entries):
+        members = pl.DataFrame({"at": np.arange(len(ecgs)), "record_id": ecgs.members, "source_path": ecgs.members})
+        members = members.filter(pl.col("record_id") != "", pl.Series(rows < 0))
+        rows[members["at"].to_numpy()] = labels.rows_of(members)
     return rows

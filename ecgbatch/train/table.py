@@ -134,4 +134,4 @@ def _labelled(path: Path, facts: pl.DataFrame, columns: Sequence[str]) -> tuple[
     chosen = list(columns) or labels.columns_of(facts, statements.NAMES)
     if not chosen:
         raise UsageError(f"{path.name}: no label, expected columns of 0 and 1 or one of codes")
-    return statements.with_superclasses(*labels.labelled(path, facts.select(chosen)))
+    return statements.with_superclasses(*labels.labelled(path, facts.select(chosen), statements.NAMES))

@@ -1,0 +1,133 @@
+"""Figures of a run for a person: a table, lines on what they are of, and files."""
+
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from json import dumps
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ecgbatch.errors import OutputError, UsageError
+from ecgbatch.output import write_json
+from ecgbatch.train.evaluation import Evaluation
+
+__all__ = ["notes", "table", "write"]
+
+_SHOWN = {
+    "auc": "AUC (95 %)",
+    "average_precision": "average\nprecision",
+    "sensitivity": "sensi-\ntivity",
+    "specificity": "speci-\nficity",
+    "brier_skill": "Brier\nskill",
+    "calibration_slope": "calibration\nslope (95 %)",
+    "calibration_intercept": "in the\nlarge",
+    "calibration_error": "calibr.\nerror",
+}
+"""Columns of the table for a person; the others stand in the report."""
+_WITH_INTERVAL = {"auc", "calibration_slope"}
+
+
+def notes(facts: Mapping[str, Any]) -> list[str]:
+    """Lines on what the figures are of, for a person."""
+    where = (
+        f"labels of {facts['n_labelled']} ECGs: {facts['n_scored']} scored, {facts['n_rejected']} rejected, "
+        f"{facts['n_duplicate']} duplicates, {facts['n_absent']} not in the run; "
+        f"{facts['n_unlabelled']} scored ECGs have no labels"
+    )
+    lines = [where]
+    if facts["n_duplicate"]:
+        lines.append(f"labels of duplicates went to the record that stayed; {facts['n_contradicted']} contradict it")
+    if facts["n_repeated_waveforms"]:
+        again = facts["n_repeated_waveforms"]
+        lines.append(f"{again} ECGs have the waveform of another and count again; ecgbatch deduplicate sets them aside")
+    if facts["n_without_patient"]:
+        lines.append(f"{facts['n_without_patient']} ECGs are of no known patient, and each counts as one")
+    for key, told in (("labels_without_scores", "no score for"), ("scores_without_labels", "no labels for")):
+        if facts[key]:
+            lines.append(f"{told} {', '.join(facts[key])}")
+    return lines
+
+
+def table(evaluation: Evaluation) -> Table:
+    """The main figures for a person."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    heads, rows = _shown(evaluation)
+    for at, head in enumerate(heads):
+        shown.add_column(head, justify="left" if at == 0 else "right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    return shown
+
+
+def _shown(evaluation: Evaluation) -> tuple[list[str], Iterator[list[str]]]:
+    """Heads and rows of the table."""
+    heads = ["label", "ECGs", "posi-\ntives", *_SHOWN.values()]
+    return heads, (_told(row) for row in evaluation.figures.iter_rows(named=True))
+
+
+def _told(row: Mapping[str, Any]) -> list[str]:
+    of = f"{row['group']} {row['level']} · " if row["group"] else ""
+    n_positive = "–" if row["n_positive"] is None else str(row["n_positive"])
+    return [f"{of}{row['label']}", str(row["n"]), n_positive, *(_number(row, name) for name in _SHOWN)]
+
+
+def _number(row: Mapping[str, Any], name: str) -> str:
+    value = row[name]
+    if value is None or isnan(value):
+        return "–"
+    interval = f" ({row[f'{name}_low']:z.2f}–{row[f'{name}_high']:z.2f})" if name in _WITH_INTERVAL else ""
+    return f"{value:.3f}{interval}" if name == "auc" else f"{value:z.2f}{interval}"
+
+
+def write(evaluation: Evaluation, path: Path) -> None:
+    """Write all figures as `.json`, `.parquet` or `.md`.
+
+    Raises:
+        UsageError: the suffix is none of these.
+        OutputError: the file cannot be written.
+    """
+    figures = evaluation.figures
+    match path.suffix.lower():
+        case ".json":
+            rows = [{k: v for k, v in row.items() if v is not None} for row in figures.fill_nan(None).to_dicts()]
+            write_json(path, {**evaluation.facts, "figures": rows})
+            return
+        case ".parquet":
+            content = BytesIO()
+            figures.write_parquet(content, metadata={"ecgbatch": dumps(evaluation.facts)})
+            raw = content.getvalue()
+        case ".md":
+            raw = _markdown(evaluation).encode()
+        case suffix:
+            raise UsageError(f"{path}: suffix {suffix!r}, expected '.json', '.parquet' or '.md'")
+    try:
+        path.write_bytes(raw)
+    except OSError as err:
+        raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
+
+
+def _markdown(evaluation: Evaluation) -> str:
+    facts = evaluation.facts
+    heads, rows = _shown(evaluation)
+    of = (
+        f"{facts['n_records']} ECGs of {facts['n_patients']} patients; thresholds: {facts['thresholds']}. "
+        f"Intervals are 95 % of {facts['n_draws']} bootstrap draws of patients, {facts['n_draws_groups']} for groups."
+    )
+    lines = [
+        f"# {facts['model']} {facts['model_version']} on {facts['labels']}",
+        "",
+        of,
+        "",
+        *(f"* {line}" for line in notes(facts)),
+        "",
+        f"| {' | '.join(map(_one_line, heads))} |",
+        f"|---|{'---:|' * (len(heads) - 1)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _one_line(head: str) -> str:
+    return head.replace("-\n", "").replace("\n", " ")
