@@ -101,6 +101,14 @@ def test_a_head_beside_another_network_of_its_parents_name_is_refused(heads, oth
         trunk_of(alone)
 
 
+def test_a_head_calibrated_for_a_site_still_knows_its_parent(heads, tmp_path):
+    from ecgbatch.train import site_bundle
+
+    site_bundle._write_content(heads[0], Path(shutil.copytree(heads[0].folder, tmp_path / "rare")), "card", [])
+
+    assert Bundle.load(tmp_path / "rare").parent == heads[0].parent
+
+
 def test_a_head_is_no_parent(heads):
     on_a_head = replace(heads[1], parent=Parent(name="rare", sha256=heads[0].hashes["model.onnx"]))
 

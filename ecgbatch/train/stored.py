@@ -30,7 +30,7 @@ def probe_run(
     stored = _stored(run, making.parent)
     listed = labels.read(table)
     targets = meaning.of_labels(str(table), listed)
-    row = listed.rows_of(stored["record_id"].to_list(), stored["source_path"].to_list())
+    row = listed.rows_of(stored.select("record_id", "source_path"))
     known = (row >= 0) & ~np.isnan(targets[row])
     y, patients = targets[row[known]] == 1, listed.patients[row[known]]
     for side in (True, False):

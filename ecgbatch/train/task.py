@@ -44,7 +44,7 @@ class Meaning:
         """float32 (record,): 1, 0, or NaN where it is unknown or neither."""
         if self.positive is None:
             try:
-                return labels.labelled(Path(where), column.to_frame())[1][:, 0]
+                return labels.labelled(Path(where), column.to_frame(), ())[1][:, 0]
             except UsageError as err:
                 hint = f"name the positive one, --label {self.code}=1, and perhaps the negative one, --against 0"
                 raise UsageError(f"{where}: column {self.code!r} holds other values than 0 and 1; {hint}") from err
@@ -88,7 +88,7 @@ class Task:
                 raise UsageError(f"label {self.code!r}: {n} {kind} patients, expected at least {LEAST}")
 
     def first_seconds(self, seconds: float, spec: InputSpec) -> "Task":
-        """The same with no more than so many seconds of each ECG, as if it had ended then, so that length tells nothing.
+        """The same with so many seconds of each ECG at most, as if it had ended then: length tells nothing.
 
         Raises:
             UsageError: a model of this input takes no ECG of that length.
