@@ -1,14 +1,17 @@
 # make demo   set up, write a synthetic archive, score it, show the result
 # make test   set up, run every check and test
-# Both build their own .venv from the versions in constraints.txt.
+# make soak   set up, feed hostile files to every decoder, SECONDS each, JOBS at once; needs clang
+# All build their own .venv from the versions in constraints.txt.
 
 PYTHON ?= python3
+SECONDS := 600
+JOBS := 2
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(shell find ecgbatch engines kernels -type f -not -name '*.pyc')
 INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test clean
+.PHONY: demo test soak clean
 
 demo: $(VENV)/demo.stamp
 	rm -rf demo
@@ -22,6 +25,9 @@ test: $(VENV)/test.stamp
 	$(BIN)/mypy
 	$(BIN)/pytest
 
+soak: $(VENV)/soak.stamp
+	$(BIN)/python fuzz/soak.py --seconds $(SECONDS) --jobs $(JOBS)
+
 $(VENV)/demo.stamp: $(SOURCES)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) .
@@ -30,6 +36,11 @@ $(VENV)/demo.stamp: $(SOURCES)
 $(VENV)/test.stamp: $(SOURCES)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) '.[dev]'
+	touch $@
+
+$(VENV)/soak.stamp: $(SOURCES)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) '.[dev,soak]'
 	touch $@
 
 clean:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, Self
 
 from ecgbatch.errors import RecordError
 from ecgbatch.record import MAX_BYTES, Reason
@@ -23,6 +23,9 @@ _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _RATIO = 200
 """What gzip makes of ECG files is 3 to 40 times smaller; a stream beyond this, past `_FREE`, is a bomb."""
 _FREE = 2**30
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)  # LZMA takes what memory a member asks for
+_EXTENSIONS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
+_MAX_EXTENSION_BYTES = 2**20  # of what a tar says of the next member: its name, mostly
 _PASSED_BYTES = 256 * 2**20
 """Members that were passed on the way to another one, kept because another thread is about to ask for them."""
 
@@ -132,13 +135,15 @@ class Zip:
             raise RecordError(missing, "no such member")
         if info.flag_bits & 1:
             raise RecordError(Reason.UNREADABLE, "an encrypted member")
+        if info.compress_type not in _METHODS:
+            raise RecordError(Reason.UNREADABLE, "a member compressed in a way that is not read")
         if info.file_size > MAX_BYTES:
             raise RecordError(Reason.TOO_LARGE, f"{info.file_size} bytes, expected at most {MAX_BYTES}")
+        if info.header_offset + info.compress_size > self.stamp[0]:  # before memory is made for it
+            raise RecordError(Reason.MALFORMED, f"a member of {info.compress_size} bytes, beyond the archive's end")
         try:
             with self._zip.open(info) as file:
                 raw = file.read(MAX_BYTES + 1)
-        except NotImplementedError as err:
-            raise RecordError(Reason.UNREADABLE, "a member compressed in a way that is not read") from err
         except zipfile.BadZipFile as err:
             reason = Reason.CHECKSUM if "CRC" in str(err) else Reason.MALFORMED
             raise RecordError(reason, "a member that is not what the archive says of it") from err
@@ -211,7 +216,8 @@ class Tar:
                         continue
                     name = _numbered(info.name, seen)
                     yield name, _content(tar, info) if wanted(name) else b""
-        except (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, ValueError) as err:
+        except (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, ValueError, RecursionError) as err:
+            # tarfile recurses over long names that follow one another
             raise RecordError(Reason.TRUNCATED, "a tar archive that ends early or is damaged") from err
         except OSError as err:
             raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be read") from err
@@ -226,6 +232,22 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes | RecordError
     if len(raw) != info.size:
         raise tarfile.ReadError("a member ends early")
     return raw
+
+
+class _Header(tarfile.TarInfo):
+    """A header; tarfile itself takes a damaged one for the end of the archive, and reads names of any length."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            info = super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the block of zeros that ends a tar
+            raise
+        except tarfile.HeaderError as err:
+            raise tarfile.ReadError("no header where one must be") from err
+        if info.type in _EXTENSIONS and info.size > _MAX_EXTENSION_BYTES:
+            raise tarfile.ReadError(f"{info.size} bytes of a name")
+        return info
 
 
 class _Bounded:
@@ -259,7 +281,7 @@ def _plain(file: BinaryIO) -> _Bounded:
 
 
 def _tar(plain: _Bounded) -> tarfile.TarFile:
-    return tarfile.open(fileobj=plain, mode="r|")  # type: ignore[call-overload]  # it only reads
+    return tarfile.open(fileobj=plain, mode="r|", tarinfo=_Header)  # type: ignore[call-overload]  # it only reads
 
 
 def _told_apart(names: Iterable[str]) -> list[str]:

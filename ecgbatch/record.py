@@ -44,12 +44,17 @@ MAX_BYTES = 64 * 2**20
 FIRST_YEAR = 1900
 """A date before it, such as one of two digits, is not when an ECG was recorded (Einthoven's first paper: 1901)."""
 
+_MAX_NAME = 64  # characters of a channel's name that may be a lead's
 _CANONICAL: Mapping[str, str] = MappingProxyType({lead.upper(): lead for lead in LEADS})
 
 
-@lru_cache(maxsize=4096)
 def lead_name(text: str) -> str | None:
     """The standard name of a lead, whatever the file's spelling (`avr`, `Lead II`); None for any other channel."""
+    return _lead_name(text) if len(text) <= _MAX_NAME else None
+
+
+@lru_cache(maxsize=4096)
+def _lead_name(text: str) -> str | None:
     name = text.strip().upper()
     return _CANONICAL.get(name.removeprefix("LEAD").strip(" _"))
 

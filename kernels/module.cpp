@@ -211,38 +211,18 @@ nb::tuple root(nb::bytes text) {
     return nb::make_tuple(static_cast<int>(status), stopped_at, nb::bytes(name.data(), name.size()));
 }
 
-// The first n_columns paths as a table: a row for each element at the first one, holding the contents of those
-// between, and where the row and the content of the last of them lie. The spans of all other paths beside it.
 nb::tuple table(const XmlPaths& paths, nb::bytes text, int64_t n_columns) {
     require(n_columns >= 2, "a table has a row and a payload");
     std::vector<XmlSpan> spans;
     size_t stopped_at = 0;
     const XmlStatus status = found_in(paths, text, spans, stopped_at);
     nb::list found, rows;
-    std::vector<XmlSpan> row(static_cast<size_t>(n_columns));
-    std::string contents;
-    const auto end_row = [&] {
-        contents.clear();
-        for (size_t i = 1; i + 1 < row.size(); ++i) {
-            if (i > 1) contents += '\0';
-            contents.append(text.c_str() + row[i].begin, static_cast<size_t>(row[i].end - row[i].begin));
-        }
-        rows.append(nb::make_tuple(bytes_of(contents), row[0].begin, row.back().begin, row.back().end));
-    };
-    bool in_row = false;
-    for (const XmlSpan& span : spans) {
-        if (span.path >= n_columns) {
-            found.append(nb::make_tuple(span.path - n_columns, span.begin, span.end));
-            continue;
-        }
-        if (span.path == 0) {
-            if (in_row) end_row();
-            std::fill(row.begin(), row.end(), XmlSpan{});
-            in_row = true;
-        }
-        if (in_row) row[static_cast<size_t>(span.path)] = span;
+    for (const XmlRow& row : xml_rows({text.c_str(), text.size()}, spans, n_columns)) {
+        rows.append(nb::make_tuple(bytes_of(row.contents), row.begin, row.payload_begin, row.payload_end));
     }
-    if (in_row) end_row();
+    for (const XmlSpan& span : spans) {
+        if (span.path >= n_columns) found.append(nb::make_tuple(span.path - n_columns, span.begin, span.end));
+    }
     return nb::make_tuple(static_cast<int>(status), stopped_at, found, rows);
 }
 
@@ -407,49 +387,23 @@ std::vector<int> frame_sums(Dense<int16_t, 2> frames) {
     return {sums.begin(), sums.end()};
 }
 
-// Status of the leads in text[begin:end], and the lead at which that was known; lead k goes to row rows[k] of out, and
-// nowhere if that is negative. Rows of I, II, III, aVR, aVL and aVF in limbs, negative where absent; the last four, if
-// they are there, are restored from their residuals.
+// Status of the leads in text[begin:end], and the lead at which that was known.
 std::pair<int, size_t> xli(nb::bytes text, std::pair<int64_t, int64_t> span, const std::vector<int64_t>& rows,
                            const std::vector<int64_t>& limbs, Out<int16_t, 2> out) {
     constexpr int kNotBase64 = 4;
-    const auto is_row = [&](int64_t row) { return row < static_cast<int64_t>(out.shape(0)); };
     require(span.first >= 0 && span.first <= span.second && span.second <= static_cast<int64_t>(text.size()),
             "the span lies in the text");
-    require(std::all_of(rows.begin(), rows.end(), is_row) && std::all_of(limbs.begin(), limbs.end(), is_row),
-            "rows of out");
-    require(limbs.size() == 6, "rows of the six limb leads");
-    require((std::max({limbs[2], limbs[3], limbs[4], limbs[5]}) < 0 || std::min(limbs[0], limbs[1]) >= 0) &&
-                (std::max(limbs[4], limbs[5]) < 0 || limbs[2] >= 0),
-            "a limb lead has those that it is restored from");
+    require(xli_places(rows, limbs, out.shape(0)), "rows of out, and a limb lead has those that it is restored from");
     const auto* raw = reinterpret_cast<const uint8_t*>(text.c_str()) + span.first;
     const auto length = static_cast<size_t>(span.second - span.first);
-    const size_t n = out.shape(1);
     nb::gil_scoped_release free;
-    thread_local std::vector<uint8_t> bytes, scratch;
+    thread_local std::vector<uint8_t> bytes;
     bytes.resize(std::max(bytes.size(), base64_room(length)));
-    scratch.resize(std::max(scratch.size(), xli_room(n)));
     const int64_t n_bytes = base64_decode(raw, length, bytes.data());
     if (n_bytes < 0) return {kNotBase64, 0};
-    XliPayload payload({reinterpret_cast<const char*>(bytes.data()), static_cast<size_t>(n_bytes)});
-    for (size_t k = 0; k < rows.size(); ++k) {
-        XliChunk chunk;
-        XliStatus status = payload.next(chunk);
-        if (status == XliStatus::complete && rows[k] >= 0) {
-            status = xli_decode(chunk, n, scratch.data(), out.data() + static_cast<size_t>(rows[k]) * n);
-        }
-        if (status != XliStatus::complete) return {static_cast<int>(status), k};
-    }
-    const auto row = [&](size_t limb) {
-        return limbs[limb] < 0 ? nullptr : out.data() + static_cast<size_t>(limbs[limb]) * n;
-    };
-    for (size_t limb = 2; limb < limbs.size(); ++limb) {
-        if (row(limb) && !xli_limb(static_cast<LimbLead>(limb - 2), row(0), row(1), row(2), n, row(limb))) {
-            const auto lead = std::find(rows.begin(), rows.end(), limbs[limb]) - rows.begin();
-            return {static_cast<int>(XliStatus::corrupt), static_cast<size_t>(lead)};
-        }
-    }
-    return {0, rows.size()};
+    const std::string_view payload(reinterpret_cast<const char*>(bytes.data()), static_cast<size_t>(n_bytes));
+    const auto [status, lead] = xli_leads(payload, rows, limbs, out.shape(1), out.data());
+    return {static_cast<int>(status), lead};
 }
 
 std::optional<ScpTables> tables(nb::bytes section) {

@@ -19,8 +19,9 @@ constexpr float kFloorUv = 10;
 constexpr float kLeastSpread = 1e-6f;
 constexpr float kHuge = 3e38f;
 
-using Vec = float __attribute__((vector_size(32), aligned(4), may_alias));  // one sample of eight leads
-static_assert(sizeof(Vec) == kQualityLeads * sizeof(float));
+// One sample of eight leads. Clang heeds `aligned` only as an attribute of the name.
+using Vec __attribute__((aligned(4), may_alias)) = float __attribute__((vector_size(32)));
+static_assert(sizeof(Vec) == kQualityLeads * sizeof(float) && alignof(Vec) == alignof(float));
 
 class Series {
 public:

@@ -122,4 +122,35 @@ bool xli_limb(LimbLead lead, const int16_t* i, const int16_t* ii, const int16_t*
     return beyond == 0;
 }
 
+bool xli_places(const std::vector<int64_t>& rows, const std::vector<int64_t>& limbs, size_t n_rows) {
+    const auto is_row = [n_rows](int64_t row) { return row < static_cast<int64_t>(n_rows); };
+    if (!std::all_of(rows.begin(), rows.end(), is_row) || limbs.size() != 6) return false;
+    if (!std::all_of(limbs.begin(), limbs.end(), is_row)) return false;
+    const auto [i, ii, iii, avr, avl, avf] = std::array{limbs[0], limbs[1], limbs[2], limbs[3], limbs[4], limbs[5]};
+    return (std::max({iii, avr, avl, avf}) < 0 || std::min(i, ii) >= 0) && (std::max(avl, avf) < 0 || iii >= 0);
+}
+
+std::pair<XliStatus, size_t> xli_leads(std::string_view bytes, const std::vector<int64_t>& rows,
+                                       const std::vector<int64_t>& limbs, size_t n, int16_t* out) {
+    const auto row = [&](int64_t at) { return at < 0 ? nullptr : out + static_cast<size_t>(at) * n; };
+    thread_local std::vector<uint8_t> scratch;
+    scratch.resize(std::max(scratch.size(), xli_room(n)));
+    XliPayload payload(bytes);
+    for (size_t k = 0; k < rows.size(); ++k) {
+        XliChunk chunk;
+        XliStatus status = payload.next(chunk);
+        if (status == XliStatus::complete && rows[k] >= 0) status = xli_decode(chunk, n, scratch.data(), row(rows[k]));
+        if (status != XliStatus::complete) return {status, k};
+    }
+    for (size_t limb = 2; limb < limbs.size(); ++limb) {
+        int16_t* const residual = row(limbs[limb]);
+        const auto lead = static_cast<LimbLead>(limb - 2);
+        if (residual && !xli_limb(lead, row(limbs[0]), row(limbs[1]), row(limbs[2]), n, residual)) {
+            const auto stored = std::find(rows.begin(), rows.end(), limbs[limb]) - rows.begin();
+            return {XliStatus::corrupt, static_cast<size_t>(stored)};
+        }
+    }
+    return {XliStatus::complete, rows.size()};
+}
+
 }  // namespace ecg

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace ecg {
 
@@ -41,5 +43,14 @@ enum class LimbLead { iii, avr, avl, avf };
 
 // The lead of its residuals, in place; III is read for aVL and aVF only. False where a sample is beyond 16 bits.
 bool xli_limb(LimbLead lead, const int16_t* i, const int16_t* ii, const int16_t* iii, size_t n, int16_t* residual);
+
+// Whether xli_leads may be asked for these rows of an array that has n_rows.
+bool xli_places(const std::vector<int64_t>& rows, const std::vector<int64_t>& limbs, size_t n_rows);
+
+// Lead k of a payload goes to row rows[k] of out (row, n), and nowhere if that is negative. `limbs` are the rows of I,
+// II, III, aVR, aVL and aVF, negative where absent; the last four, if they are there, are restored from their
+// residuals. How that ended, and the lead at which it was known.
+std::pair<XliStatus, size_t> xli_leads(std::string_view payload, const std::vector<int64_t>& rows,
+                                       const std::vector<int64_t>& limbs, size_t n, int16_t* out);
 
 }  // namespace ecg

@@ -7,6 +7,7 @@ namespace ecg {
 namespace {
 
 constexpr size_t kMaxDepth = 256;  // real ECG documents stay under 20
+constexpr size_t kMaxSpans = 64 * 1024;  // likewise under 1000
 constexpr size_t kNone = std::string_view::npos;
 
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
@@ -88,9 +89,10 @@ XmlStatus xml_root(std::string_view text, std::string_view& name, size_t& at) {
         at = tag;
         const std::string_view rest = text.substr(tag);
         if (rest.substr(0, 2) != "<?" && rest.substr(0, 2) != "<!") {
-            name = name_at(text, tag + 1).text;
-            const bool ends = tag + 1 + name.size() < text.size();
-            return !ends ? XmlStatus::truncated : name.empty() ? XmlStatus::malformed : XmlStatus::complete;
+            const std::string_view found = name_at(text, tag + 1).text;
+            if (tag + 1 + found.size() == text.size()) return XmlStatus::truncated;
+            name = found;
+            return name.empty() ? XmlStatus::malformed : XmlStatus::complete;
         }
         const bool is_comment = rest.substr(0, 4) == "<!--";
         const size_t end = is_comment        ? text.find("-->", tag + 4)
@@ -186,6 +188,7 @@ XmlStatus XmlPaths::scan(std::string_view text, std::vector<XmlSpan>& spans, siz
             const auto begin = static_cast<int64_t>(end + 1);
             int64_t span = -1;
             if (path >= 0) {
+                if (spans.size() == kMaxSpans) return XmlStatus::malformed;
                 span = static_cast<int64_t>(spans.size());
                 spans.push_back({path, begin, begin, static_cast<int64_t>(tag)});
             }
@@ -193,6 +196,33 @@ XmlStatus XmlPaths::scan(std::string_view text, std::vector<XmlSpan>& spans, siz
             at = end + 1;
         }
     }
+}
+
+std::vector<XmlRow> xml_rows(std::string_view text, const std::vector<XmlSpan>& spans, int64_t n_columns) {
+    std::vector<XmlRow> rows;
+    std::vector<XmlSpan> row(static_cast<size_t>(n_columns));
+    const auto end_row = [&] {
+        XmlRow& ended = rows.back();
+        for (size_t i = 1; i + 1 < row.size(); ++i) {
+            if (i > 1) ended.contents += '\0';
+            const auto begin = static_cast<size_t>(row[i].begin), end = static_cast<size_t>(row[i].end);
+            ended.contents += text.substr(begin, end - begin);
+        }
+        ended.begin = row[0].begin;
+        ended.payload_begin = row.back().begin;
+        ended.payload_end = row.back().end;
+    };
+    for (const XmlSpan& span : spans) {
+        if (span.path >= n_columns) continue;
+        if (span.path == 0) {
+            if (!rows.empty()) end_row();
+            std::fill(row.begin(), row.end(), XmlSpan{});
+            rows.emplace_back();
+        }
+        if (!rows.empty()) row[static_cast<size_t>(span.path)] = span;
+    }
+    if (!rows.empty()) end_row();
+    return rows;
 }
 
 }  // namespace ecg

@@ -43,4 +43,15 @@ private:
     std::vector<Node> nodes_;
 };
 
+// The contents of the elements in one row of a table.
+struct XmlRow {
+    std::string contents;  // of the columns between the first and the last, NUL between them
+    int64_t begin = 0;     // of the row's own content
+    int64_t payload_begin = 0, payload_end = 0;  // of the last column's
+};
+
+// Spans of the first n_columns paths as a table: a row for each element at the first one, with the contents of those at
+// the others that follow it; of several at one path the last. n_columns >= 2.
+std::vector<XmlRow> xml_rows(std::string_view text, const std::vector<XmlSpan>& spans, int64_t n_columns);
+
 }  // namespace ecg

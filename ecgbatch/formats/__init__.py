@@ -37,6 +37,7 @@ Sibling = Callable[[str], bytes]
 
 _ARRAY_SUFFIXES = (".npy", ".csv", ".mat")
 _SIGNAL_SUFFIXES = (".dat", ".xyz")
+_MAX_ROOT_BYTES = 256
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b")
 _XML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<[?!A-Za-z]|\xff\xfe<\x00|\xfe\xff\x00<|<\x00|\x00<")
@@ -135,6 +136,8 @@ def companions(raw: bytes, name: str) -> Sequence[str]:
 
 def _decode_xml(text: bytes) -> Record:
     match root_name(text):
+        case root if len(root) > _MAX_ROOT_BYTES:  # its prefix would become part of every path
+            raise RecordError(Reason.UNKNOWN_FORMAT, f"XML with a root element of {len(root)} bytes, of no known ECG")
         case "RestingECG":
             return muse.decode(text)
         case "restingecgdata":

@@ -28,6 +28,7 @@ _WANTED = _kernels.XmlPaths(list(_PATHS))
 _NAMES = tuple([path.rpartition("/")[2] for path in _PATHS])
 _UV_PER_UNIT = {"uvperlsb": 1.0, "µvperlsb": 1.0, "\u03bcvperlsb": 1.0, "mvperlsb": 1e3, "nvperlsb": 1e-3}
 _EINTHOVEN_COUNTS = 2  # three roundings
+_MAX_CHANNELS, _MAX_NUMBER_BYTES = 64, 64
 
 
 class _Section(NamedTuple):
@@ -102,6 +103,8 @@ def _strip(text: bytes, strip: _Section) -> tuple[tuple[str, ...], np.ndarray]:
 @lru_cache(maxsize=256)
 def _standard(tags: tuple[bytes, ...]) -> list[tuple[int, str]]:
     """The rows among the stored channels that are standard leads, from the start tags of all."""
+    if len(tags) > _MAX_CHANNELS:
+        raise RecordError(Reason.MALFORMED, f"{len(tags)} channels in a strip")
     return _named([xml.attributes(tag).get("lead", "") for tag in tags])
 
 
@@ -170,9 +173,9 @@ def _acquired_at(fields: list[bytes]) -> datetime | None:
 
 
 def _number(content: bytes) -> float:
-    """Not a number where there is none."""
+    """Not a number where there is none, or one that goes on and on."""
     try:
-        return float(content)
+        return float(content if len(content) <= _MAX_NUMBER_BYTES else "nan")
     except ValueError:
         return float("nan")
 

@@ -23,6 +23,7 @@ _WIDTHS |= {"digital_max": 8, "prefilter": 80, "per_record": 8, "reserved": 32}
 _UV_PER_UNIT = {b"uv": 1.0, b"\xb5v": 1.0, "µv".encode(): 1.0, b"mv": 1000.0, b"v": 1e6, b"nv": 1e-3}
 _LABEL = re.compile(r"(?:(?:ECG|EKG|LEAD)[ _-]+)*(\w+)(?:-REF)?", re.IGNORECASE)
 _MOST = 2**31  # of anything that is counted
+_MAX_SIGNALS = 512  # real files have some 20, the widest brain caps 256
 _ANNOTATIONS = (b"EDF Annotations", b"BDF Annotations")
 _UNKNOWN_DATE = b"01.01.85"  # what EDF+ has an anonymous file say
 _MONTHS = (b"JAN", b"FEB", b"MAR", b"APR", b"MAY", b"JUN", b"JUL", b"AUG", b"SEP", b"OCT", b"NOV", b"DEC")
@@ -74,7 +75,7 @@ def decode(raw: bytes) -> Record:
     is_bdf = raw.startswith(_BDF)
     n_signals, n_records = _integer(raw[252:256], "number of signals"), _integer(raw[236:244], "number of records")
     header = _FIXED * (n_signals + 1)
-    if n_signals < 1 or _integer(raw[184:192], "header size") != header:
+    if not 1 <= n_signals <= _MAX_SIGNALS or _integer(raw[184:192], "header size") != header:
         raise RecordError(Reason.MALFORMED, f"{n_signals} signals, and a header size that does not fit them")
     if len(raw) < header:
         raise RecordError(Reason.TRUNCATED, f"{len(raw)} bytes, expected a header of {header}")
@@ -93,7 +94,7 @@ def decode(raw: bytes) -> Record:
     )
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _layout(signals: bytes, record_s: bytes, width: int) -> _Layout:
     """From the header's part on the signals; kept, for an archive holds few different ones."""
     stored, annotations, record_bytes = _signals(signals, width)

@@ -21,7 +21,7 @@ _UV_PER_UNIT = {"uV": 1.0, "mV": 1000.0, "V": 1e6, "nV": 1e-3}
 _ORIENTATIONS = ("lead,time", "time,lead")
 _UV_PER_COUNT = 1e-3
 """Of what floating point becomes: 1 nV, the step of everything that follows (`waveform.nanovolts`)."""
-_MAX_BYTES = 2**16
+_MAX_BYTES = 2**12  # a few lines; the memory that tomllib takes for dotted keys grows with their square
 _ADVICE = (
     f"a bare array, expected {FILE} beside it with fs_hz, unit ('uV', 'mV', 'V' or 'nV'), leads (a list), "
     "orientation ('lead,time' or 'time,lead'), and variable for .mat"

@@ -38,6 +38,7 @@ _PATHS = _kernels.XmlPaths(
 )
 _UV_PER_UNIT = {"MICROVOLTS": 1.0, "MILLIVOLTS": 1000.0, "NANOVOLTS": 0.001, "VOLTS": 1e6}
 _MAX_COUNT = 2**31  # of any sample
+_MAX_DECLARED_BYTES = 2**16  # of the fields of all leads, some 100 a lead
 
 _Span = tuple[int, int]
 _Fields = dict[str, _Span]
@@ -76,8 +77,8 @@ def decode(text: bytes) -> Record:
     waveforms, test = _outline(spans)
     rhythms = [w for w in waveforms if _text(text, w, "WaveformType").upper() == "RHYTHM"]
     if len(rhythms) != 1:
-        found = ", ".join(_text(text, w, "WaveformType")[:20] or "none" for w in waveforms) or "none"
-        raise RecordError(Reason.NO_RHYTHM, f"waveforms {found}, expected one Rhythm")
+        found = ", ".join(_text(text, w, "WaveformType")[:20] or "none" for w in waveforms[:4]) or "none"
+        raise RecordError(Reason.NO_RHYTHM, f"{len(waveforms)} waveforms ({found}), expected one Rhythm")
     rhythm = rhythms[0]
     begin, end = rhythm[""]
     stored = [(row[0].rpartition(b"\0"), row[2:]) for row in rows if begin <= row[1] < end]
@@ -115,6 +116,8 @@ def _rhythm(stored: tuple[bytes, ...]) -> _Rhythm:
 
     Extra leads are left alone.
     """
+    if (n_bytes := sum(map(len, stored))) > _MAX_DECLARED_BYTES:
+        raise RecordError(Reason.MALFORMED, f"{n_bytes} bytes that describe {len(stored)} leads")
     layouts = {row: layout for row, layout in enumerate(map(_layout, stored)) if layout}
     leads = tuple([layout.lead for layout in layouts.values()])
     xml.require_leads(leads)

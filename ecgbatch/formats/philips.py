@@ -43,6 +43,7 @@ _TWELVE_LEADS = ("STD-12", "10-WIRE")  # acquisition types whose channels are th
 _IEC_CHEST_LEAD = re.compile(r"C([1-6])")  # the schema's other name of V1 to V6
 
 _MAX_SAMPLES = 2**20  # of a lead; a resting ECG has 5500, and XLI may pack silence without bound
+_MAX_SIGNAL_BYTES = 4096  # of its fields, some 50
 _MAX_GROWTH = 615  # ten bits of XLI are at most 768 bytes
 _XLI_DEFECTS = (
     (Reason.TRUNCATED, "the payload ends before its samples"),
@@ -106,6 +107,8 @@ def decode(text: bytes) -> Record:
 @lru_cache(maxsize=1024)
 def _layout(tag: bytes, signal: bytes) -> _Layout:
     """From the start tag of the waveform and the `_SIGNAL` fields; kept, for an archive holds few different ones."""
+    if len(signal) > _MAX_SIGNAL_BYTES:
+        raise RecordError(Reason.MALFORMED, f"{len(signal)} bytes of signalcharacteristics")
     contents = signal.decode("latin-1").split("\0")
     if len(contents) != len(_SIGNAL):
         raise RecordError(Reason.MALFORMED, "a NUL in signalcharacteristics")

@@ -28,6 +28,7 @@ _PATHS = {
 }
 _PARTS = tuple(_PATHS)
 _RHYTHMS = ("ECG_RHYTHMS", "ECG_RHYTHM")
+_MAX_WORD_BYTES = 256
 _UV_PER_UNIT = {"UV": 1.0, "MV": 1e3, "NV": 1e-3, "V": 1e6}
 
 _Places = dict[str, tuple[int, int]]
@@ -121,7 +122,10 @@ def _number(text: str) -> float:
 
 def _word(text: bytes, parts: _Places, name: str) -> str:
     """Stripped content in capitals; empty where there is none."""
-    return _free_text(text, parts, name).upper()
+    begin, end = parts.get(name, (0, 0))
+    if end - begin > _MAX_WORD_BYTES:
+        raise RecordError(Reason.MALFORMED, f"{name} of {end - begin} bytes")
+    return xml.free_text(text[begin:end]).upper()
 
 
 def _free_text(text: bytes, parts: _Places, name: str) -> str:

@@ -18,6 +18,7 @@ _LEAD_NAMES = {1: "I", 2: "II", **{2 + n: f"V{n}" for n in range(1, 7)}, 61: "II
 _LEAD = Struct("<IIB")
 _HEADER = Struct("<HHBB")
 _SUBTRACTS_BEATS = 0x01
+_MAX_LEADS_BYTES = 2 + 255 * _LEAD.size  # of section 3
 _MAX_TABLES_BYTES = 2**16  # the default table, written out, takes 175
 _NO_TABLES = b"\0\0"
 
@@ -51,13 +52,18 @@ class Streams(NamedTuple):
     end: int
 
 
-@lru_cache(maxsize=1024)
 def lead_table(section: bytes) -> LeadTable:
-    """From the content of section 3; kept, for an archive holds few different ones.
+    """From the content of section 3.
 
     Raises:
         RecordError: no standard lead, one stored twice, or leads that were not recorded together.
     """
+    return _lead_table(section[:_MAX_LEADS_BYTES])
+
+
+@lru_cache(maxsize=1024)
+def _lead_table(section: bytes) -> LeadTable:
+    """Kept, for an archive holds few different ones."""
     n_leads = section[0] if section else 0
     if len(section) < 2 + n_leads * _LEAD.size:
         raise RecordError(Reason.MALFORMED, f"section 3 ends before its {n_leads} leads")

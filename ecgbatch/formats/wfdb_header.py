@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
-from ecgbatch.record import UV_PER_COUNT, Reason, lead_name
+from ecgbatch.record import LEADS, UV_PER_COUNT, Reason, lead_name
 
 __all__ = [
     "ABSENT",
@@ -38,7 +38,7 @@ _GAIN = re.compile(r"([-+.\deE]+)(?:\(([-+\d]+)\))?(?:/(.*))?")
 _UV_PER_UNIT = {"mv": 1000.0, "uv": 1.0, "µv": 1.0, "\u03bcv": 1.0, "v": 1e6, "nv": 1e-3}
 _INVALID_BITS = {16: 16, 61: 16, 160: 16, 212: 12, 80: 8, 310: 10, 311: 10, 24: 24, 32: 32, **FLAC_BITS}
 """Bits of the most negative sample, which marks a missing one; format 8 has no such mark."""
-_MAX_HEADER_BYTES = 2**20  # real ones have one or two kB
+_MAX_HEADER_BYTES = 2**16  # real ones have one or two kB
 _MAX_COUNT = 2**31  # of any sample
 
 
@@ -119,7 +119,7 @@ def signal_files(header: Header) -> Sequence[str]:
     return tuple(dict.fromkeys([name for name, has_format in stated if has_format and _may_be_signal(name)]))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def layout_of(lines: str, n_signals: tuple[int, ...]) -> Layout:
     """The layout that a header's `layout` and `n_signals` state; kept, for an archive holds few different ones.
 
@@ -134,7 +134,7 @@ def layout_of(lines: str, n_signals: tuple[int, ...]) -> Layout:
     names = tuple([str(signal.lead) for signal in leads])
     if not leads:
         raise RecordError(Reason.MISSING_LEADS, "no signal is named as a standard lead")
-    if twice := [name for name in names if names.count(name) > 1]:
+    if twice := [name for name in LEADS if names.count(name) > 1]:
         raise RecordError(Reason.DUPLICATE_LEAD, f"lead {twice[0]} is stored twice")
     if not all(signal.uv_per_count for signal in leads):
         raise RecordError(Reason.UNKNOWN_GAIN, "a lead without a gain in volts: uncalibrated")
@@ -176,7 +176,7 @@ def _starts(n_signals: Sequence[int]) -> list[int]:
     return starts
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _have_formats(lines: str, n_signals: tuple[int, ...]) -> tuple[bool, ...]:
     """Whether each run has a line with a format where a signal line has it; else the header is some other text."""
     found = [_FORMAT.fullmatch(line.partition("\t")[0]) is not None for line in lines.split("\n")]

@@ -58,7 +58,7 @@ def _bands(n: int, fs_hz: float, high_pass_hz: float, low_pass_hz: float) -> tup
     wander = np.where((f_hz > 0) & (f_hz < 1), 1 / np.hypot(f_hz, 0.15) ** 1.5, 0)
     muscle = np.where(f_hz >= 1, np.minimum(f_hz / 25, 1) ** 0.5, 0)
     uniform = n * np.sqrt(3)  # makes a sum over bins of uniform parts, 1/12 each in variance, 1 µV rms
-    wander = wander / np.sqrt((wander**2).sum()) * high_pass * uniform
+    wander = wander / (np.sqrt((wander**2).sum()) or 1.0) * high_pass * uniform  # none in less than a second
     muscle = muscle / np.sqrt((muscle**2).sum()) * low_pass * uniform
     n_wander = int(np.searchsorted(f_hz, 1.0))
     n_muscle = max(int(np.searchsorted(-low_pass, -0.02)), n_wander)
