@@ -166,6 +166,21 @@ def _memory(result: Result) -> str:
     )
 
 
+def _train_memory(result: Result) -> str:
+    return _table(
+        ("ECGs", "peak resident memory", "growth from second quarter to last", "time"),
+        (
+            (
+                _spaced(int(n)),
+                f"{found['peak_mib']['median']:.0f} MiB",
+                f"{found['growth_mib']['median']:+.0f} MiB",
+                f"{found['seconds']['median']:.0f} s",
+            )
+            for n, found in result["packs"].items()
+        ),
+    )
+
+
 def _containers(result: Result) -> str:
     return _table(
         ("container", "leads, rate, length", "file", "ECG/s on one core"),
@@ -222,6 +237,7 @@ _TABLES: Mapping[str, Callable[[Result], str]] = MappingProxyType(
         "end_to_end": _end_to_end,
         "memory": _memory,
         "mixed": _mixed,
+        "train_memory": _train_memory,
     }
 )
 

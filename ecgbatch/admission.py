@@ -3,11 +3,12 @@
 import numpy as np
 
 from ecgbatch import golden
+from ecgbatch.bundle import Bundle
 from ecgbatch.errors import EngineError
 from ecgbatch.feed import host
-from ecgbatch.runtimes import Engine
+from ecgbatch.runtimes import Engine, Head
 
-__all__ = ["admitted"]
+__all__ = ["admitted", "admitted_head"]
 
 _TOLERANCE = 1e-3
 """In probability: a hundred times what engines in fp32 differ by, and far below what moves a decision."""
@@ -19,14 +20,33 @@ def admitted(engine: Engine) -> Engine:
     Raises:
         EngineError: it does not reproduce them.
     """
-    bundle = engine.bundle
+    x, expected = _reference(engine.bundle)
+    _compare(engine.bundle, engine(x)[0], expected, engine)
+    return engine
+
+
+def admitted_head(head: Head, engine: Engine) -> Head:
+    """The same head, once it has reproduced its bundle's reference scores on the engine of its parent.
+
+    Raises:
+        EngineError: it does not reproduce them.
+    """
+    x, expected = _reference(head.bundle)
+    _compare(head.bundle, head(engine(x)[1]), expected, engine)
+    return head
+
+
+def _reference(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
+    """The reference ECGs as the model is fed them, float32 (record, lead, time), and their expected probabilities."""
     records, expected = golden.load(bundle)
     x = np.empty((len(records), len(bundle.input.leads), bundle.input.samples), np.float32)
     for record, row in zip(records, x, strict=True):
         host.normalise(record, bundle.input, row)
-    logits, _ = engine(x)
+    return x, expected
+
+
+def _compare(bundle: Bundle, logits: np.ndarray, expected: np.ndarray, engine: Engine) -> None:
     worst = float(np.abs(bundle.probabilities(logits) - expected).max())
     if not worst <= _TOLERANCE:
         missed = f"reference scores missed by {worst:.2g} in probability, expected at most {_TOLERANCE:g}"
         raise EngineError(f"model {bundle.name!r} on {engine}: {missed}; nothing was scored")
-    return engine

@@ -5,7 +5,7 @@ import hashlib
 import os
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,12 @@ import numpy as np
 from ecgbatch.errors import BundleError
 from ecgbatch.record import LEADS
 
-__all__ = ["SHIPPED", "Bundle", "InputSpec", "Label", "find", "is_bundle", "shipped"]
+__all__ = ["SHIPPED", "Bundle", "InputSpec", "Label", "Parent", "find", "is_bundle", "shipped", "trunk_of"]
 
 SHIPPED = Path(__file__).parent / "engines"
 _HASHED = ("labels.csv", "weights.safetensors", "model.onnx", "golden.parquet")
 _KEYS = {"name", "version", "licence", "input", "network", "training", "hashes"}
+_OPTIONAL_KEYS = {"parent"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,19 @@ class Label:
     auc_high: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """The bundle whose embedding a head-only bundle reads."""
+
+    name: str
+    sha256: str
+    """Of the parent's `model.onnx`."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not isinstance(self.sha256, str) or {"/", "\\"} & {*self.name}:
+            raise BundleError(f"parent {self.name!r}, expected the name of a bundle and the sha256 of its model.onnx")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """A model that can be scored with: input, labels, calibration and provenance."""
@@ -89,10 +103,12 @@ class Bundle:
     input: InputSpec
     labels: tuple[Label, ...]
     network: Mapping[str, Any]
-    """Arguments of `network.Network`, which loads `weights.safetensors`."""
+    """Arguments of `network.Network`, which loads `weights.safetensors`; of a head, those of `network.head`."""
     training: Mapping[str, Any]
     hashes: Mapping[str, str]
     """sha256 of each file the figures depend on."""
+    parent: Parent | None = None
+    """Where the bundle is a head only: its `model.onnx` maps the parent's embedding to logits."""
 
     @classmethod
     def load(cls, folder: Path) -> "Bundle":
@@ -109,7 +125,7 @@ class Bundle:
 
     @classmethod
     def _checked(cls, folder: Path, raw: Mapping[str, Any]) -> "Bundle":
-        _same_keys(f"bundle {folder.name!r}", raw, _KEYS)
+        _same_keys(f"bundle {folder.name!r}", raw, _KEYS | (_OPTIONAL_KEYS & set(raw)))
         for name in _HASHED:
             found = _sha256(folder / name)
             if found != raw["hashes"].get(name):
@@ -129,6 +145,7 @@ class Bundle:
             network=raw["network"],
             training=raw["training"],
             hashes=raw["hashes"],
+            parent=Parent(**raw["parent"]) if "parent" in raw else None,
         )
 
     @property
@@ -138,9 +155,8 @@ class Bundle:
     @property
     def fingerprint(self) -> str:
         """Changes with anything that can change a score."""
-        return hashlib.sha256(
-            repr((self.name, self.version, self.input, sorted(self.hashes.items()))).encode()
-        ).hexdigest()
+        made_of = (self.name, self.version, self.input, sorted(self.hashes.items()))
+        return hashlib.sha256(repr(made_of if self.parent is None else (*made_of, self.parent)).encode()).hexdigest()
 
     @cached_property
     def _calibration(self) -> tuple[np.ndarray, np.ndarray]:
@@ -168,6 +184,31 @@ def find(name: str) -> Bundle:
             known = ", ".join(bundle.name for bundle in shipped()) or "none"
             raise BundleError(f"model {name!r}: no such bundle folder, nor a shipped bundle (there are: {known})")
     return Bundle.load(folder)
+
+
+def trunk_of(bundle: Bundle, others: Sequence[Bundle] = ()) -> Bundle:
+    """The bundle whose network makes the embedding: itself, or a head's parent.
+
+    A parent is looked for among the others, in the folder that the head's folder lies in, and among the shipped ones.
+
+    Raises:
+        BundleError: the parent is nowhere, is another one than the head was trained on, or a head itself.
+    """
+    if bundle.parent is None:
+        return bundle
+    wanted = bundle.parent
+    found = [other for other in others if other.name == wanted.name]
+    found += [Bundle.load(at / wanted.name) for at in (bundle.folder.parent, SHIPPED) if is_bundle(at / wanted.name)]
+    where = f"bundle {bundle.name!r}: its parent {wanted.name!r}"
+    if not found:
+        raise BundleError(f"{where} is not shipped, nor beside it, nor another model; name its folder as a model too")
+    same = [parent for parent in found if parent.hashes["model.onnx"] == wanted.sha256]
+    if not same:
+        has, expected = found[0].hashes["model.onnx"][:12], wanted.sha256[:12]
+        raise BundleError(f"{where} has model.onnx {has}…, expected {expected}…; name that one as a model")
+    if same[0].parent is not None or same[0].input != bundle.input:
+        raise BundleError(f"{where} is a head or takes another input, expected the whole network it was trained on")
+    return same[0]
 
 
 def is_bundle(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """The command line: one thin function a command. stdout is data, everything else goes to stderr."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,18 @@ _RECORD_COLUMN = "Column that names the ECGs; record_id, source_path or path by 
 _PATIENT_COLUMN = "Column that tells patients apart; patient_id by default."
 _LABEL_COLUMN = "A label's column, or the one column of codes; repeat it. By default, what looks like it."
 _WIDE = 1000
-_EXTRAS = {"train": {"onnx", "onnxruntime", "onnxscript", "safetensors", "tomli_w", "torch"}}
+_EXTRAS = {
+    "train": {
+        "lightning_fabric",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "safetensors",
+        "tensorboard",
+        "tomli_w",
+        "torch",
+    }
+}
 """The libraries that an extra brings."""
 
 
@@ -74,6 +86,11 @@ def needs(extra: str) -> Iterator[None]:
 def say(line: str) -> None:
     """Print a message for the person at the terminal."""
     print(line, file=sys.stderr, flush=True)
+
+
+def spoken() -> str:
+    """The command as it was given, without the folders of its paths."""
+    return shlex.join(["ecgbatch", *(word.rpartition("/")[2] or word for word in sys.argv[1:])])
 
 
 def print_version(is_asked: bool) -> None:
@@ -366,12 +383,31 @@ def synth_command(
 
 @train.command("pretrain")
 def pretrain_command(
-    data: Annotated[Path, Argument(help="Parquet of labelled ECGs with patient, fold and SCP statements.")],
+    source: Annotated[
+        list[str],
+        Argument(help="Tables of ECGs (Parquet), the folder of PTB-XL; with --labels, anything that score reads."),
+    ],
     out: Annotated[Path, Option(help="Folder for the checkpoint and, at the end, the bundle.")],
+    labels: Annotated[
+        Path | None, Option(help="Table with a record_id, a patient_id and labels (CSV, Parquet).")
+    ] = None,
+    label: Annotated[
+        list[str] | None, Option(help="Column to take as a label, several times; by default all that look like one.")
+    ] = None,
+    folds: Annotated[str | None, Option(help="Folds that train, choose and report, such as 1-7/8/9.")] = None,
     name: Annotated[str, Option(help="Name of the bundle.")] = "foundation",
-    epochs: Annotated[int, Option(help="Passes over the training folds, at most.")] = 60,
-    seed: Annotated[int, Option(help="The same seed gives the same network.")] = 1,
+    leads: Annotated[str, Option(help="8, 12, or a list such as I,II,V1.")] = "8",
+    widths: Annotated[str, Option(help="Channels of the stem, then of each stage.")] = "32,64,96,128,160",
+    depths: Annotated[str, Option(help="Residual blocks of each stage.")] = "2,2,2,1",
+    epochs: Annotated[int, Option(help="Passes over the training side, at most.")] = 60,
     batch: Annotated[int, Option(help="ECGs a step.")] = 64,
+    lr: Annotated[float, Option(help="Peak of the learning rate.")] = 2e-3,
+    seed: Annotated[int, Option(help="The same seed gives the same split and network.")] = 1,
+    min_positives: Annotated[int, Option(help="Training positives that a label needs.", min=1)] = 20,
+    balanced: Annotated[bool, Option("--balanced", help="Weigh a label's positives as much as its negatives.")] = False,
+    licence: Annotated[str, Option(help="Licence of the data, which the weights carry.")] = "not stated",
+    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
+    checkpoint_minutes: Annotated[float, Option(help="Time between checkpoints within an epoch.", min=0)] = 5,
     resume: Annotated[bool, Option("--resume", help="Go on from the checkpoint in --out.")] = False,
 ) -> None:
     """Train a foundation model and write it as a bundle that `score` takes.
@@ -379,10 +415,166 @@ def pretrain_command(
     Example: ecgbatch train pretrain ptbxl.parquet --out training
     """
     with report_errors(), needs("train"):
-        from ecgbatch.train.pretrain import pretrain
+        from ecgbatch.train import labels as tables
+        from ecgbatch.train.pretrain import leads_of, numbers, pretrain, shaped
+        from ecgbatch.train.training import Recipe
 
-        made = pretrain(data, out, name=name, epochs=epochs, seed=seed, batch=batch, is_resumed=resume, say=say)
+        made = pretrain(
+            source,
+            out,
+            labels=tables.read(labels, label_columns=label or ()) if labels else None,
+            columns=label or (),
+            folds=folds,
+            name=name,
+            leads=leads_of(leads),
+            architecture=shaped(numbers("widths", widths), numbers("depths", depths)),
+            recipe=Recipe(epochs=epochs, batch=batch, seed=seed, learning_rate=lr, is_balanced=balanced),
+            n_positives=min_positives,
+            licence=licence,
+            command=spoken(),
+            on=device,
+            checkpoint_s=60 * checkpoint_minutes,
+            is_resumed=resume,
+            say=say,
+        )
     print(made.folder)
+
+
+@train.command("finetune")
+def finetune_command(
+    source: Annotated[list[str], Argument(help="A table of ECGs (Parquet); with --labels, anything that score reads.")],
+    label: Annotated[str, Option(help="Column of 0 and 1, code, or COLUMN=VALUE of the positives.")],
+    out: Annotated[Path, Option(help="Folder that gets the bundle, in a folder of its name.")],
+    from_: Annotated[str, Option("--from", help="Bundle to begin with.")] = "foundation",
+    against: Annotated[str | None, Option(help="Value of the negatives; all others by default.")] = None,
+    labels: Annotated[
+        Path | None, Option(help="Table with record_id, patient_id and the label (CSV, Parquet).")
+    ] = None,
+    depth: Annotated[str, Option(help="all, last (stages), head, or probe (a logistic regression).")] = "all",
+    name: Annotated[str | None, Option(help="Name of the bundle; the label by default.")] = None,
+    title: Annotated[str | None, Option(help="What the label stands for; the label by default.")] = None,
+    licence: Annotated[str, Option(help="Licence of the data, which the weights carry.")] = "not stated",
+    epochs: Annotated[int, Option(help="Passes over the training patients, at most.", min=1)] = 30,
+    rate: Annotated[list[float] | None, Option(help="Learning rate to try; repeat it for several.")] = None,
+    folds: Annotated[int, Option(help="Folds of the cross-validation.", min=2)] = 5,
+    batch: Annotated[int, Option(help="ECGs a step.", min=2)] = 32,
+    seed: Annotated[int, Option(help="The same seed gives the same bundle.")] = 1,
+    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Make a bundle of one new label from a few ECGs and a bundle that knows ECGs.
+
+    Example: ecgbatch train finetune brugada.parquet --label brugada=1 --against 0 --from foundation --out bundles
+    """
+    with report_errors(), needs("train"):
+        from ecgbatch import bundle
+        from ecgbatch.train import finetune, task
+        from ecgbatch.train.arms import budget
+
+        meaning = task.Meaning.of(label, against)
+        making = finetune.Making(
+            parent=bundle.find(from_),
+            depth=finetune.depth(depth),
+            name=name or meaning.code,
+            title=title or meaning.code,
+            licence=licence,
+            command=spoken(),
+            n_folds=folds,
+            seed=seed,
+        )
+        spent = budget(epochs=epochs, rates=rate, depth=depth, batch=batch, device=device)
+        known = task.read(source, making.parent.input, meaning, labels_path=labels)
+        made = finetune.finetune(known, making, spent, out, say=say)
+    print(made.folder)
+
+
+@train.command("probe")
+def probe_command(
+    run: Annotated[Path, Argument(help="Run that was scored with --embeddings.", readable=False)],
+    labels: Annotated[Path, Argument(help="Table with record_id, patient_id and the label (CSV, Parquet).")],
+    label: Annotated[str, Option(help="Column of 0 and 1, code, or COLUMN=VALUE of the positives.")],
+    out: Annotated[Path, Option(help="Folder that gets the bundle, in a folder of its name.")],
+    model: Annotated[str, Option(help="Bundle whose embedding the run holds.")] = "foundation",
+    against: Annotated[str | None, Option(help="Value of the negatives; all others by default.")] = None,
+    name: Annotated[str | None, Option(help="Name of the bundle; the label by default.")] = None,
+    title: Annotated[str | None, Option(help="What the label stands for; the label by default.")] = None,
+    licence: Annotated[str, Option(help="Licence of the data, which the weights carry.")] = "not stated",
+    folds: Annotated[int, Option(help="Folds of the cross-validation.", min=2)] = 5,
+    seed: Annotated[int, Option(help="The same seed gives the same bundle.")] = 1,
+) -> None:
+    """Make a bundle of one new label, in seconds, from the embeddings that a run has stored.
+
+    Example: ecgbatch train probe runs/2024 labels.csv --label brugada --out bundles
+    """
+    with report_errors(), needs("train"):
+        from ecgbatch import bundle
+        from ecgbatch.train import finetune, stored, task
+
+        meaning = task.Meaning.of(label, against)
+        making = finetune.Making(
+            parent=bundle.find(model),
+            depth="probe",
+            name=name or meaning.code,
+            title=title or meaning.code,
+            licence=licence,
+            command=spoken(),
+            n_folds=folds,
+            seed=seed,
+        )
+        made = stored.probe_run(run, labels, meaning, making, out, say=say)
+    print(made.folder)
+
+
+@train.command("compare")
+def compare_command(
+    source: Annotated[list[str], Argument(help="A table of ECGs (Parquet); with --labels, anything that score reads.")],
+    label: Annotated[str, Option(help="Column of 0 and 1, code, or COLUMN=VALUE of the positives.")],
+    out: Annotated[Path, Option(help="Folder of the comparison: new, or one to go on with.")],
+    from_: Annotated[str, Option("--from", help="Bundle to begin with.")] = "foundation",
+    against: Annotated[str | None, Option(help="Value of the negatives; all others by default.")] = None,
+    labels: Annotated[
+        Path | None, Option(help="Table with record_id, patient_id and the label (CSV, Parquet).")
+    ] = None,
+    depth: Annotated[str, Option(help="How deep fine-tuning goes: all, last (stages) or head.")] = "all",
+    arms: Annotated[str, Option(help="What is compared.")] = "finetune,scratch,probe",
+    positives: Annotated[str, Option(help="Positive patients to train on, such as 5,10,20,40,all.")] = "all",
+    folds: Annotated[int, Option(help="Folds of each cross-validation.", min=2)] = 5,
+    repeats: Annotated[int, Option(help="Cross-validations, each of another partition.", min=1)] = 2,
+    seeds: Annotated[int, Option(help="Trainings of each fold.", min=1)] = 1,
+    epochs: Annotated[int, Option(help="Passes over the training patients, at most.", min=1)] = 30,
+    rate: Annotated[list[float] | None, Option(help="Learning rate every arm tries; repeat it for several.")] = None,
+    batch: Annotated[int, Option(help="ECGs a step.", min=2)] = 32,
+    seconds: Annotated[
+        float | None, Option(help="Look at so many seconds of each ECG only, so that their length tells nothing.")
+    ] = None,
+    confounder: Annotated[
+        list[str] | None, Option(help="Column that may leak the label, also seconds and fs_hz; repeat it.")
+    ] = None,
+    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Compare fine-tuning with training from scratch, and with a probe, on the same folds.
+
+    Example: ecgbatch train compare brugada.parquet --label brugada=1 --against 0 --out comparison
+    """
+    with report_errors(), needs("train"):
+        from ecgbatch import bundle
+        from ecgbatch.train import compare, task
+        from ecgbatch.train.arms import budget
+
+        parent = bundle.find(from_)
+        plan = compare.Plan(
+            arms=compare.arms_of(arms),
+            n_folds=folds,
+            n_repeats=repeats,
+            n_seeds=seeds,
+            positives=compare.positives_of(positives),
+            confounders=tuple(confounder or ()),
+            seconds=seconds,
+        )
+        spent = budget(epochs=epochs, rates=rate, depth=depth, batch=batch, device=device)
+        meaning = task.Meaning.of(label, against)
+        known = task.read(source, parent.input, meaning, labels_path=labels, confounders=plan.confounders)
+        report = compare.compare(known, parent, plan, spent, out, say=say)
+    print(report)
 
 
 @train.command("gate")

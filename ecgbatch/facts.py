@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -126,5 +126,6 @@ def _model(bundle: Bundle) -> dict[str, Any]:
         "version": bundle.version,
         "licence": bundle.licence,
         "fingerprint": bundle.fingerprint,
+        **({"parent": asdict(bundle.parent)} if bundle.parent else {}),
         "labels": [{"code": label.code, "name": label.name, "threshold": label.threshold} for label in bundle.labels],
     }

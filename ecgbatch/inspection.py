@@ -196,6 +196,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "version": bundle.version,
         "licence": bundle.licence,
         "input": asdict(bundle.input),
+        **({"parent": asdict(bundle.parent)} if bundle.parent else {}),
         "labels": [
             {
                 key: None if isinstance(value, float) and math.isnan(value) else value
@@ -215,6 +216,7 @@ def bundle_text(bundle: Bundle) -> str:
         f"{bundle.name} {bundle.version} · {len(bundle.labels)} labels · licence {bundle.licence}",
         f"input {', '.join(spec.leads)} · {spec.fs_hz} Hz × {spec.seconds:g} s, at least {spec.min_seconds:g} s",
         f"fingerprint {bundle.fingerprint}",
+        *([f"head on {bundle.parent.name}, model.onnx {bundle.parent.sha256}"] if bundle.parent else []),
         "",
         f"{'code':<8}{'AUC':>6}  {'95 % interval':<15}{'cases':>6}{'threshold':>11}  name",
     ]

@@ -60,7 +60,8 @@ Outputs = Mapping[str, tuple[np.ndarray, np.ndarray]]
 class Output:
     """The parts of one run: gathers a shard's rows, then commits them as one pair of files."""
 
-    def __init__(self, folder: Path, bundles: Sequence[Bundle], *, fingerprint: str, embeddings: bool) -> None:
+    def __init__(self, folder: Path, bundles: Sequence[Bundle], *, fingerprint: str, embeddings: Sequence[str]) -> None:
+        """`embeddings` names the networks whose embedding is written."""
         self.folder = folder
         self._bundles = bundles
         self._fingerprint = fingerprint
@@ -93,7 +94,9 @@ class Output:
         columns = {name: [getattr(row, name) for row in self._rows] for name in _ROW_SCHEMA}
         columns |= {name: [getattr(row.quality, name) for row in self._rows] for name in _QUALITY_SCHEMA}
         frame = pl.DataFrame(columns, schema=_ROW_SCHEMA | _QUALITY_SCHEMA)
-        return frame.with_columns(series for bundle in self._bundles for series in self._model_columns(bundle))
+        frame = frame.with_columns(series for bundle in self._bundles for series in self._model_columns(bundle))
+        unscored = [name for name in self._embeddings if f"{name}/embedding" not in frame.columns]  # heads' parents
+        return frame.with_columns(self._embedding(name) for name in unscored)
 
     def _model_columns(self, bundle: Bundle) -> Iterator[pl.Series]:
         n_labels = len(bundle.labels)
@@ -101,9 +104,13 @@ class Output:
         probabilities = np.concatenate([p for p, _ in gathered]) if gathered else np.empty((0, n_labels), np.float32)
         for column, code in enumerate(bundle.codes):
             yield pl.Series(f"{bundle.name}/{code}", np.ascontiguousarray(probabilities[:, column]), pl.Float32)
-        if self._embeddings:
-            values = np.concatenate([e for _, e in gathered]) if gathered else np.empty((0, 1), np.float32)
-            yield pl.Series(f"{bundle.name}/embedding", values).cast(pl.List(pl.Float32))
+        if bundle.name in self._embeddings:
+            yield self._embedding(bundle.name)
+
+    def _embedding(self, name: str) -> pl.Series:
+        gathered = [outputs[name][1] for outputs in self._outputs]
+        values = np.concatenate(gathered) if gathered else np.empty((0, 1), np.float32)
+        return pl.Series(f"{name}/embedding", values).cast(pl.List(pl.Float32))
 
 
 def write_rejects(rejects: Sequence[Reject], folder: Path, shard: int, *, fingerprint: str) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ecgbatch import admission, duplicates, gate, parts, planning
+from ecgbatch import duplicates, gate, parts, planning
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import UsageError
 from ecgbatch.facts import Facts, is_finished, recount
 from ecgbatch.feed.batch import Batch, batches
 from ecgbatch.output import Output, Outputs, exclusive
-from ecgbatch.runtimes import Engine, open_engine
 from ecgbatch.tally import Tally, spaced
+from ecgbatch.trunk import Trunk, opened
 
 __all__ = ["Options", "run", "score"]
 
@@ -50,9 +50,9 @@ class Options:
             raise UsageError(f"--reject-poor {self.reject_poor}, expected 0 to 1")
 
 
-def score(feed: Iterable[Batch], engines: Sequence[Engine], out: Output, tally: Tally, observe: Observer) -> None:
+def score(feed: Iterable[Batch], trunks: Sequence[Trunk], out: Output, tally: Tally, observe: Observer) -> None:
     """Score every batch; each entry ends as exactly one score row or one reject row."""
-    for batch, outputs in tally.timed(_scored(tally.timed(feed, "wait-feed"), engines), "wait-engine"):
+    for batch, outputs in tally.timed(_scored(tally.timed(feed, "wait-feed"), trunks), "wait-engine"):
         started = perf_counter()
         out.add(batch.rows, batch.rejects, outputs)
         if batch.is_last:
@@ -80,20 +80,16 @@ def run(
     Raises:
         EcgbatchError: the run failed; what was committed stays, and the same call goes on from there.
     """
-    if len({bundle.name for bundle in bundles}) != len(bundles):
-        raise UsageError("two models of one name: their columns could not be told apart")
     existed = os.path.exists(folder)
     planning.spare_foreign(folder)
     planning.require_sources(sources)
-    engines = [
-        admission.admitted(open_engine(bundle, options.device, options.precision, batch=options.batch))
-        for bundle in bundles
-    ]
-    tally = Tally(str(engines[0]))
+    trunks = opened(bundles, options.device, options.precision, batch=options.batch)
+    tally = Tally(str(trunks[0].engine))
     say(f"device: {tally.engine}")
     with exclusive(folder):
         plan = planning.planned(folder, sources, _settings(sources, bundles, options), existed=existed)
-        out = Output(folder, bundles, fingerprint=plan.fingerprint, embeddings=options.embeddings)
+        embeddings = [trunk.name for trunk in trunks] if options.embeddings else []
+        out = Output(folder, bundles, fingerprint=plan.fingerprint, embeddings=embeddings)
         facts = Facts(folder, plan, bundles, tally)
         done = parts.committed(folder)
         if len(done) < plan.n_shards and (n_restored := duplicates.restore(folder, plan)):
@@ -115,25 +111,25 @@ def run(
                 least_quality=options.reject_poor,
             )
             with facts.kept(found):
-                score(feed, engines, out, tally, observe)
+                score(feed, trunks, out, tally, observe)
         if options.deduplicate:
             tally.count(duplicates.take_out(folder, plan, say=say))
     return tally
 
 
-def _scored(feed: Iterable[Batch], engines: Sequence[Engine]) -> Iterator[tuple[Batch, Outputs]]:
+def _scored(feed: Iterable[Batch], trunks: Sequence[Trunk]) -> Iterator[tuple[Batch, Outputs]]:
     """Each batch with what every model says of it; all engines work at once, each on a batch of its own."""
     stream: Iterator[tuple[Batch, Outputs]] = ((batch, {}) for batch in feed)
-    for engine in engines:
-        stream = _through(engine, stream)
+    for trunk in trunks:
+        stream = _through(trunk, stream)
     return stream
 
 
-def _through(engine: Engine, stream: Iterator[tuple[Batch, Outputs]]) -> Iterator[tuple[Batch, Outputs]]:
-    bundle = engine.bundle
-    inputs = ((item, item[0].x[bundle.input]) for item in stream)
-    for (batch, outputs), logits, embedding in engine.stream(inputs):
-        yield batch, {**outputs, bundle.name: (bundle.probabilities(logits), embedding)}
+def _through(trunk: Trunk, stream: Iterator[tuple[Batch, Outputs]]) -> Iterator[tuple[Batch, Outputs]]:
+    spec = trunk.engine.bundle.input
+    inputs = ((item, item[0].x[spec]) for item in stream)
+    for (batch, outputs), logits, embedding in trunk.engine.stream(inputs):
+        yield batch, {**outputs, **trunk.outputs(logits, embedding)}
 
 
 def _settings(sources: Sequence[Path | str], bundles: Sequence[Bundle], options: Options) -> dict[str, Any]:

@@ -52,6 +52,12 @@ def test_the_memory_benchmark_reads_the_memory_of_every_run(memory):
         assert found["planned_per_s"]["median"] > 0
 
 
+def test_the_training_benchmark_reads_the_memory_of_a_training(folder):
+    result = _result(folder, "train_memory", "--n", "400", "--folder", folder)
+
+    assert 100 < result["packs"]["400"]["peak_mib"]["median"] < 4096
+
+
 def test_the_decoding_benchmark_times_every_stage_of_both_containers(folder):
     result = _result(folder, "decode", "--n", "4", "--n-plain", "2", "--rounds", "2")
 

@@ -138,16 +138,15 @@ def test_an_argument_that_no_network_has_is_a_broken_bundle(copied):
 def test_the_foundations_macro_auc_is_the_one_on_its_card(foundation):
     pytest.importorskip("torch", reason="the oracle needs the extra 'train'")
     from ecgbatch.runtimes import eager
-    from ecgbatch.train import cohort, metrics
+    from ecgbatch.train import metrics, table
 
-    ecgs = cohort.read(DATA)
-    judged = np.flatnonzero(ecgs.side(cohort.REPORT_FOLDS))
-    x = fed(foundation, [ecgs.records[at] for at in judged])
+    ecgs = table.read(DATA).labelled(foundation.codes)
+    judged = ecgs.only(np.flatnonzero(ecgs.folds == 9))
+    x = fed(foundation, list(judged.read(np.arange(len(judged)))))
     engine = eager.load(foundation)
     logits = np.concatenate([engine(part)[0] for part in np.array_split(x, 8)])
-    truth = cohort.targets(ecgs, foundation.codes)[judged]
 
-    macro = metrics.macro_auc(truth, foundation.probabilities(logits))
+    macro = metrics.macro_auc(judged.targets, foundation.probabilities(logits))
 
     assert f"| **{macro:.3f} (" in (foundation.folder / "CARD.md").read_text("utf-8")
     stated = pl.Series([label.auc for label in foundation.labels])

@@ -141,7 +141,7 @@ def test_a_number_of_synth_out_of_range_is_a_usage_error(tmp_path, option, value
 
 def test_a_terminal_that_speaks_ascii_only_gets_escapes(ecg_file):
     done = subprocess.run(
-        [sys.executable, "-m", "ecgbatch.cli", "inspect", ecg_file],
+        [sys.executable, "-P", "-m", "ecgbatch.cli", "inspect", ecg_file],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         text=True,

@@ -476,7 +476,7 @@ def test_evaluation_and_calibration_need_no_training_library():
         "from ecgbatch.train import evaluation, evaluation_card, reliability, scored, site\n"
     )
 
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 
 def test_the_figures_of_the_shipped_model_come_out_again_from_a_run(data, tmp_path):

@@ -24,7 +24,19 @@ TIERS = (
     {"record", "waveform", "drawing"},
     {"archive", "bundle", "container", "formats", "gate", "golden", "network", "plan", "quality", "remote", "tally"},
     {"feed", "runtimes", "output", "parts"},
-    {"score", "train", "pack", "planning", "synth", "admission", "duplicates", "facts", "inspection", "progress"},
+    {
+        "score",
+        "train",
+        "pack",
+        "planning",
+        "synth",
+        "admission",
+        "trunk",
+        "duplicates",
+        "facts",
+        "inspection",
+        "progress",
+    },
     {"cli"},
 )
 """From the bottom up: a module imports its own tier and those below it, never one above."""
@@ -147,6 +159,6 @@ def test_the_package_is_installed_under_one_top_level_name():
 def test_the_text_of_the_project_names_no_machine():
     private = ("/wo" + "rk/", "/fa" + "rm/")
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
-    texts = [ROOT / name for name in tracked if not name.endswith((".parquet", ".onnx", ".safetensors"))]
+    texts = [ROOT / name for name in tracked if not name.endswith((".bin", ".parquet", ".onnx", ".safetensors"))]
 
     assert not [str(path) for path in texts if path.exists() and any(p in path.read_text("utf-8") for p in private)]

@@ -80,7 +80,7 @@ def original(record_id: str) -> str:
 
 
 def command(folder: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "ecgbatch.cli", "pack", str(folder), "--out", str(out), "--shard-size", "37"]
+    return [sys.executable, "-P", "-m", "ecgbatch.cli", "pack", str(folder), "--out", str(out), "--shard-size", "37"]
 
 
 def assert_same_pack(out: Path, expected: Path) -> None:

@@ -294,7 +294,7 @@ def test_exit_code_0_means_that_every_ecg_was_scored(tiny_bundle, tmp_path):
 
 def test_exit_code_3_means_finished_with_rejects_and_the_last_line_is_the_tally(folder, tiny_bundle, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "ecgbatch.cli", "score", folder, "--out", "run", "--model", tiny_bundle.folder],
+        [sys.executable, "-P", "-m", "ecgbatch.cli", "score", folder, "--out", "run", "--model", tiny_bundle.folder],
         capture_output=True,
         text=True,
         check=False,

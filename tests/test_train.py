@@ -4,22 +4,28 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from numpy.testing import assert_allclose
+from typer.main import get_command
 
-from ecgbatch import golden, synth
+from ecgbatch import golden, score, synth
 from ecgbatch.bundle import Bundle
+from ecgbatch.cli import app
 from ecgbatch.errors import UsageError
+from ecgbatch.record import LEADS
 
 torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from ecgbatch.feed import host  # noqa: E402
 from ecgbatch.runtimes import eager  # noqa: E402
-from ecgbatch.train import augment, calibrate, cohort, metrics  # noqa: E402
+from ecgbatch.train import augment, calibrate, metrics  # noqa: E402
 from ecgbatch.train.pretrain import pretrain  # noqa: E402
 from ecgbatch.train.training import Recipe, Training  # noqa: E402
 
@@ -32,7 +38,8 @@ TINY = {
     "dropout": 0.1,
 }
 CODES = {"sinus": "SR", "afib": "AFIB"}
-SETTINGS = {"name": "tiny", "epochs": 2, "seed": 3, "batch": 8, "architecture": TINY, "n_positives": 5}
+RECIPE = Recipe(epochs=2, seed=3, batch=8)
+SETTINGS: dict[str, Any] = {"name": "tiny", "recipe": RECIPE, "architecture": TINY, "n_positives": 5}
 
 
 def write_cohort(path: Path, *, patients: list[str] | None = None) -> Path:
@@ -56,6 +63,15 @@ def write_cohort(path: Path, *, patients: list[str] | None = None) -> Path:
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of a network this small wait for each other most of the time."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 @pytest.fixture(scope="module")
 def cohort_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cohort(tmp_path_factory.mktemp("cohort") / "cohort.parquet")
@@ -64,7 +80,7 @@ def cohort_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tiny(cohort_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundle of an undisturbed training of two epochs."""
-    return pretrain(cohort_path, tmp_path_factory.mktemp("training"), **SETTINGS)
+    return pretrain([cohort_path], tmp_path_factory.mktemp("training"), **SETTINGS)
 
 
 def auc_by_pairs(is_positive: np.ndarray, score: np.ndarray) -> float:
@@ -176,41 +192,20 @@ def test_distortion_keeps_shape_and_zeros_only_ends_and_lost_leads():
     assert ((ends == 0) | (ends >= 250))[kept].all()
 
 
-def test_a_patient_on_two_sides_of_the_split_is_refused(tmp_path):
-    patients = [f"p{at}" for at in range(45)]
-    patients[8] = patients[0]  # folds 9 and 1
-    path = write_cohort(tmp_path / "leaky.parquet", patients=patients)
-
-    with pytest.raises(UsageError, match="1 patients lie on two sides"):
-        cohort.read(path)
-
-
-def test_a_cohort_without_folds_is_refused_by_column_name(tmp_path):
-    path = write_cohort(tmp_path / "cohort.parquet")
-    pl.read_parquet(path).drop("fold").write_parquet(path)
-
-    with pytest.raises(UsageError, match="no column fold"):
-        cohort.read(path)
-
-
-def test_the_scale_is_the_training_records_own_spread(cohort_path):
-    ecgs = cohort.read(cohort_path)
-    training = [ecg for ecg, fold in zip(ecgs.records, ecgs.folds, strict=True) if fold <= 7]
-    mv = np.stack([ecg.counts for ecg in training]) * 1e-3
-
-    assert_allclose(cohort.scale_mv(ecgs, training[0].leads), np.sqrt(mv.var(2).mean(0)), atol=6e-4)
-
-
-def test_a_training_that_was_killed_and_resumed_ends_in_the_same_bits(cohort_path, tiny, tmp_path):
+def test_a_training_that_was_killed_at_a_step_and_resumed_ends_in_the_same_bits(cohort_path, tiny, tmp_path):
     out = tmp_path / "training"
     program = (
         "import os, signal, pathlib, torch\n"
-        "from ecgbatch.train.pretrain import pretrain\n"
+        "from ecgbatch.train import pretrain\n"
+        "from ecgbatch.train.training import Recipe\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
-        "def die(line):\n"
-        "    if line.startswith('epoch 1/'):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"pretrain(pathlib.Path({str(cohort_path)!r}), pathlib.Path({str(out)!r}), say=die, **{SETTINGS!r})\n"
+        "class Deadly(pretrain.Logbook):\n"
+        "    def step(self):\n"
+        "        super().step()\n"
+        "        if (len(self._training.history), self._training.step) == (1, 2):\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pretrain.Logbook = Deadly\n"
+        f"pretrain.pretrain([{str(cohort_path)!r}], pathlib.Path({str(out)!r}), checkpoint_s=0, **{SETTINGS!r})\n"
     )
     path = os.pathsep.join(sys.path)
     killed = subprocess.run(
@@ -219,19 +214,19 @@ def test_a_training_that_was_killed_and_resumed_ends_in_the_same_bits(cohort_pat
     assert killed.returncode == -signal.SIGKILL
     assert not (out / "tiny").exists()
 
-    resumed = pretrain(cohort_path, out, is_resumed=True, **SETTINGS)
+    resumed = pretrain([cohort_path], out, is_resumed=True, **SETTINGS)
 
     assert resumed.hashes == tiny.hashes
 
 
 def test_a_training_is_not_overwritten_by_another(cohort_path, tiny):
     with pytest.raises(UsageError, match="holds a training"):
-        pretrain(cohort_path, tiny.folder.parent, **SETTINGS)
+        pretrain([cohort_path], tiny.folder.parent, **SETTINGS)
 
 
 def test_a_training_is_not_resumed_with_another_seed(cohort_path, tiny):
     with pytest.raises(UsageError, match="not a training with seed 4"):
-        pretrain(cohort_path, tiny.folder.parent, is_resumed=True, **{**SETTINGS, "seed": 4})
+        pretrain([cohort_path], tiny.folder.parent, is_resumed=True, **{**SETTINGS, "recipe": replace(RECIPE, seed=4)})
 
 
 @pytest.mark.parametrize(
@@ -262,12 +257,17 @@ def test_an_exported_graph_says_what_the_network_says(tiny):
 
 def test_a_bundle_written_over_another_replaces_it_whole(cohort_path, tiny, tmp_path):
     out = tmp_path / "training"
-    pretrain(cohort_path, out, **SETTINGS)
+    pretrain([cohort_path], out, **SETTINGS)
     (out / "tiny" / "stray").touch()
 
-    pretrain(cohort_path, out, is_resumed=True, **SETTINGS)
+    pretrain([cohort_path], out, is_resumed=True, **SETTINGS)
 
-    assert sorted(path.name for path in out.iterdir()) == ["checkpoint.safetensors", "tiny"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "checkpoint.safetensors",
+        "split.parquet",
+        "tensorboard",
+        "tiny",
+    ]
     assert not (out / "tiny" / "stray").exists()
 
 
@@ -286,3 +286,32 @@ def test_golden_records_come_back_as_they_were_scored(tiny):
 
     assert sorted(record.fs_hz for record in records) == [250, 250, 400, 500, 500, 500, 500, 1000]
     assert_allclose(tiny.probabilities(eager.load(tiny)(x)[0]), expected, atol=1e-6)
+
+
+def test_an_archive_beside_labels_becomes_a_bundle_that_scores_it(tmp_path, capsys):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    rows = []
+    for at in range(24):
+        (archive / f"{at}.xml").write_bytes(synth.muse_xml(synth.record(seed=at, rhythm=("sinus", "afib")[at % 2])))
+        rows.append({"record_id": f"{at}.xml", "patient_id": f"secret{at}", "AFIB": at % 2, "SR": 1 - at % 2})
+    (archive / "broken.xml").write_text("<RestingECG>")
+    rows.append({"record_id": "broken.xml", "patient_id": "secret99", "AFIB": 1, "SR": 0})
+    pl.DataFrame(rows).write_csv(tmp_path / "labels.csv")
+    out = tmp_path / "training"
+    words = f"train pretrain {archive} --labels {tmp_path}/labels.csv --out {out} --name twelve --leads 12"
+    words += " --widths 8,16 --depths 1 --epochs 1 --batch 8 --min-positives 3"
+
+    get_command(app).main(words.split(), standalone_mode=False)
+
+    made = Bundle.load(out / "twelve")
+    said = capsys.readouterr()
+    assert made.input.leads == LEADS
+    assert sorted(made.codes) == ["AFIB", "SR"]
+    assert made.training["left_out"] in said.err
+    assert "1 truncated" in made.training["left_out"]
+    assert made.training["split_sha256"]
+    assert list((out / "tensorboard").glob("events.*"))
+    assert score.run([archive], tmp_path / "run", [made], score.Options()).n_scored == 24
+    texts = [(made.folder / name).read_text("utf-8") for name in ("bundle.toml", "labels.csv", "CARD.md")]
+    assert "secret" not in said.out + said.err + "".join(texts)

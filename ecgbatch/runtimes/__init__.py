@@ -10,7 +10,7 @@ from numpy import ndarray
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import EngineError
 
-__all__ = ["Engine", "open_engine"]
+__all__ = ["Engine", "Head", "open_engine", "open_head"]
 
 T = TypeVar("T")
 
@@ -19,6 +19,8 @@ class Engine(Protocol):
     """A loaded model on one device; `str` names device, library and precision."""
 
     bundle: Bundle
+    batch: int
+    """Records it takes at once."""
 
     def __call__(
         self, x: Float32[ndarray, "record lead time"]
@@ -28,6 +30,16 @@ class Engine(Protocol):
 
     def stream(self, inputs: Iterable[tuple[T, np.ndarray]]) -> Iterator[tuple[T, np.ndarray, np.ndarray]]:
         """The same for each (tag, x), in order, several at once."""
+        ...
+
+
+class Head(Protocol):
+    """The last layer of a model whose trunk is an engine's."""
+
+    bundle: Bundle
+
+    def __call__(self, embedding: Float32[ndarray, "record feature"]) -> Float32[ndarray, "record label"]:
+        """Logits (record, label) of the trunk's embedding (record, feature)."""
         ...
 
 
@@ -44,3 +56,14 @@ def open_engine(bundle: Bundle, device: str, precision: str, *, batch: int) -> E
     from ecgbatch.runtimes import cpu  # OpenVINO takes a while to import
 
     return cpu.load(bundle, batch=batch)
+
+
+def open_head(bundle: Bundle, engine: Engine) -> Head:
+    """Open a head-only bundle where the engine of its parent is.
+
+    Raises:
+        EngineError: the head cannot be had.
+    """
+    from ecgbatch.runtimes import cpu
+
+    return cpu.load_head(bundle, batch=engine.batch)

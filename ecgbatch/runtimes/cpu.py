@@ -2,7 +2,7 @@
 
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from ecgbatch.errors import EngineError
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 import openvino as ov  # noqa: E402
 
-__all__ = ["CpuEngine", "load"]
+__all__ = ["CpuEngine", "CpuHead", "load", "load_head"]
 
 T = TypeVar("T")
 
@@ -28,21 +28,29 @@ def load(bundle: Bundle, *, batch: int) -> "CpuEngine":
     Raises:
         EngineError: OpenVINO cannot compile the model.
     """
+    shape = {"x": [batch, len(bundle.input.leads), bundle.input.samples]}
+    return CpuEngine(bundle, _compiled(bundle, shape, hint="THROUGHPUT"), batch)
+
+
+def load_head(bundle: Bundle, *, batch: int) -> "CpuHead":
+    """Compile the head of a head-only bundle, for the embeddings of `batch` records.
+
+    Raises:
+        EngineError: OpenVINO cannot compile it.
+    """
+    shape = {"embedding": [batch, int(bundle.network["n_features"])]}
+    return CpuHead(bundle, _compiled(bundle, shape, hint="LATENCY"), batch)
+
+
+def _compiled(bundle: Bundle, shape: Mapping[str, list[int]], *, hint: str) -> ov.CompiledModel:
     try:
         core = ov.Core()
         model = core.read_model(bundle.folder / "model.onnx")
-        model.reshape({"x": [batch, len(bundle.input.leads), bundle.input.samples]})
-        compiled = core.compile_model(
-            model,
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "THROUGHPUT",
-                "INFERENCE_PRECISION_HINT": "f32",  # the default is bf16 where a CPU has it
-            },
-        )
+        model.reshape(shape)
+        precise = {"INFERENCE_PRECISION_HINT": "f32"}  # the default is bf16 where a CPU has it
+        return core.compile_model(model, "CPU", {"PERFORMANCE_HINT": hint, **precise})
     except RuntimeError as err:
         raise EngineError(f"model {bundle.name!r} on cpu: {str(err).strip().splitlines()[-1]}") from err
-    return CpuEngine(bundle, compiled, batch)
 
 
 class CpuEngine:
@@ -75,7 +83,7 @@ class CpuEngine:
                 if not idle:
                     yield self._finish(running, idle)
                 request = idle.popleft()
-                full = self._padded(x)  # shared with the request, so kept until it has finished
+                full = _padded(x, self.batch)  # shared with the request, so kept until it has finished
                 request.set_input_tensor(ov.Tensor(full, shared_memory=True))
                 request.start_async()
                 running.append((tag, len(x), full, request))
@@ -96,10 +104,29 @@ class CpuEngine:
         idle.append(request)
         return tag, logits, embedding
 
-    def _padded(self, x: Float32[ndarray, "record lead time"]) -> Float32[ndarray, "batch lead time"]:
-        """A tail filled with zeros to a whole batch; rows do not see each other, and the padding's are dropped."""
-        if len(x) == self.batch:
-            return np.ascontiguousarray(x)
-        full = np.zeros((self.batch, *x.shape[1:]), np.float32)
-        full[: len(x)] = x
-        return full
+
+class CpuHead:
+    """A compiled head; one caller at a time. It is a thousandth of its trunk's work, so it is not worth a stream."""
+
+    def __init__(self, bundle: Bundle, compiled: ov.CompiledModel, batch: int) -> None:
+        self.bundle = bundle
+        self.batch = batch
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, embedding: Float32[ndarray, "record feature"]) -> Float32[ndarray, "record label"]:
+        """Logits (record, label) of the trunk's embedding (record, feature), at most `batch` records at a time."""
+        parts = []
+        for start in range(0, max(len(embedding), 1), self.batch):
+            part = embedding[start : start + self.batch]
+            self._request.infer({"embedding": _padded(part, self.batch)})
+            parts.append(self._request.get_tensor("logits").data[: len(part)].copy())
+        return np.concatenate(parts)
+
+
+def _padded(x: Float32[ndarray, "record ..."], batch: int) -> Float32[ndarray, "batch ..."]:
+    """A tail filled with zeros to a whole batch; rows do not see each other, and the padding's are dropped."""
+    if len(x) == batch:
+        return np.ascontiguousarray(x)
+    full = np.zeros((batch, *x.shape[1:]), np.float32)
+    full[: len(x)] = x
+    return full

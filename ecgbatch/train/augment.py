@@ -24,13 +24,13 @@ SHORTEST = 0.5
 """Shortest such record, as a share of the full length."""
 
 
-def distort(x: Tensor, *, scale_mv: Tensor, fs_hz: int) -> Tensor:
+def distort(x: Tensor, *, scale_mv: Tensor, fs_hz: int, n_limb: int = 2) -> Tensor:
     """Another recording of the same hearts: (record, lead, time), scaled as the network's input is.
 
-    Draws from torch's global random state.
+    The chest leads are those after `n_limb` limb leads. Draws from torch's global random state.
     """
     mv = 1 / scale_mv.view(1, -1, 1)
-    x = _misplace(x * _gain(x))
+    x = _misplace(x * _gain(x), n_limb)
     x = x + mv * (_wander(x, fs_hz) + _mains(x, fs_hz) + _muscle(x))
     x = x * (torch.rand(x.shape[0], x.shape[1], 1) >= LEAD_LOSS)
     return _shorten(x)
@@ -50,13 +50,15 @@ def _gain(x: Tensor) -> Tensor:
     return torch.exp(record + LEAD_GAIN * torch.randn(x.shape[0], x.shape[1], 1))
 
 
-def _misplace(x: Tensor) -> Tensor:
-    """Chest leads, which follow the two limb leads, take in some of the next one."""
-    chest = x[:, 2:]
+def _misplace(x: Tensor, n_limb: int) -> Tensor:
+    """Chest leads, which follow the limb leads, take in some of the next one."""
+    chest = x[:, n_limb:]
+    if not chest.shape[1]:
+        return x
     share = NEIGHBOUR * torch.rand(x.shape[0], chest.shape[1], 1)
     neighbour = torch.where(torch.rand(x.shape[0], 1, 1) < 0.5, chest.roll(1, 1), chest.roll(-1, 1))
     share[:, 0] = share[:, -1] = 0  # V1 and V6 have a neighbour on one side only
-    return torch.cat([x[:, :2], (1 - share) * chest + share * neighbour], 1)
+    return torch.cat([x[:, :n_limb], (1 - share) * chest + share * neighbour], 1)
 
 
 def _wander(x: Tensor, fs_hz: int) -> Tensor:

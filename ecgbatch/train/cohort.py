@@ -1,126 +1,102 @@
-"""Labelled ECGs: records, the patients they come from, their folds and their SCP statements.
+"""Labelled ECGs: where their samples lie, the patients they come from, what is known of them, and their folds."""
 
-A Parquet file of a cohort has the columns `patient_id`, `fold`, `scp_codes` (list of code and likelihood), `fs_hz`,
-`uv_per_count`, `leads` and `samples` (int16, lead after lead); its metadata may say under `provenance` where the
-ECGs come from.
-"""
-
-import hashlib
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
-import polars as pl
-import pyarrow.parquet as pq
 
-from ecgbatch import waveform
-from ecgbatch.bundle import InputSpec
 from ecgbatch.errors import UsageError
-from ecgbatch.feed import host
-from ecgbatch.record import Record
+from ecgbatch.record import Record, Reject
 
-__all__ = ["CHOOSE_FOLDS", "REPORT_FOLDS", "TRAIN_FOLDS", "Cohort", "codes", "inputs", "read", "scale_mv", "targets"]
+__all__ = ["Cohort", "Ecgs", "commonest"]
 
-TRAIN_FOLDS = range(1, 8)
-CHOOSE_FOLDS = range(8, 9)
-REPORT_FOLDS = range(9, 10)
-_COLUMNS = ["patient_id", "fold", "scp_codes", "fs_hz", "uv_per_count", "leads", "samples"]
+
+class Ecgs(Protocol):
+    """Where the samples of ECGs lie; nothing is held in memory but what says where."""
+
+    block: np.ndarray
+    """int (ecg,): a few hundred ECGs of one number lie together and are best read together; it never falls."""
+
+    def read(self, at: np.ndarray) -> Iterator[Record | Reject]:
+        """The ECGs of these numbers, which ascend, in that order; any thread may ask."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cohort:
-    """ECGs in the order of their file."""
+    """Labelled ECGs in the order in which they lie."""
 
-    records: tuple[Record, ...]
-    patients: np.ndarray
+    ecgs: Ecgs
+    rows: np.ndarray
+    """int (record,): which of `ecgs` each record is; ascends."""
+    record_ids: np.ndarray
     """str (record,)"""
-    folds: np.ndarray
-    """int (record,)"""
-    statements: tuple[frozenset[str], ...]
-    """The codes listed for each record, whatever their likelihood."""
+    patients: np.ndarray
+    """str (record,); two records of one patient never stand on two sides of a split."""
+    codes: tuple[str, ...]
+    """Of the labels."""
+    targets: np.ndarray
+    """float32 (record, label): 1, 0, or NaN where it is unknown."""
+    folds: np.ndarray | None
+    """int (record,), where whoever collected the ECGs has split them."""
     provenance: str
     sha256: str
-    """Of the file."""
+    """Of all that the cohort is made of."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Why ECGs of the sources are not among the records, and how many for each reason."""
 
     def __post_init__(self) -> None:
-        sides = {}
-        for name, folds in (("train", TRAIN_FOLDS), ("choose", CHOOSE_FOLDS), ("report", REPORT_FOLDS)):
-            if not (at := self.side(folds)).any():
-                raise UsageError(
-                    f"cohort: no record in folds {folds.start} to {folds.stop - 1}, which {name} the model"
-                )
-            sides[name] = set(self.patients[at])
-        on_two = Counter(patient for side in sides.values() for patient in side)
-        if (n_leaks := sum(n > 1 for n in on_two.values())) > 0:
-            raise UsageError(f"cohort: {n_leaks} patients lie on two sides of the split, expected none")
+        n = len(self.rows)
+        shapes = {
+            len(self.record_ids),
+            len(self.patients),
+            len(self.targets),
+            n if self.folds is None else len(self.folds),
+        }
+        assert shapes == {n}
+        assert self.targets.shape == (n, len(self.codes))
+        assert self.targets.dtype == np.float32
 
-    def side(self, folds: range) -> np.ndarray:
-        """Whether each record lies in one of the folds: bool (record,)."""
-        return np.isin(self.folds, folds)
+    def __len__(self) -> int:
+        return len(self.rows)
 
+    def read(self, at: np.ndarray) -> Iterator[Record | Reject]:
+        """The records of these numbers, which ascend, in that order."""
+        return self.ecgs.read(self.rows[at])
 
-def read(path: Path) -> Cohort:
-    """The cohort of a Parquet file.
+    def only(self, at: np.ndarray) -> "Cohort":
+        """The cohort of these records: int (record,), ascending, or bool."""
+        return replace(
+            self,
+            rows=self.rows[at],
+            record_ids=self.record_ids[at],
+            patients=self.patients[at],
+            targets=self.targets[at],
+            folds=None if self.folds is None else self.folds[at],
+        )
 
-    Raises:
-        UsageError: a column is missing, a side of the split is empty, or a patient is on two sides.
-    """
-    if missing := set(_COLUMNS) - set(pl.read_parquet_schema(path)):
-        raise UsageError(f"{path.name}: no column {', '.join(sorted(missing))}")
-    rows = pl.read_parquet(path, columns=_COLUMNS)
-    metadata = pq.read_schema(path).metadata or {}
-    return Cohort(
-        records=tuple(map(_record, rows.drop("samples").iter_rows(named=True), rows["samples"])),
-        patients=rows["patient_id"].cast(pl.String).to_numpy(),
-        folds=rows["fold"].cast(pl.Int64).to_numpy(),
-        statements=tuple(
-            frozenset(statement["code"] for statement in listed) for listed in rows["scp_codes"].to_list()
-        ),
-        provenance=metadata.get(b"provenance", b"not stated").decode(),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-    )
+    def known(self) -> "Cohort":
+        """Without the records of which no label is known."""
+        is_known = ~np.isnan(self.targets).all(axis=1)
+        left_out = {**self.left_out, "labels unknown": int((~is_known).sum())}
+        return replace(self.only(np.flatnonzero(is_known)), left_out=left_out)
 
+    def labelled(self, codes: Sequence[str]) -> "Cohort":
+        """The same records with these labels, in this order.
 
-def _record(row: dict[str, Any], samples: pl.Series) -> Record:
-    leads = tuple(row["leads"])
-    return Record(
-        format="cohort",
-        fs_hz=float(row["fs_hz"]),
-        leads=leads,
-        counts=samples.to_numpy().reshape(len(leads), -1),
-        uv_per_count=(float(row["uv_per_count"]),) * len(leads),
-        zero_counts=(0.0,) * len(leads),
-    )
+        Raises:
+            UsageError: one of them is not there.
+        """
+        if unknown := [code for code in codes if code not in self.codes]:
+            raise UsageError(f"cohort: no label {', '.join(unknown)}, expected some of {', '.join(self.codes)}")
+        columns = [self.codes.index(code) for code in codes]
+        return replace(self, codes=tuple(codes), targets=self.targets[:, columns])
 
 
-def codes(cohort: Cohort, *, n_positives: int) -> list[str]:
-    """The statements listed for at least so many training records, the commonest first."""
-    counts = Counter(code for at in np.flatnonzero(cohort.side(TRAIN_FOLDS)) for code in cohort.statements[at])
-    return sorted((code for code, n in counts.items() if n >= n_positives), key=lambda code: (-counts[code], code))
-
-
-def targets(cohort: Cohort, labels: Iterable[str]) -> np.ndarray:
-    """float32 (record, label): 1 where the statement is listed.
-
-    A statement of any likelihood counts: form and rhythm statements carry 0 by convention, and what was written with
-    15 % is nearer to the reader's view of the ECG than its absence. PTB-XL's benchmarks do the same.
-    """
-    return np.array([[code in listed for code in labels] for listed in cohort.statements], np.float32)
-
-
-def scale_mv(cohort: Cohort, leads: tuple[str, ...]) -> tuple[float, ...]:
-    """Each lead's standard deviation in mV about the record's own mean, over the training records."""
-    training = [cohort.records[at] for at in np.flatnonzero(cohort.side(TRAIN_FOLDS))]
-    variance = np.mean([np.var(waveform.nanovolts(record, leads) * 1e-6, axis=1) for record in training], axis=0)
-    return tuple(float(round(value, 3)) for value in np.sqrt(variance))
-
-
-def inputs(cohort: Cohort, spec: InputSpec) -> np.ndarray:
-    """float32 (record, lead, time): what the model is fed, made by the kernels that scoring uses."""
-    x = np.empty((len(cohort.records), len(spec.leads), spec.samples), np.float32)
-    for record, out in zip(cohort.records, x, strict=True):
-        host.normalise(record, spec, out)
-    return x
+def commonest(cohort: Cohort, *, n_positives: int) -> tuple[str, ...]:
+    """The labels of at least so many positives, and of a negative; the commonest first."""
+    counts = dict(zip(cohort.codes, np.nansum(cohort.targets, axis=0), strict=True))
+    has_negative = dict(zip(cohort.codes, (cohort.targets == 0).any(axis=0), strict=True))
+    kept = [code for code, n in counts.items() if n >= n_positives and has_negative[code]]
+    return tuple(sorted(kept, key=lambda code: (-counts[code], code)))

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import shutil
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -24,9 +25,11 @@ from ecgbatch.errors import BundleError
 from ecgbatch.feed import host
 from ecgbatch.network import Network
 
-__all__ = ["write", "write_onnx"]
+__all__ = ["write", "write_head_onnx", "write_onnx"]
 
 OPSET = 18
+IR_VERSION = 10
+"""Of the ONNX file; what the exporter of whole networks writes."""
 GOLDEN = (
     ("sinus", 500),
     ("afib", 500),
@@ -45,7 +48,7 @@ TOLERANCE = 1e-5
 def write(bundle: Bundle, network: Network, *, card: str) -> Bundle:
     """Write the folder of a bundle whose hashes are not yet taken, whole or not at all, and load it.
 
-    A bundle already there is replaced.
+    A bundle already there is replaced. Of a bundle with a parent only the head is written; the network has both.
 
     Raises:
         BundleError: the ONNX graph does not say what the network says.
@@ -56,9 +59,14 @@ def write(bundle: Bundle, network: Network, *, card: str) -> Bundle:
     network = network.eval()
 
     _write_labels(partial / "labels.csv", bundle.labels)
+    weights = network.state_dict()
+    if bundle.parent is None:
+        write_onnx(partial / "model.onnx", network, n_leads=len(bundle.input.leads), n_samples=bundle.input.samples)
+    else:
+        weights = {name: value for name, value in weights.items() if name.startswith("head.")}
+        write_head_onnx(partial / "model.onnx", network.head)
     # Not `save_file`: it makes a file that only its owner can read.
-    (partial / "weights.safetensors").write_bytes(save(network.state_dict()))
-    write_onnx(partial / "model.onnx", network, n_leads=len(bundle.input.leads), n_samples=bundle.input.samples)
+    (partial / "weights.safetensors").write_bytes(save(weights))
     _write_golden(partial / "golden.parquet", bundle, network)
     (partial / "CARD.md").write_text(card, "utf-8")
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(partial.iterdir())}
@@ -93,7 +101,32 @@ def write_onnx(path: Path, network: Network, *, n_leads: int, n_samples: int) ->
             verbose=False,
         )
     _strip(path)
-    _check_onnx(path, network, x)
+    with torch.inference_mode():
+        _check_onnx(path, {"x": x}, network(x))
+
+
+def write_head_onnx(path: Path, head: nn.Linear) -> None:
+    """Write the graph `embedding` (record, feature) -> `logits`; any number of records.
+
+    Raises:
+        BundleError: ONNX Runtime does not get the head's own logits from it.
+    """
+    weights = [
+        onnx.numpy_helper.from_array(value.detach().numpy(), name)
+        for name, value in (("weight", head.weight), ("bias", head.bias))
+    ]
+    shapes = {"embedding": head.in_features, "logits": head.out_features}
+    ends = {
+        name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["record", n])
+        for name, n in shapes.items()
+    }
+    product = onnx.helper.make_node("Gemm", ["embedding", "weight", "bias"], ["logits"], transB=1)
+    graph = onnx.helper.make_graph([product], "head", [ends["embedding"]], [ends["logits"]], weights)
+    opset = onnx.helper.make_opsetid("", OPSET)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION), path)
+    embedding = torch.randn(2, head.in_features, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        _check_onnx(path, {"embedding": embedding}, [head(embedding)])
 
 
 def _folded(network: Network) -> Network:
@@ -124,11 +157,10 @@ def _strip(path: Path) -> None:
     onnx.save(model, path)
 
 
-def _check_onnx(path: Path, network: Network, x: torch.Tensor) -> None:
-    with torch.inference_mode():
-        expected = [output.numpy() for output in network(x)]
-    found = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})
-    for one, other in zip(expected, found, strict=True):
+def _check_onnx(path: Path, inputs: Mapping[str, torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    for one, other in zip([output.numpy() for output in expected], found, strict=True):
         worst = float((np.abs(one - other) / np.maximum(1, np.abs(one))).max())
         if not worst <= TOLERANCE:
             raise BundleError(f"{path.name}: differs from the network by {worst:.1e}, expected at most {TOLERANCE:.0e}")
@@ -159,6 +191,7 @@ def _toml(bundle: Bundle) -> str:
             "name": bundle.name,
             "version": bundle.version,
             "licence": bundle.licence,
+            **({"parent": asdict(bundle.parent)} if bundle.parent else {}),
             "input": asdict(bundle.input),
             "network": dict(bundle.network),
             "training": dict(bundle.training),

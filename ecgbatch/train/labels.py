@@ -24,7 +24,7 @@ import polars as pl
 
 from ecgbatch.errors import UsageError
 
-__all__ = ["Labels", "read"]
+__all__ = ["Labels", "columns_of", "labelled", "read"]
 
 _RECORD = ("record_id", "source_path", "path")
 _PATIENT = "patient_id"
@@ -112,10 +112,10 @@ def read(
     patients, n_without = _patients(frame[patient_column] if patient_column else None, record_ids)
 
     free = [name for name in frame.columns if name not in {record_column, patient_column, *_RECORD}]
-    columns = list(label_columns) or _label_columns(frame.select(free), known_codes)
+    columns = list(label_columns) or columns_of(frame.select(free), known_codes)
     if not columns:
         raise UsageError(f"{path}: no label, expected columns of 0 and 1 or a column of codes; name them with --label")
-    codes, is_positive = _labels(path, frame.select(columns), known_codes)
+    codes, is_positive = labelled(path, frame.select(columns), known_codes)
     others = [name for name in free if name not in columns and not frame.schema[name].is_nested()]
     return Labels(
         record_ids=record_ids,
@@ -177,7 +177,7 @@ def _patients(column: pl.Series | None, record_ids: tuple[str, ...]) -> tuple[np
     return np.array(patients), known.count(None)
 
 
-def _label_columns(frame: pl.DataFrame, known_codes: Collection[str]) -> list[str]:
+def columns_of(frame: pl.DataFrame, known_codes: Collection[str]) -> list[str]:
     """The columns that are labels by what they hold."""
     lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List) and name not in _NO_LABELS]
     listed = [name for name in lists if name in _CODES] or lists or [name for name in _CODES if name in frame.columns]
@@ -190,7 +190,7 @@ def _label_columns(frame: pl.DataFrame, known_codes: Collection[str]) -> list[st
     ]
 
 
-def _labels(path: Path, frame: pl.DataFrame, known_codes: Collection[str]) -> tuple[tuple[str, ...], np.ndarray]:
+def labelled(path: Path, frame: pl.DataFrame, known_codes: Collection[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """The codes, and whether each holds: float32 (record, label)."""
     truths = {name: _truth(frame[name]) for name in frame.columns}
     wrong = [name for name, truth in truths.items() if truth is None]

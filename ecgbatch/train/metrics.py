@@ -28,9 +28,14 @@ def auc(is_positive: np.ndarray, score: np.ndarray) -> float:
 
 
 def macro_auc(is_positive: np.ndarray, score: np.ndarray) -> float:
-    """Mean AUC over the labels of (record, label) with at least `JUDGED` positives; NaN where there is none."""
-    judged = np.flatnonzero(is_positive.sum(0) >= JUDGED)
-    each = [auc(is_positive[:, at], score[:, at]) for at in judged]
+    """Mean AUC over the labels of (record, label) with at least `JUDGED` positives; NaN where there is none.
+
+    Where `is_positive` is NaN, it is unknown, and the record does not count for the label.
+    """
+    known = ~np.isnan(is_positive)
+    judged = np.flatnonzero(np.nansum(is_positive, axis=0) >= JUDGED)
+    each = [auc(is_positive[known[:, at], at], score[known[:, at], at]) for at in judged]
+    each = [one for one in each if not np.isnan(one)]  # a label without negatives
     return float(np.mean(each)) if each else float("nan")
 
 
@@ -50,11 +55,12 @@ def bootstrap_auc(
 ) -> np.ndarray:
     """(draw, label): AUC of each label of (record, label) in `resamples` of the patients.
 
-    NaN where a draw holds no positive or no negative.
+    NaN where a draw holds no positive or no negative; where `is_positive` is NaN, the record does not count.
     """
     weight = resamples(patients, n_draws=n_draws, seed=seed)
-    labels = range(is_positive.shape[1])
-    return np.stack([Cells.drawn(is_positive[:, at], score[:, at], weight).auc() for at in labels], axis=1)
+    each = enumerate((~np.isnan(is_positive)).T)
+    draws = [Cells.drawn(is_positive[known, at], score[known, at], weight[:, known]).auc() for at, known in each]
+    return np.stack(draws, axis=1)
 
 
 def mean_auc(draws: np.ndarray) -> np.ndarray:

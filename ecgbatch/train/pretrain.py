@@ -1,20 +1,16 @@
-"""A foundation bundle from labelled ECGs, the whole way: data, training, calibration, report, bundle.
+"""A foundation bundle from labelled ECGs, the whole way: data, split, training, calibration, report, bundle.
 
 On the command line:
 
     ecgbatch train pretrain ptbxl.parquet --out DIR --name foundation --epochs 60 --seed 1 --batch 64
 
-which is no more than
-
-    bundle = pretrain(data, out, name=name, epochs=epochs, seed=seed, batch=batch, is_resumed=resume, say=say)
-
-`out` holds `checkpoint.safetensors`, written after each epoch, and at the end the bundle in a folder of its name.
+`out` holds `split.parquet`, `checkpoint.safetensors`, `tensorboard/`, and at the end the bundle in a folder so named.
 """
 
 import platform
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,14 +20,19 @@ import numpy as np
 from ecgbatch.bundle import Bundle, InputSpec, Label
 from ecgbatch.errors import UsageError
 from ecgbatch.network import Network, gflop_per_ecg
-from ecgbatch.record import INDEPENDENT_LEADS
-from ecgbatch.train import calibrate, card, cohort, export
-from ecgbatch.train.cohort import CHOOSE_FOLDS, REPORT_FOLDS, TRAIN_FOLDS, Cohort
+from ecgbatch.record import INDEPENDENT_LEADS, LEADS, lead_name
+from ecgbatch.train import calibrate, card, device, export, sources, split
+from ecgbatch.train.cohort import Cohort, commonest
+from ecgbatch.train.labels import Labels
+from ecgbatch.train.logbook import Logbook
 from ecgbatch.train.report import Report, measure
+from ecgbatch.train.split import Split
 from ecgbatch.train.statements import NAMES
-from ecgbatch.train.training import Recipe, Split, Training, predict
+from ecgbatch.train.stream import Inputs, Stream
+from ecgbatch.train.survey import survey
+from ecgbatch.train.training import Recipe, Training, predict
 
-__all__ = ["ARCHITECTURE", "pretrain"]
+__all__ = ["ARCHITECTURE", "leads_of", "numbers", "pretrain", "shaped"]
 
 ARCHITECTURE: Mapping[str, Any] = {
     "widths": [32, 64, 96, 128, 160],
@@ -50,63 +51,123 @@ MIN_SECONDS = 5.0
 CLIP = 20.0
 """Standard deviations: 3.2 to 6.6 mV, above the largest QRS complexes; only artefacts are cut."""
 N_POSITIVES = 20
+CHECKPOINT_S = 300.0
 VERSION = "1.0.0"
 
 
 def pretrain(
-    data: Path,
+    data: Sequence[str | Path],
     out: Path,
     *,
+    labels: Labels | None = None,
+    columns: Sequence[str] = (),
+    folds: str | None = None,
     name: str = "foundation",
-    epochs: int = 60,
-    seed: int = 1,
-    batch: int = 64,
+    leads: tuple[str, ...] = INDEPENDENT_LEADS,
     architecture: Mapping[str, Any] = ARCHITECTURE,
+    recipe: Recipe,
     n_positives: int = N_POSITIVES,
-    licence: str = "CC-BY-4.0",
+    licence: str = "not stated",
+    command: str = "not stated",
+    on: str = "auto",
+    checkpoint_s: float = CHECKPOINT_S,
     is_resumed: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
-    """Train a network on a cohort's training folds and write its bundle to `out / name`.
+    """Train a network on the training side of a cohort and write its bundle to `out / name`.
 
-    The epoch, the calibration and the thresholds are chosen on fold 8, and fold 9 is scored once, at the end. The
-    default licence is that of PTB-XL; weights made from other data carry those data's.
+    The epoch, the calibration and the thresholds are chosen on the choosing side, and the reporting side is scored
+    once, at the end. `licence` is that of the data, which the weights carry.
 
     Raises:
         UsageError: the cohort cannot be trained on, or `out` holds a training and `is_resumed` says otherwise.
     """
-    checkpoint = _checkpoint(out, is_resumed)
-    ecgs = cohort.read(data)
-    codes = cohort.codes(ecgs, n_positives=n_positives)
-    if not codes:
-        raise UsageError(f"{data.name}: no statement has {n_positives} training positives")
-    spec = _input_spec(ecgs)
-    x, y = cohort.inputs(ecgs, spec), cohort.targets(ecgs, codes)
+    checkpoint, place = _checkpoint(out, is_resumed), device.chosen(on)
+    parts, spec = _prepared(sources.read(data, labels=labels, columns=columns), leads, folds, recipe.seed, n_positives)
+    parts.write(out / "split.parquet")
+    if labels is not None and labels.n_without_patient:
+        say(f"{labels.n_without_patient} labelled ECGs without a patient: each is taken for a patient of its own")
+    say(f"{_summary(parts)} · {place}")
+    train, choose = (Inputs(parts.of(side), spec) for side in ("train", "choose"))
+    stream = Stream(train, batch=recipe.batch, seed=recipe.seed)
 
-    recipe = Recipe(epochs=epochs, batch=batch, seed=seed, data_sha256=ecgs.sha256)
-    training = Training({"n_leads": len(spec.leads), "n_labels": len(codes), **architecture}, recipe)
+    recipe = replace(recipe, data_sha256=parts.cohort.sha256, split_sha256=parts.sha256)
+    arguments = {"n_leads": len(leads), "n_labels": len(parts.cohort.codes), **architecture}
+    training = Training(arguments, recipe, fabric=place.fabric())
     if is_resumed:
         training.resume(checkpoint)
-    _run(training, _split(ecgs, x, y, spec), checkpoint, say)
+    with closing(Logbook(training, stream.n_steps, out, checkpoint_s=checkpoint_s, say=say)) as logbook:
+        while not training.is_finished:
+            training.run_epoch(stream, choose, after_step=logbook.step)
+            logbook.epoch()
 
-    labels, report = _labels(ecgs, codes, x, y, training.best_network())
-    say(f"macro AUC on fold 9: {report.macro}")
-    facts = {"data": data.name, "n_positives": n_positives, **_facts(ecgs, training)}
-    facts["command"] = (
-        f"ecgbatch train pretrain {data.name} --out DIR --name {name} --epochs {epochs} --seed {seed} --batch {batch}"
-    )
+    judge = Inputs(parts.of("report"), spec, cached_bytes=0)  # it is read once
+    made, report = _labels(parts, choose, judge, training.best_network())
+    say(f"macro AUC of the reporting side: {report.macro}")
     bundle = Bundle(
         folder=out / name,
         name=name,
         version=VERSION,
         licence=licence,
         input=spec,
-        labels=labels,
+        labels=made,
         network=training.network_arguments,
-        training=facts,
+        training={
+            "data": ", ".join(Path(source).name for source in data),
+            "folds": folds or ("the cohort's own" if parts.cohort.folds is not None else "by patient, stratified"),
+            "n_positives": n_positives,
+            **_facts(parts, training),
+            "device": str(place),
+            "command": command,
+        },
         hashes={},
     )
     return _export(bundle, training.best_network(), report)
+
+
+def shaped(widths: Sequence[int], depths: Sequence[int]) -> Mapping[str, Any]:
+    """`ARCHITECTURE` with other channels of stem and stages, and other blocks of each stage; late stages are squeezed.
+
+    Raises:
+        UsageError: there is not one width more than depths, or one of them is too small.
+    """
+    if len(widths) != len(depths) + 1 or min(depths, default=0) < 1 or min(widths) < 8:
+        raise UsageError(
+            f"widths {_listed(widths)} and depths {_listed(depths)}, expected one width more than depths, "
+            "widths of at least 8 and depths of at least 1"
+        )
+    squeezed = [2 * stage >= len(depths) for stage in range(len(depths))]
+    return {**ARCHITECTURE, "widths": list(widths), "depths": list(depths), "squeezed": squeezed}
+
+
+def leads_of(text: str) -> tuple[str, ...]:
+    """The leads that `8`, `12` or `I,II,V1` names, in the usual order.
+
+    Raises:
+        UsageError: one of them is none of the twelve.
+    """
+    if text in ("8", "12"):
+        return INDEPENDENT_LEADS if text == "8" else LEADS
+    named = {lead_name(part): part for part in text.split(",")}
+    if None in named:
+        raise UsageError(f"leads {text!r}, expected 8, 12, or some of {','.join(LEADS)}")
+    return tuple(lead for lead in LEADS if lead in named)
+
+
+def numbers(name: str, text: str) -> list[int]:
+    """The whole numbers in `1,2,3`.
+
+    Raises:
+        UsageError: there is something else in it.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{name} {text!r}, expected whole numbers with commas between them") from None
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
 
 
 def _checkpoint(out: Path, is_resumed: bool) -> Path:
@@ -120,64 +181,58 @@ def _checkpoint(out: Path, is_resumed: bool) -> Path:
     return path
 
 
+def _prepared(
+    cohort: Cohort, leads: tuple[str, ...], folds: str | None, seed: int, n_positives: int
+) -> tuple[Split, InputSpec]:
+    """The records that can be used and their sides, with the labels that are common enough; and the model's input."""
+    spec = InputSpec(
+        leads=leads, fs_hz=FS_HZ, seconds=SECONDS, min_seconds=MIN_SECONDS, scale_mv=(1.0,) * len(leads), clip=CLIP
+    )
+    surveyed = survey(cohort.known(), spec)
+    usable = surveyed.cohort
+    if not len(usable):
+        raise UsageError(f"cohort: no ECG can be used; left out: {_left_out(usable)}")
+    has_folds = folds is not None or usable.folds is not None
+    side = split.by_folds(usable, folds) if has_folds else split.stratified(usable, seed=seed)
+    codes = commonest(usable.only(np.flatnonzero(side == "train")), n_positives=n_positives)
+    if not codes:
+        raise UsageError(f"cohort: no label has {n_positives} training positives; ask for less with --min-positives")
+    scale_mv = surveyed.scale_mv(np.flatnonzero(side == "train"))
+    return Split(usable.labelled(codes), side), replace(spec, scale_mv=scale_mv)
+
+
+def _summary(parts: Split) -> str:
+    cohort = parts.cohort
+    sides = ", ".join(f"{int((parts.side == side).sum())} {side}" for side in split.SIDES)
+    return (
+        f"{len(cohort)} ECGs of {len(set(cohort.patients))} patients: {sides} · {len(cohort.codes)} labels"
+        f" · left out: {_left_out(cohort)}"
+    )
+
+
+def _left_out(cohort: Cohort) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in cohort.left_out.items() if n) or "none"
+
+
 def _export(bundle: Bundle, network: Network, report: Report) -> Bundle:
     n_parameters = sum(weights.numel() for weights in network.parameters())
     gflop = gflop_per_ecg(network, n_leads=len(bundle.input.leads), n_samples=bundle.input.samples)
     return export.write(bundle, network, card=card.text(bundle, report, n_parameters=n_parameters, gflop=gflop))
 
 
-def _input_spec(ecgs: Cohort) -> InputSpec:
-    return InputSpec(
-        leads=INDEPENDENT_LEADS,
-        fs_hz=FS_HZ,
-        seconds=SECONDS,
-        min_seconds=MIN_SECONDS,
-        scale_mv=cohort.scale_mv(ecgs, INDEPENDENT_LEADS),
-        clip=CLIP,
-    )
-
-
-def _split(ecgs: Cohort, x: np.ndarray, y: np.ndarray, spec: InputSpec) -> Split:
-    train, choose = ecgs.side(TRAIN_FOLDS), ecgs.side(CHOOSE_FOLDS)
-    return Split(
-        x_train=x[train],
-        y_train=y[train],
-        x_choose=x[choose],
-        y_choose=y[choose],
-        scale_mv=spec.scale_mv,
-        fs_hz=spec.fs_hz,
-    )
-
-
-def _run(training: Training, split: Split, checkpoint: Path, say: Callable[[str], None]) -> None:
-    """Train the epochs that are left, each of them kept before the next begins."""
-    while not training.is_finished:
-        started_s = time.monotonic()
-        training.run_epoch(split)
-        training.save(checkpoint)
-        row, best = training.history[-1], training.history[training.best_epoch - 1]
-        say(
-            f"epoch {len(training.history)}/{training.recipe.epochs} · loss {row['loss']:.4f}"
-            f" · macro AUC on fold 8 {row['auc_choose']:.4f} (best {best['auc_choose']:.4f} in {training.best_epoch})"
-            f" · {time.monotonic() - started_s:.0f} s"
-        )
-
-
-def _labels(
-    ecgs: Cohort, codes: list[str], x: np.ndarray, y: np.ndarray, network: Network
-) -> tuple[tuple[Label, ...], Report]:
-    """The labels, calibrated on the choosing fold, and what they achieve on the reporting one."""
-    train, choose, judged = ecgs.side(TRAIN_FOLDS), ecgs.side(CHOOSE_FOLDS), ecgs.side(REPORT_FOLDS)
-    logits = predict(network, x[choose])[0]
-    slope, intercept = calibrate.platt(y[choose], logits)
-    threshold = calibrate.thresholds(y[choose], _sigmoid(slope * logits + intercept))
+def _labels(parts: Split, choose: Inputs, judge: Inputs, network: Network) -> tuple[tuple[Label, ...], Report]:
+    """The labels, calibrated on the choosing side, and what they achieve on the reporting one."""
+    chosen, judged = choose.cohort, judge.cohort
+    logits = predict(network, choose.each(choose.blocks))[0]
+    slope, intercept = calibrate.platt(chosen.targets, logits)
+    threshold = calibrate.thresholds(chosen.targets, calibrate.sigmoid(slope * logits + intercept))
     report = measure(
-        y[judged],
-        _sigmoid(slope * predict(network, x[judged])[0] + intercept),
-        codes=codes,
-        statements=[ecgs.statements[at] for at in np.flatnonzero(judged)],
-        patients=ecgs.patients[judged],
+        judged.targets,
+        calibrate.sigmoid(slope * predict(network, judge.each(judge.blocks))[0] + intercept),
+        codes=judged.codes,
+        patients=judged.patients,
     )
+    n_train = np.nansum(parts.of("train").targets, axis=0)
     labels = tuple(
         Label(
             code=code,
@@ -185,32 +240,26 @@ def _labels(
             threshold=float(threshold[at]),
             slope=float(slope[at]),
             intercept=float(intercept[at]),
-            n_train=int(y[train, at].sum()),
+            n_train=int(n_train[at]),
             n_test=report.labels[code].n_positive,
             auc=report.labels[code].auc,
             auc_low=report.labels[code].low,
             auc_high=report.labels[code].high,
         )
-        for at, code in enumerate(codes)
+        for at, code in enumerate(judged.codes)
     )
     return labels, report
 
 
-def _facts(ecgs: Cohort, training: Training) -> dict[str, Any]:
+def _facts(parts: Split, training: Training) -> dict[str, Any]:
     """What the bundle's [training] table says of the cohort, the recipe, the choice of epoch and the libraries."""
     return {
-        "provenance": ecgs.provenance,
-        "n_train": int(ecgs.side(TRAIN_FOLDS).sum()),
-        "n_choose": int(ecgs.side(CHOOSE_FOLDS).sum()),
-        "n_report": int(ecgs.side(REPORT_FOLDS).sum()),
+        "provenance": parts.cohort.provenance,
+        **{f"n_{side}": int((parts.side == side).sum()) for side in split.SIDES},
+        "left_out": _left_out(parts.cohort),
         **asdict(training.recipe),
         "best_epoch": training.best_epoch,
         "macro_auc_choose": round(training.history[training.best_epoch - 1]["auc_choose"], 4),
         "python": platform.python_version(),
         **{library: version(library) for library in ("torch", "numpy", "onnxscript")},
     }
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    probability: np.ndarray = 1 / (1 + np.exp(-logits))
-    return probability

@@ -37,8 +37,9 @@ class Report:
     labels: Mapping[str, Figure]
     average_precision: Mapping[str, float]
     superclasses: Mapping[str, Figure]
+    """Of those that are labels."""
     brier: float
-    """Mean over records and labels."""
+    """Mean over what is known of records and labels."""
     brier_prevalence: float
     """The same for each label's frequency in place of a score."""
 
@@ -48,25 +49,28 @@ def measure(
     probability: np.ndarray,
     *,
     codes: Sequence[str],
-    statements: Sequence[frozenset[str]],
     patients: np.ndarray,
 ) -> Report:
-    """The report on (record, label) probabilities; `statements` are each record's own, for the superclasses."""
+    """The report on (record, label) probabilities; NaN in `is_positive` is unknown and does not count."""
+    known = ~np.isnan(is_positive)
     draws = metrics.bootstrap_auc(is_positive, probability, patients=patients, n_draws=DRAWS, seed=0)
-    judged = is_positive.sum(0) >= JUDGED
+    judged = np.nansum(is_positive, axis=0) >= JUDGED
     low, high = metrics.interval(metrics.mean_auc(draws[:, judged]))
     macro = metrics.macro_auc(is_positive, probability)
-    prevalence = is_positive.mean(0)
+    n_known = np.maximum(1, known.sum(0))
+    prevalence = np.nansum(is_positive, axis=0) / n_known
+    each = {code: (known[:, at], at) for at, code in enumerate(codes)}
+    labels = {code: _figure(is_positive[at], probability[at], draws[:, at[1]]) for code, at in each.items()}
     return Report(
         n_records=len(is_positive),
         macro=Figure(n_positive=int(judged.sum()), auc=macro, low=low, high=high),
-        labels={code: _figure(is_positive[:, at], probability[:, at], draws[:, at]) for at, code in enumerate(codes)},
+        labels=labels,
         average_precision={
-            code: metrics.average_precision(is_positive[:, at], probability[:, at]) for at, code in enumerate(codes)
+            code: metrics.average_precision(is_positive[at], probability[at]) for code, at in each.items()
         },
-        superclasses=_superclasses(probability, codes, statements, patients),
-        brier=float(np.mean((probability - is_positive) ** 2)),
-        brier_prevalence=float(np.mean(prevalence * (1 - prevalence))),
+        superclasses={name: labels[name] for name in SUPERCLASSES if name in labels},
+        brier=float(np.nanmean((probability - is_positive) ** 2)),
+        brier_prevalence=float((n_known * prevalence * (1 - prevalence)).sum() / n_known.sum()),
     )
 
 
@@ -76,18 +80,3 @@ def _figure(is_positive: np.ndarray, score: np.ndarray, draws: np.ndarray) -> Fi
         return Figure(n_positive=n_positive, auc=float("nan"), low=float("nan"), high=float("nan"))
     low, high = metrics.interval(draws)
     return Figure(n_positive=n_positive, auc=metrics.auc(is_positive, score), low=low, high=high)
-
-
-def _superclasses(
-    probability: np.ndarray, codes: Sequence[str], statements: Sequence[frozenset[str]], patients: np.ndarray
-) -> dict[str, Figure]:
-    """Each superclass: true where any of its statements is listed, scored by its most probable label."""
-    figures = {}
-    for name, members in SUPERCLASSES.items():
-        at = [column for column, code in enumerate(codes) if code in members]
-        if at:
-            truth = np.array([[bool(members & listed)] for listed in statements], np.float32)
-            score = probability[:, at].max(axis=1, keepdims=True)
-            draws = metrics.bootstrap_auc(truth, score, patients=patients, n_draws=DRAWS, seed=0)
-            figures[name] = _figure(truth[:, 0], score[:, 0], draws[:, 0])
-    return figures

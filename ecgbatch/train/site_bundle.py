@@ -91,6 +91,7 @@ def _write_content(new: Bundle, folder: Path, card: str, panels: Sequence[Panel]
         "name": new.name,
         "version": new.version,
         "licence": new.licence,
+        **({"parent": asdict(new.parent)} if new.parent else {}),
         "input": asdict(new.input),
         "network": new.network,
         "training": new.training,

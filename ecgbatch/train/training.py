@@ -1,28 +1,35 @@
 """A network in training: its weights, their running average, the optimiser, and the best weights so far.
 
-An epoch is a function of this state and of the seed and the epoch's number, from which every random draw follows.
-So a checkpoint needs no random state, and a training that was killed ends in the same bits as one that was not.
+A step is a function of this state and of the seed, the epoch and the step, from which every random draw follows. So a
+checkpoint needs no random state, and on a CPU a training that was killed at any step ends in the same bits as one that
+was not.
 """
 
 import copy
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ecgbatch.errors import UsageError
 from ecgbatch.network import Network
+from ecgbatch.plan import sync
 from ecgbatch.train import augment, metrics
+from ecgbatch.train.stream import Inputs, Stream
 
-__all__ = ["Recipe", "Split", "Training", "predict"]
+__all__ = ["Recipe", "Training", "predict"]
+
+_AT_ONCE = 64
+"""Records that a network is asked about at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,43 +47,59 @@ class Recipe:
     """Of the running average of the weights, a step."""
     patience: int = 10
     """Epochs without a better one after which training ends."""
+    is_balanced: bool = False
+    """Whether the positives of a label weigh as much as its negatives."""
     data_sha256: str = ""
+    split_sha256: str = ""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 2:
-            raise UsageError(f"training: {self.epochs} epochs of batches of {self.batch}, expected at least 1 of 2")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Split:
-    """Normalised ECGs and their labels, (record, lead, time) and (record, label), to train on and to choose by."""
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_choose: np.ndarray
-    y_choose: np.ndarray
-    scale_mv: tuple[float, ...]
-    fs_hz: int
+        if self.epochs < 1 or self.batch < 2 or self.learning_rate <= 0:
+            raise UsageError(
+                f"training: {self.epochs} epochs of batches of {self.batch} at rate {self.learning_rate:g}, "
+                "expected at least 1 of 2, and a rate above 0"
+            )
 
 
 class Training:
-    """A training between two epochs."""
+    """A training between two steps."""
 
-    def __init__(self, network_arguments: Mapping[str, Any], recipe: Recipe) -> None:
+    def __init__(
+        self,
+        network_arguments: Mapping[str, Any],
+        recipe: Recipe,
+        *,
+        initial: Mapping[str, Tensor] | None = None,
+        trainable: Sequence[str] = ("",),
+        fabric: Fabric | None = None,
+    ) -> None:
+        """Begin with `initial` weights, random ones by default.
+
+        Only parameters whose name begins with one of `trainable` change; normalisation in what does not keeps its
+        statistics. `fabric` says on what device and in what precision; on a CPU in float32 by default.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.network = Network(**network_arguments)
+        if initial is not None:
+            self.network.load_state_dict(initial)
+        for name, weights in self.network.named_parameters():
+            weights.requires_grad_(name.startswith(tuple(trainable)))
         # Channels last is twice as fast in bfloat16 on a CPU.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network_arguments = dict(network_arguments)
         self.recipe = recipe
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        self.trainable = list(trainable)
+        self.fabric = fabric or Fabric(accelerator="cpu", devices=1, precision="32-true")
+        changing = [weights for weights in self.network.parameters() if weights.requires_grad]
+        self.module, self.optimiser = self.fabric.setup(
+            self.network, torch.optim.AdamW(changing, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         )
         self.average = _copy(self.network.state_dict())
         self.best = _copy(self.average)
         self.history: list[dict[str, float]] = []
-        """One row for each finished epoch: mean loss, and the average's macro AUC on the choosing folds."""
+        """One row for each finished epoch: mean loss, and the average's macro AUC on the choosing side."""
+        self.step, self.loss = 0, 0.0
+        """Steps done of the epoch that is under way, and the sum of their losses."""
 
     @property
     def best_epoch(self) -> int:
@@ -88,49 +111,70 @@ class Training:
         return n_epochs >= self.recipe.epochs or (n_epochs > 0 and n_epochs - self.best_epoch >= self.recipe.patience)
 
     def best_network(self) -> Network:
-        """A network of its own with the best weights, ready to be used."""
+        """A network of its own with the best weights, ready to be used, on the CPU."""
         network = Network(**self.network_arguments)
         network.load_state_dict(self.best)
         return network.eval()
 
-    def run_epoch(self, split: Split) -> None:
-        """Go through the training records once, and keep the averaged weights if they are the best yet."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.recipe.seed * 100_003 + len(self.history) + 1)
-            loss = self._steps(split)
-        logits = predict(self._with(self.average), split.x_choose)[0]
-        auc = metrics.macro_auc(split.y_choose, logits)
-        self.history.append({"loss": loss, "auc_choose": auc})
+    def run_epoch(self, train: Stream, choose: Inputs, *, after_step: Callable[[], None] = lambda: None) -> None:
+        """Go through what is left of an epoch, and keep the averaged weights if they are the best yet."""
+        positive_weight = self._positive_weight(train)
+        for x, y in train.epoch(len(self.history) + 1, start=self.step):
+            n_done = len(self.history) * train.n_steps + self.step
+            self._set_rate(n_done / (self.recipe.epochs * train.n_steps))
+            with torch.random.fork_rng(devices=self._devices()):
+                torch.manual_seed(self.recipe.seed * 1_000_003 + n_done)
+                self.loss += self._step(*self._augmented(x, y, train), positive_weight)
+            self._follow(n_done)
+            self.step += 1
+            after_step()
+        logits = predict(self._with(self.average), choose.each(choose.blocks))[0]
+        auc = metrics.macro_auc(choose.cohort.targets, logits)
+        self.history.append({"loss": self.loss / train.n_steps, "auc_choose": auc})
+        self.step, self.loss = 0, 0.0
         if self.best_epoch == len(self.history):
             self.best = _copy(self.average)
 
-    def _steps(self, split: Split) -> float:
-        self.network.train()
-        scale_mv = torch.tensor(split.scale_mv, dtype=torch.float32)
-        n_steps = max(1, len(split.x_train) // self.recipe.batch)  # a short last batch would disturb normalisation
-        order = torch.randperm(len(split.x_train))[: n_steps * self.recipe.batch].view(n_steps, -1)
-        losses = []
-        for step, at in enumerate(order):
-            x, y = torch.from_numpy(split.x_train[at.numpy()]), torch.from_numpy(split.y_train[at.numpy()])
-            x = augment.distort(x, scale_mv=scale_mv, fs_hz=split.fs_hz)
-            x, y = augment.mixup(x, y, alpha=self.recipe.mixup_alpha)
-            n_done = len(self.history) * n_steps + step
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.recipe.learning_rate * one_cycle(n_done / (self.recipe.epochs * n_steps))
-            losses.append(self._step(x, y))
-            self._follow(n_done)
-        return float(np.mean(losses))
+    def _augmented(self, x: np.ndarray, y: np.ndarray, train: Stream) -> tuple[Tensor, Tensor]:
+        spec = train.inputs.spec
+        scale_mv = torch.tensor(spec.scale_mv, dtype=torch.float32)
+        n_limb = sum(not lead.startswith("V") for lead in spec.leads)
+        distorted = augment.distort(torch.from_numpy(x), scale_mv=scale_mv, fs_hz=spec.fs_hz, n_limb=n_limb)
+        return augment.mixup(distorted, torch.from_numpy(y), alpha=self.recipe.mixup_alpha)
 
-    def _step(self, x: Tensor, y: Tensor) -> float:
-        # Half the time of float32 on a CPU with AVX512-BF16 or AMX, several times as much on one without.
-        with torch.autocast("cpu", torch.bfloat16):
-            logits, _ = self.network(x)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), y)
+    def _step(self, x: Tensor, y: Tensor, positive_weight: Tensor | None) -> float:
+        self.network.train()
+        for layer in self.network.modules():
+            if isinstance(layer, nn.BatchNorm2d) and not layer.weight.requires_grad:
+                layer.eval()
+        x, y = x.to(self.fabric.device), y.to(self.fabric.device)
+        logits, _ = self.module(x)
+        is_known = ~y.isnan()  # of two records that were mixed, both are
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            logits.float(), y.nan_to_num(), reduction="none", pos_weight=positive_weight
+        )
+        loss = (loss * is_known).sum() / is_known.sum().clamp(min=1)
         self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.module, self.optimiser, max_norm=1.0)
         self.optimiser.step()
         return loss.item()
+
+    def _positive_weight(self, train: Stream) -> Tensor | None:
+        """How many negatives there are to a positive of each label, where that is asked for."""
+        if not self.recipe.is_balanced:
+            return None
+        targets = train.inputs.cohort.targets
+        ratio = (targets == 0).sum(0) / np.maximum(1, (targets == 1).sum(0))
+        return torch.from_numpy(ratio.astype(np.float32)).to(self.fabric.device)
+
+    def _set_rate(self, progress: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.learning_rate * one_cycle(progress)
+
+    def _devices(self) -> list[int]:
+        """The graphics processors whose random state a step uses."""
+        return [self.fabric.device.index or 0] if self.fabric.device.type == "cuda" else []
 
     def _with(self, weights: Mapping[str, Tensor]) -> Network:
         network = copy.deepcopy(self.network)
@@ -146,7 +190,7 @@ class Training:
 
     def _made(self) -> dict[str, Any]:
         """All that the outcome depends on; equal for two trainings that end alike."""
-        return {**self.network_arguments, **asdict(self.recipe)}
+        return {**self.network_arguments, **asdict(self.recipe), "trainable": self.trainable}
 
     def save(self, path: Path) -> None:
         """Write the checkpoint; a kill leaves either the old one or the new one."""
@@ -155,9 +199,11 @@ class Training:
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
         for at, moments in self.optimiser.state_dict()["state"].items():
             tensors |= {f"adam/{at}/{name}": value for name, value in moments.items()}
-        facts = {"made": json.dumps(self._made()), "history": json.dumps(self.history)}
+        state = {"made": self._made(), "history": self.history, "step": self.step, "loss": self.loss}
         partial = path.with_name(path.name + ".partial")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata=facts)
+        contiguous = {name: value.contiguous() for name, value in tensors.items()}
+        save_file(contiguous, partial, metadata={name: json.dumps(value) for name, value in state.items()})
+        sync(partial)
         partial.replace(path)
 
     def resume(self, path: Path) -> None:
@@ -166,13 +212,14 @@ class Training:
         Raises:
             UsageError: it is of another network, recipe or cohort.
         """
+        device = self.fabric.device
         with safe_open(path, "pt") as file:
             facts = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+            tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118  # no mapping
         made = json.loads(facts["made"])
         if other := [f"{key} {value!r}" for key, value in self._made().items() if made.get(key) != value]:
             raise UsageError(f"{path.name}: not a training with {', '.join(other)}; resume it as it was begun")
-        self.history = json.loads(facts["history"])
+        self.history, self.step, self.loss = (json.loads(facts[name]) for name in ("history", "step", "loss"))
         self.network.load_state_dict(_part(tensors, "network/"))
         self.average, self.best = _part(tensors, "average/"), _part(tensors, "best/")
         state: dict[int, dict[str, Tensor]] = {}
@@ -187,12 +234,18 @@ def one_cycle(progress: float) -> float:
     return progress / 0.1 if progress < 0.1 else 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
 
 
-def predict(network: Network, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 logits (record, label) and embedding (record, feature) of normalised input."""
+def predict(network: Network, inputs: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """float32 logits (record, label) and embedding (record, feature) of normalised input, on the network's device."""
     network.eval()
+    device = next(network.parameters()).device
+    logits, embeddings = [], []
     with torch.inference_mode():
-        parts = [network(torch.from_numpy(x[at : at + 64])) for at in range(0, len(x), 64)]
-    return torch.cat([logits for logits, _ in parts]).numpy(), torch.cat([embedding for _, embedding in parts]).numpy()
+        for x in inputs:
+            for at in range(0, len(x), _AT_ONCE):
+                scored = network(torch.from_numpy(x[at : at + _AT_ONCE]).to(device))
+                logits.append(scored[0].cpu())
+                embeddings.append(scored[1].cpu())
+    return torch.cat(logits).numpy(), torch.cat(embeddings).numpy()
 
 
 def _copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

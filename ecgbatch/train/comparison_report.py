@@ -1,0 +1,123 @@
+"""What a comparison found: tables in Markdown, a learning curve as SVG, and whether a confounder explains it."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ecgbatch.train import figures
+from ecgbatch.train.arms import SPECIFICITY
+from ecgbatch.train.confounding import confounding
+from ecgbatch.train.curve import Point, drawn
+from ecgbatch.train.figures import DRAWS, figure
+from ecgbatch.train.task import Task
+
+__all__ = ["draws", "made"]
+
+_FIGURES = {
+    "auc": "AUC",
+    "precision": "average precision",
+    "sensitivity": f"sensitivity at specificity {SPECIFICITY:g}",
+    "specificity": "specificity there",
+}
+_NAMES = {"finetune": "fine-tuned", "scratch": "from scratch", "probe": "linear probe"}
+
+
+def made(
+    scores: pl.DataFrame, task: Task, *, arms: Sequence[str], confounders: Sequence[str], settings: Mapping[str, Any]
+) -> tuple[str, str]:
+    """The report and the learning curve of the out-of-fold scores of `compare`."""
+    numbers = sorted({n for n in scores["n_positives"] if n is not None})
+    numbers += [None] if scores["n_positives"].null_count() else []
+    found = {
+        (n, arm): draws(scores.filter(pl.col("n_positives").eq_missing(n), pl.col("arm") == arm), task)
+        for n in numbers
+        for arm in arms
+    }
+    most = _n_training(scores, task)
+    points = [Point(_NAMES[arm], most if n is None else n, figure(each["auc"])) for (n, arm), each in found.items()]
+    sections = [_heading(scores, task, settings)]
+    for n in reversed(numbers):
+        heading = f"about {most} (all)" if n is None else str(n)
+        sections.append(f"## {heading} positive patients to train on\n\n{_table(found, n, arms)}")
+    if len(numbers) > 1:
+        sections.append("## Learning curve\n\n![AUC by positives](curve.svg)")
+    whole = scores.filter(pl.col("n_positives").eq_missing(numbers[-1]))
+    sections += [confounding(whole, task, name, arms={arm: _NAMES[arm] for arm in arms}) for name in confounders]
+    sections.append(_how(settings))
+    return "\n\n".join(sections) + "\n", drawn(points, x_name="positive patients to train on", y_name="AUC")
+
+
+def draws(scores: pl.DataFrame, task: Task) -> dict[str, np.ndarray]:
+    """Each figure of one arm's scores as (1 + draw,): the mean over folds, repeats and seeds of what a fold gives.
+
+    A fold's scores are compared with each other only: every fold has a model, and a scale, of its own.
+    """
+    weight = figures.resamples(task.patients)
+    place = {record: at for at, record in enumerate(task.record_ids.tolist())}
+    each: dict[str, list[np.ndarray]] = {name: [] for name in _FIGURES}
+    for one in scores.partition_by("repeat", "seed", "fold", maintain_order=True):
+        at = np.array([place[record] for record in one["record"]])
+        y, score, is_called = task.y[at], one["score"].to_numpy(), one["called"].to_numpy()
+        drawn_weight = weight[:, at]
+        each["auc"].append(figures.auc(y, score, drawn_weight))
+        each["precision"].append(figures.average_precision(y, score, drawn_weight))
+        each["sensitivity"].append(figures.share(is_called[y], drawn_weight[:, y]))
+        each["specificity"].append(figures.share(~is_called[~y], drawn_weight[:, ~y]))
+    return {name: figures.mean(values) for name, values in each.items()}
+
+
+def _n_training(scores: pl.DataFrame, task: Task) -> int:
+    """Positive patients in the training folds, on average."""
+    n = len(set(task.patients[task.y]))
+    n_folds = int(scores["fold"].max()) + 1  # type: ignore[arg-type]
+    return round(n * (n_folds - 1) / n_folds)
+
+
+def _heading(scores: pl.DataFrame, task: Task, settings: Mapping[str, Any]) -> str:
+    counts = {name: scores[name].n_unique() for name in ("fold", "repeat", "seed")}
+    n_positive = int(task.y.sum())
+    left_out = ", ".join(f"{n} {reason}" for reason, n in task.left_out.items() if n)
+    return f"""# {task.code}: fine-tuned, or trained from scratch?
+
+{len(task.y)} ECGs of {len(set(task.patients.tolist()))} patients, {n_positive} positive.
+Left out: {left_out or "none"}.
+{counts["fold"]} folds by patient, {counts["repeat"]} repeats with other partitions, {counts["seed"]} seeds each.
+Fine-tuning starts from `{settings["from"].split()[0]}` (depth {settings["depth"]}).{_cut(settings)}
+
+{task.provenance}."""
+
+
+def _cut(settings: Mapping[str, Any]) -> str:
+    return (
+        "" if settings["seconds"] is None else f"\nOf each ECG, only the first {settings['seconds']:g} s are looked at."
+    )
+
+
+def _table(found: Mapping[tuple[int | None, str], Mapping[str, np.ndarray]], n: int | None, arms: Sequence[str]) -> str:
+    rows = [f"| | {' | '.join(_FIGURES.values())} |", f"|---|{'---|' * len(_FIGURES)}"]
+    rows += [f"| {_NAMES[arm]} | {' | '.join(str(figure(found[n, arm][name])) for name in _FIGURES)} |" for arm in arms]
+    for one, other in combinations(arms, 2):
+        gained = (_signed(found[n, one][name] - found[n, other][name]) for name in _FIGURES)
+        rows.append(f"| {_NAMES[one]} less {_NAMES[other]} | {' | '.join(gained)} |")
+    return "\n".join(rows)
+
+
+def _signed(difference: np.ndarray) -> str:
+    found = figure(difference)
+    return "–" if np.isnan(found.value) else f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def _how(settings: Mapping[str, Any]) -> str:
+    rates = ", ".join(f"{rate:g}" for rate in settings["rates"])
+    return f"""## How
+
+All arms see the same training patients of the same folds, and a quarter of these is set aside by each to choose by:
+the epoch (at most {settings["epochs"]}, ended by patience), the learning rate ({rates}, for both), and the threshold
+that leaves {SPECIFICITY:.0%} of the negatives uncalled. The probe chooses its penalty by cross-validation among them.
+Nothing is chosen by the patients that judge, so the specificity reached there may differ. Figures are of each fold by
+itself, averaged over folds, repeats and seeds. Intervals, of differences too, are of {DRAWS} bootstrap draws of
+patients: they tell how other patients would have judged, not how other patients would have trained.
+Where not all positives train, all negatives do."""

@@ -1,0 +1,209 @@
+"""One label of a small cohort, with all its ECGs in memory as a network is fed them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ecgbatch.bundle import InputSpec
+from ecgbatch.errors import RecordError, UsageError
+from ecgbatch.feed import host
+from ecgbatch.record import Reason, Record, Reject
+from ecgbatch.train import labels, sources, table
+from ecgbatch.train.cohort import Cohort
+from ecgbatch.train.labels import Labels
+
+__all__ = ["LEAST", "Meaning", "Task", "read"]
+
+LEAST = 5
+"""Positive, and negative, patients without whom nothing can be learnt or judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """Which records a label calls positive."""
+
+    code: str
+    positive: str | None = None
+    """The value of the column; None for a column of 0 and 1, or a code."""
+    negative: str | None = None
+    """The value of negatives; None where all other values are."""
+
+    @classmethod
+    def of(cls, label: str, against: str | None) -> "Meaning":
+        """`AFIB`, or `brugada=1`, perhaps against the records of one other value only."""
+        code, equals, value = label.partition("=")
+        if against is not None and not equals:
+            raise UsageError(f"--against {against}: needs the positive value too, expected --label {code}=VALUE")
+        return cls(code, value if equals else None, against)
+
+    def of_column(self, where: str, column: pl.Series) -> np.ndarray:
+        """float32 (record,): 1, 0, or NaN where it is unknown or neither."""
+        if self.positive is None:
+            try:
+                return labels.labelled(Path(where), column.to_frame(), ())[1][:, 0]
+            except UsageError as err:
+                hint = f"name the positive one, --label {self.code}=1, and perhaps the negative one, --against 0"
+                raise UsageError(f"{where}: column {self.code!r} holds other values than 0 and 1; {hint}") from err
+        text = column.cast(pl.String)
+        is_negative = text.is_not_null() if self.negative is None else text == self.negative
+        truth = pl.select(pl.when(text == self.positive).then(1.0).when(is_negative).then(0.0)).to_series()
+        return truth.cast(pl.Float32).fill_null(float("nan")).to_numpy()
+
+    def of_labels(self, where: str, listed: Labels) -> np.ndarray:
+        """float32 (row,) of a table of labels: 1, 0, or NaN."""
+        if self.positive is None and self.code in listed.codes:
+            return listed.is_positive[:, listed.codes.index(self.code)]
+        if self.code in listed.groups.columns:
+            return self.of_column(where, listed.groups[self.code])
+        known = ", ".join([*listed.codes, *listed.groups.columns])
+        raise UsageError(f"{where}: no label {self.code!r}, expected one of {known}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Task:
+    """Records of which it is known whether they are positive."""
+
+    code: str
+    x: np.ndarray
+    """float32 (record, lead, time)"""
+    y: np.ndarray
+    """bool (record,)"""
+    patients: np.ndarray
+    record_ids: np.ndarray
+    columns: pl.DataFrame
+    """What else is known, a row a record; `seconds` and `fs_hz` among it."""
+    provenance: str
+    sha256: str
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Why ECGs of the sources are not among the records, and how many for each reason."""
+
+    def __post_init__(self) -> None:
+        for side in (True, False):
+            if (n := len(set(self.patients[self.y == side]))) < LEAST:
+                kind = "positive" if side else "negative"
+                raise UsageError(f"label {self.code!r}: {n} {kind} patients, expected at least {LEAST}")
+
+    def first_seconds(self, seconds: float, spec: InputSpec) -> "Task":
+        """The same with so many seconds of each ECG at most, as if it had ended then: length tells nothing.
+
+        Raises:
+            UsageError: a model of this input takes no ECG of that length.
+        """
+        if not spec.min_seconds <= seconds <= spec.seconds:
+            raise UsageError(f"--seconds {seconds:g}, expected {spec.min_seconds:g} to {spec.seconds:g}")
+        x = self.x.copy()
+        x[:, :, round(seconds * spec.fs_hz) :] = 0
+        return replace(self, x=x)
+
+    def column(self, name: str) -> pl.Series:
+        """What is known of each record under that name.
+
+        Raises:
+            UsageError: nothing is.
+        """
+        if name not in self.columns.columns:
+            raise UsageError(f"no column {name!r}, expected one of {', '.join(self.columns.columns)}")
+        return self.columns[name]
+
+
+def read(
+    given: Sequence[str],
+    spec: InputSpec,
+    meaning: Meaning,
+    *,
+    labels_path: Path | None,
+    confounders: Sequence[str] = (),
+) -> Task:
+    """The records of the sources, as `sources.read` takes them, whose label is known and which `spec` can be made of.
+
+    Raises:
+        UsageError: there is no such label or column, or too few patients have it or do not.
+        ArchiveError: a source cannot be listed.
+    """
+    cohort, facts = _beside(given, meaning, labels_path) if labels_path else _alone(given, meaning)
+    known = ~np.isnan(cohort.targets[:, 0])
+    left_out = Counter(cohort.left_out) + Counter({"label unknown": int((~known).sum())})
+    cohort, facts = cohort.only(np.flatnonzero(known)), facts.filter(pl.Series(known))
+    x = np.empty((len(cohort), len(spec.leads), spec.samples), np.float32)
+    heard: list[tuple[float, float]] = []
+    kept: list[int] = []
+    for at, record in enumerate(cohort.read(np.arange(len(cohort)))):
+        reason = _normalised(record, spec, x[len(kept)])
+        if reason is None and isinstance(record, Record):
+            kept.append(at)
+            heard.append((record.seconds, record.fs_hz))
+        else:
+            left_out[str(reason)] += 1
+    cohort = cohort.only(np.array(kept, np.int64))
+    own = pl.DataFrame(heard, schema={"seconds": pl.Float64, "fs_hz": pl.Float64}, orient="row")
+    rest = facts[kept].drop("seconds", "fs_hz", strict=False)
+    task = Task(
+        code=meaning.code,
+        x=x[: len(kept)],
+        y=cohort.targets[:, 0] == 1,
+        patients=cohort.patients,
+        record_ids=cohort.record_ids,
+        columns=pl.concat([own, rest], how="horizontal"),
+        provenance=cohort.provenance,
+        sha256=cohort.sha256,
+        left_out=dict(left_out),
+    )
+    for name in confounders:
+        task.column(name)
+    return task
+
+
+def _normalised(record: Record | Reject, spec: InputSpec, out: np.ndarray) -> Reason | None:
+    """Why a record cannot be scored; None where its input stands in `out`."""
+    if isinstance(record, Reject):
+        return record.reason
+    if len(host.flat_leads(record)) == len(record.leads):
+        return Reason.NO_SIGNAL
+    try:
+        host.normalise(record, spec, out)
+    except RecordError as defect:
+        return Reason(defect.reason)
+    return None
+
+
+def _alone(given: Sequence[str], meaning: Meaning) -> tuple[Cohort, pl.DataFrame]:
+    """The cohort of sources that bring their labels along, and what else a table says of its records."""
+    path = Path(given[0])
+    if len(given) > 1 or not table.is_table(path):
+        cohort = sources.read(given).labelled([meaning.code])
+        return cohort, pl.DataFrame(height=len(cohort))
+    schema = pl.read_parquet_schema(path)
+    facts = pl.read_parquet(path, columns=[name for name, kind in schema.items() if not kind.is_nested()])
+    if meaning.code not in facts.columns:
+        return sources.read(given).labelled([meaning.code]), facts.drop("patient_id", strict=False)
+    if "patient_id" not in facts.columns:
+        raise UsageError(f"{path.name}: no column patient_id, expected one; no patient may be on two sides of a split")
+    ecgs = table.Table(path)
+    cohort = Cohort(
+        ecgs=ecgs,
+        rows=np.arange(len(facts)),
+        record_ids=np.array(ecgs.record_ids),
+        patients=facts["patient_id"].cast(pl.String).to_numpy().astype(str),
+        codes=(meaning.code,),
+        targets=meaning.of_column(path.name, facts[meaning.code])[:, None],
+        folds=None,
+        provenance=pl.read_parquet_metadata(path).get("provenance", "not stated"),
+        sha256=ecgs.sha256,
+    )
+    return cohort, facts.drop("patient_id")
+
+
+def _beside(given: Sequence[str], meaning: Meaning, path: Path) -> tuple[Cohort, pl.DataFrame]:
+    """The cohort of sources whose labels stand in a table, and the other columns of the table."""
+    listed = labels.read(path)
+    targets = meaning.of_labels(str(path), listed)
+    # Each row its own patient at first, so that the cohort tells which row a record is.
+    rows = np.arange(len(listed.record_ids)).astype(str)
+    own = replace(listed, codes=(meaning.code,), is_positive=targets[:, None], patients=rows)
+    cohort = sources.read(given, labels=own).labelled([meaning.code])
+    row = cohort.patients.astype(np.int64)
+    return replace(cohort, patients=listed.patients[row]), listed.groups[row]

@@ -1,0 +1,226 @@
+"""One training: it can stop at any step, starts from given weights, changes what it may, and masks what is unknown."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ecgbatch.bundle import InputSpec
+from ecgbatch.errors import EngineError, UsageError
+from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Record
+
+torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
+
+from ecgbatch.train import device  # noqa: E402
+from ecgbatch.train.cohort import Cohort  # noqa: E402
+from ecgbatch.train.pretrain import leads_of, numbers, shaped  # noqa: E402
+from ecgbatch.train.stream import Inputs, Stream  # noqa: E402
+from ecgbatch.train.training import Recipe, Training  # noqa: E402
+
+SPEC = InputSpec(leads=INDEPENDENT_LEADS, fs_hz=50, seconds=4.0, min_seconds=3.0, scale_mv=(0.2,) * 8, clip=20.0)
+NETWORK = {
+    "n_leads": 8,
+    "n_labels": 2,
+    "widths": [8, 8],
+    "depths": [1],
+    "kernel": 3,
+    "stem_kernel": 5,
+    "squeezed": [True],
+    "dropout": 0.2,
+}
+RECIPE = Recipe(epochs=2, batch=4, seed=5)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of a network this small wait for each other most of the time."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+class Noise:
+    """48 records of noise in blocks of five, each a function of its number."""
+
+    block = np.arange(48) // 5
+
+    def read(self, at):
+        for number in at:
+            counts = np.random.default_rng(int(number)).integers(-500, 500, (8, 200)).astype(np.int16)
+            yield Record(
+                format="noise",
+                fs_hz=50.0,
+                leads=INDEPENDENT_LEADS,
+                counts=counts,
+                uv_per_count=(1.0,) * 8,
+                zero_counts=(0.0,) * 8,
+            )
+
+
+@pytest.fixture
+def noise() -> Cohort:
+    """The second label is known of no record."""
+    n = len(Noise.block)
+    return Cohort(
+        ecgs=Noise(),
+        rows=np.arange(n),
+        record_ids=np.arange(n).astype(str),
+        patients=np.arange(n).astype(str),
+        codes=("A", "B"),
+        targets=np.stack([np.arange(n) % 2, np.full(n, np.nan)], axis=1).astype(np.float32),
+        folds=None,
+        provenance="noise",
+        sha256="",
+    )
+
+
+def parts(cohort: Cohort) -> tuple[Stream, Inputs]:
+    """36 records to train on, streamed, and twelve to choose by."""
+    train = Inputs(cohort.only(np.arange(36)), SPEC, cached_bytes=0)
+    return Stream(train, batch=4, seed=RECIPE.seed, buffer_bytes=0), Inputs(cohort.only(np.arange(36, 48)), SPEC)
+
+
+def trained(cohort: Cohort, training: Training, *, after_step: Callable[[], None] = lambda: None) -> Training:
+    while not training.is_finished:
+        training.run_epoch(*parts(cohort), after_step=after_step)
+    return training
+
+
+def same(one: Training, other: Training) -> bool:
+    states = [(part.network.state_dict(), part.average, part.best) for part in (one, other)]
+    return one.history == other.history and all(
+        torch.equal(weights, twin[name]) for mine, twin in zip(*states, strict=True) for name, weights in mine.items()
+    )
+
+
+@pytest.mark.parametrize("last", [1, 8, 9, 13], ids=lambda n: f"after-{n}-steps")
+def test_a_training_stopped_at_any_step_and_gone_on_with_ends_in_the_same_bits(noise, tmp_path, last):
+    path, stopped = tmp_path / "checkpoint.safetensors", Training(NETWORK, RECIPE)
+    n_done = 0
+
+    def stop() -> None:
+        nonlocal n_done
+        n_done += 1
+        if n_done == last:
+            stopped.save(path)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(noise, stopped, after_step=stop)
+    resumed = Training(NETWORK, RECIPE)
+    resumed.resume(path)
+
+    assert same(trained(noise, resumed), trained(noise, Training(NETWORK, RECIPE)))
+
+
+def test_another_seed_ends_elsewhere(noise):
+    other = Training(NETWORK, replace(RECIPE, seed=6))
+
+    assert not same(trained(noise, other), trained(noise, Training(NETWORK, RECIPE)))
+
+
+def test_a_checkpoint_holds_the_old_state_until_the_new_one_is_whole(noise, tmp_path, monkeypatch):
+    path, training = tmp_path / "checkpoint.safetensors", Training(NETWORK, RECIPE)
+    training.save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("power failure")))
+
+    with pytest.raises(OSError, match="power failure"):
+        trained(noise, training, after_step=lambda: training.save(path))
+
+    assert path.read_bytes() == before
+
+
+def test_a_label_that_is_unknown_everywhere_teaches_nothing(noise):
+    training = Training(NETWORK, replace(RECIPE, weight_decay=0.0))
+    before = training.network.head.weight.detach().clone()
+    trained(noise, training)
+
+    assert torch.equal(training.network.head.weight[1], before[1])
+    assert not torch.equal(training.network.head.weight[0], before[0])
+
+
+def test_a_training_begins_with_the_weights_given(noise):
+    first = trained(noise, Training(NETWORK, RECIPE))
+    second = Training(NETWORK, RECIPE, initial=first.best)
+
+    assert all(torch.equal(weights, first.best[name]) for name, weights in second.network.state_dict().items())
+
+
+def test_what_is_not_trainable_stays_as_it_was_its_statistics_too(noise):
+    training = Training(NETWORK, RECIPE, trainable=["head."])
+    before = {name: weights.clone() for name, weights in training.network.state_dict().items()}
+    trained(noise, training)
+
+    changed = {name for name, value in training.network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+def test_a_checkpoint_of_other_trainable_parts_is_refused(tmp_path):
+    Training(NETWORK, RECIPE, trainable=["head."]).save(tmp_path / "c.safetensors")
+
+    with pytest.raises(UsageError, match="not a training with trainable"):
+        Training(NETWORK, RECIPE).resume(tmp_path / "c.safetensors")
+
+
+def test_balanced_training_weighs_positives_as_negatives(noise):
+    """With a network that says the same of everyone, the best answer to one in nine is one in two."""
+    targets = noise.targets.copy()
+    targets[:, 0] = np.arange(48) % 9 == 0
+    rare = replace(noise, targets=targets)
+    recipe = replace(RECIPE, epochs=30, learning_rate=0.05, patience=99, mixup_alpha=1e-3)
+    stream, choose = parts(rare)
+    said = {}
+    for is_balanced in (False, True):
+        training = Training(NETWORK, replace(recipe, is_balanced=is_balanced), trainable=["head.bias"])
+        with torch.no_grad():
+            training.network.head.weight.zero_()
+        for _ in range(30):
+            training.run_epoch(stream, choose)
+        said[is_balanced] = float(torch.sigmoid(training.network.head.bias.detach()[0]))
+
+    assert said[False] == pytest.approx(1 / 9, abs=0.05)
+    assert said[True] == pytest.approx(1 / 2, abs=0.1)
+
+
+@pytest.mark.parametrize(("asked", "message"), [("tpu", "expected auto, cpu or cuda"), ("cuda:x", "expected auto")])
+def test_an_unknown_device_is_refused(asked, message):
+    with pytest.raises(EngineError, match=message):
+        device.chosen(asked)
+
+
+def test_a_missing_gpu_is_an_error_not_a_slow_training(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    with pytest.raises(EngineError, match="sees no NVIDIA GPU"):
+        device.chosen("cuda")
+
+
+def test_bfloat16_is_used_only_where_the_cpu_has_it(monkeypatch):
+    for flags, precision in (("sse avx512f", "32-true"), ("avx512f avx512_bf16", "bf16-mixed")):
+        monkeypatch.setattr(Path, "read_text", lambda *_, flags=flags, **__: f"processor : 0\nflags : {flags}\n")
+
+        assert device.chosen("cpu").precision == precision
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("8", INDEPENDENT_LEADS), ("12", LEADS), ("v1,II,I", ("I", "II", "V1"))],
+    ids=["eight", "twelve", "a-list-in-any-order"],
+)
+def test_leads_are_named_by_number_or_list(text, expected):
+    assert leads_of(text) == expected
+
+
+def test_settings_that_make_no_network_are_refused():
+    for wrong in (
+        lambda: leads_of("I,X"),
+        lambda: numbers("widths", "32,a"),
+        lambda: shaped([32, 64], [2, 2]),
+        lambda: shaped([4, 64], [2]),
+    ):
+        with pytest.raises(UsageError):
+            wrong()
