@@ -118,7 +118,7 @@ class Zip:
     def __init__(self, path: str, stamp: tuple[int, int]) -> None:
         self.stamp = stamp
         self._zip = zipfile.ZipFile(path)
-        files = [info for info in self._zip.infolist() if not info.is_dir()]
+        files = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         self._members = dict(zip(_told_apart(info.filename for info in files), files, strict=True))
 
     def members(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:

@@ -31,9 +31,11 @@ class UsageError(EcgbatchError):
 
 
 class RecordError(EcgbatchError):
-    """One record cannot be scored; `reason` is a `record.Reason`, `detail` holds no patient data."""
+    """One record cannot be scored; `reason` is a `record.Reason`, `detail` a line of text without patient data."""
 
     def __init__(self, reason: str, detail: str) -> None:
+        if not detail.isprintable():  # words of a file among ours
+            detail = "".join([c if c.isprintable() else "?" for c in detail])
         super().__init__(detail)
         self.reason = reason
         self.detail = detail

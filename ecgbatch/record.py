@@ -23,6 +23,7 @@ __all__ = [
     "Reject",
     "Row",
     "lead_name",
+    "model_name",
 ]
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -57,6 +58,12 @@ def lead_name(text: str) -> str | None:
 def _lead_name(text: str) -> str | None:
     name = text.strip().upper()
     return _CANONICAL.get(name.removeprefix("LEAD").strip(" _"))
+
+
+def model_name(text: str) -> str | None:
+    """What a file calls its device, on one line; None where it says nothing, or what no terminal should be given."""
+    name = " ".join(text[:256].split())[:64]
+    return name if name and name.isprintable() else None
 
 
 class Reason(StrEnum):

@@ -121,11 +121,11 @@ def _require_sound(record: Record) -> None:
     assert all(UV_PER_COUNT[0] <= gain <= UV_PER_COUNT[1] for gain in record.uv_per_count)
     assert all(abs(zero) <= 2**31 for zero in record.zero_counts)
     assert record.acquired_at is None or record.acquired_at.year >= FIRST_YEAR
-    assert record.device_model is None or len(record.device_model) <= 64
+    assert record.device_model is None or (record.device_model.isprintable() and len(record.device_model) <= 64)
 
 
 def _reason(reason: str, detail: str) -> Reason:
     assert detail
-    assert len(detail.splitlines()) == 1
+    assert detail.isprintable()
     assert len(detail) < 400
     return Reason(reason)

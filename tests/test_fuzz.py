@@ -29,8 +29,10 @@ EXPECTED = {
     "container-long-names-in-a-row": {Reason.MALFORMED},
     "container-lzma-damaged": {Reason.UNREADABLE},
     "container-megabytes-of-names": {Reason.MALFORMED},
+    "container-member-without-a-name": {Reason.UNKNOWN_FORMAT},
     "container-member-beyond-the-end": {Reason.MALFORMED},
     "container-second-header-damaged": {Reason.UNKNOWN_FORMAT, Reason.MALFORMED},
+    "decode-line-break-in-a-type": Reason.NO_RHYTHM,
     "decode-thousands-of-waveforms": Reason.NO_RHYTHM,
 }
 """Of each reproducer, why its entries are refused."""

@@ -447,7 +447,7 @@ def test_a_moment_that_is_none_is_unknown_and_harms_nothing(payload, date, time,
     assert decode(document(payload, 1000, date=date, time=time)).acquired_at == moment
 
 
-@pytest.mark.parametrize(("machine", "model"), [("", None), ("Unknown", None), (" x\n" + "y" * 99, "x\n" + "y" * 62)])
+@pytest.mark.parametrize(("machine", "model"), [("", None), ("Unknown", None), (" x\n" + "y" * 99, "x " + "y" * 62)])
 def test_a_machine_without_a_name_is_unknown(payload, machine, model):
     assert decode(document(payload, 1000, machine=machine)).device_model == model
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
 from ecgbatch.formats import xml
-from ecgbatch.record import RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name
+from ecgbatch.record import RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name, model_name
 
 __all__ = ["decode"]
 
@@ -182,7 +182,7 @@ def _acquired_at(text: bytes, parts: _Element) -> datetime | None:
 
 def _model(text: bytes, parts: _Element) -> str | None:
     _, _, begin, end = parts.get("model", (0, 0, 0, 0))
-    return xml.free_text(text[begin:end])[:64] or None
+    return model_name(xml.free_text(text[begin:end]))
 
 
 def _tag(text: bytes, parts: _Element, name: str) -> bytes:

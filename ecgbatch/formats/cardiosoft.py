@@ -9,7 +9,7 @@ import numpy as np
 from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
 from ecgbatch.formats import xml
-from ecgbatch.record import FIRST_YEAR, RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name
+from ecgbatch.record import FIRST_YEAR, RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name, model_name
 
 __all__ = ["decode"]
 
@@ -61,7 +61,7 @@ def decode(text: bytes) -> Record:
         uv_per_count=(_gain_uv(*_part(text, rhythm, "Resolution")),) * len(leads),
         zero_counts=(0.0,) * len(leads),
         acquired_at=_acquired_at([_part(text, document, name)[1] for name in _TIME]),
-        device_model=xml.free_text(_part(text, document, "Desc")[1])[:64] or None,
+        device_model=model_name(xml.free_text(_part(text, document, "Desc")[1])),
     )
 
 

@@ -14,7 +14,7 @@ from ecgbatch.errors import RecordError
 from ecgbatch.formats import dicom_samples
 from ecgbatch.formats.dicom_channels import Layout, layout_of
 from ecgbatch.formats.dicom_file import ITEM, DataSet, data_set, elements, number, text
-from ecgbatch.record import FIRST_YEAR, INDEPENDENT_LEADS, RATES_HZ, Reason, Record
+from ecgbatch.record import FIRST_YEAR, INDEPENDENT_LEADS, RATES_HZ, Reason, Record, model_name
 
 __all__ = ["decode"]
 
@@ -96,7 +96,7 @@ def decode(raw: bytes) -> Record:
         zero_counts=zero_counts,
         invalid_count=None if is_value else padding,
         acquired_at=_acquired_at(found, instance),
-        device_model=text(found.data, instance.get("ManufacturerModelName", (0, 0)))[:64] or None,
+        device_model=model_name(text(found.data, instance.get("ManufacturerModelName", (0, 0)))),
     )
 
 

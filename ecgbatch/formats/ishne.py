@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ecgbatch.errors import RecordError
-from ecgbatch.record import FIRST_YEAR, LEADS, RATES_HZ, Reason, Record
+from ecgbatch.record import FIRST_YEAR, LEADS, RATES_HZ, Reason, Record, model_name
 
 __all__ = ["decode", "starts"]
 
@@ -65,7 +65,7 @@ def decode(raw: bytes) -> Record:
         uv_per_count=tuple([nv / 1000 for nv in resolutions_nv]),
         zero_counts=(0.0,) * len(rows),
         acquired_at=_acquired_at(raw),
-        device_model=raw[_RECORDER].partition(b"\0")[0].decode("latin-1").strip() or None,
+        device_model=model_name(raw[_RECORDER].partition(b"\0")[0].decode("latin-1")),
     )
 
 

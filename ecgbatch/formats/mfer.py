@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ecgbatch.errors import RecordError
-from ecgbatch.record import FIRST_YEAR, RATES_HZ, UV_PER_COUNT, Reason, Record
+from ecgbatch.record import FIRST_YEAR, RATES_HZ, UV_PER_COUNT, Reason, Record, model_name
 
 __all__ = ["decode", "starts"]
 
@@ -286,5 +286,4 @@ def _acquired_at(frame: _Frame) -> datetime | None:
 def _device_model(value: bytes) -> str | None:
     """The second part of manufacturer^model^version^serial number."""
     parts = value.split(b"\0")[0].split(b"^")
-    model = parts[1].decode("ascii", "replace") if len(parts) > 1 else ""
-    return model.strip()[:64] or None
+    return model_name(parts[1].decode("ascii", "replace")) if len(parts) > 1 else None

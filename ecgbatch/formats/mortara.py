@@ -9,7 +9,7 @@ import numpy as np
 from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
 from ecgbatch.formats import xml
-from ecgbatch.record import RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name
+from ecgbatch.record import RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name, model_name
 
 __all__ = ["decode"]
 
@@ -60,7 +60,7 @@ def decode(text: bytes) -> Record:
         uv_per_count=tuple([channel.uv_per_count for channel in channels]),
         zero_counts=tuple([channel.zero_count for channel in channels]),
         acquired_at=xml.moment(_first(text, elements, _ROOT, b"ACQUISITION_TIME")),
-        device_model=_first(text, elements, _SOURCE, b"MODEL")[:64] or None,
+        device_model=model_name(_first(text, elements, _SOURCE, b"MODEL")),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
 from ecgbatch.formats import xml
-from ecgbatch.record import FIRST_YEAR, RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name
+from ecgbatch.record import FIRST_YEAR, RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name, model_name
 
 __all__ = ["decode"]
 
@@ -92,7 +92,7 @@ def decode(text: bytes) -> Record:
         uv_per_count=layout.uv_per_count,
         zero_counts=layout.zero_counts,
         acquired_at=_acquired_at(text, test),
-        device_model=xml.free_text(text[slice(*test.get("AcquisitionDevice", (0, 0)))])[:64] or None,
+        device_model=model_name(xml.free_text(text[slice(*test.get("AcquisitionDevice", (0, 0)))])),
     )
 
 

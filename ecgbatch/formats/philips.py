@@ -14,7 +14,7 @@ import numpy as np
 from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
 from ecgbatch.formats import xml
-from ecgbatch.record import FIRST_YEAR, LEADS, RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name
+from ecgbatch.record import FIRST_YEAR, LEADS, RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name, model_name
 
 __all__ = ["decode"]
 
@@ -261,8 +261,8 @@ def _acquired_at(acquisition: bytes) -> datetime | None:
 
 def _device_model(text: bytes, machine: _Span | None) -> str | None:
     """The machine's name: its number and its software stand in attributes."""
-    name = xml.free_text(text[slice(*machine)]) if machine else ""
-    return name[:64] if name and name != "Unknown" else None
+    name = model_name(xml.free_text(text[slice(*machine)])) if machine else None
+    return None if name == "Unknown" else name
 
 
 def _number(text: str) -> float:

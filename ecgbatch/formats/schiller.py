@@ -6,7 +6,7 @@ from typing import NamedTuple
 from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
 from ecgbatch.formats import xml
-from ecgbatch.record import RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name
+from ecgbatch.record import RATES_HZ, UV_PER_COUNT, Reason, Record, lead_name, model_name
 
 __all__ = ["decode"]
 
@@ -67,7 +67,7 @@ def decode(text: bytes, root: str) -> Record:
         uv_per_count=(_gain_uv(_word(text, rhythm.parts, "gain"), _word(text, rhythm.parts, "unit")),) * len(leads),
         zero_counts=(0.0,) * len(leads),
         acquired_at=xml.moment(_word(text, document, "date") + _word(text, document, "time")),
-        device_model=_free_text(text, document, "model")[:64] or None,
+        device_model=model_name(_free_text(text, document, "model")),
     )
 
 

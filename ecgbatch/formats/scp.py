@@ -17,7 +17,7 @@ from ecgbatch import _kernels
 from ecgbatch.errors import RecordError
 from ecgbatch.formats import scp_beats
 from ecgbatch.formats.scp_leads import LeadTable, Streams, has_tables, lead_table, read_streams, streams
-from ecgbatch.record import FIRST_YEAR, RATES_HZ, Reason, Record
+from ecgbatch.record import FIRST_YEAR, RATES_HZ, Reason, Record, model_name
 
 __all__ = ["decode", "is_scp"]
 
@@ -168,8 +168,8 @@ def _acquisition(raw: bytes, sections: _Sections) -> tuple[datetime | None, str 
         at += 3 + length
         if tag in (_DATE, _TIME, _DEVICE) and at <= end:
             tags[tag] = raw[at - length : at]
-    model = tags.get(_DEVICE, b"")[_MODEL].partition(b"\0")[0].decode("latin-1").strip()
-    return _moment(tags.get(_DATE, b""), tags.get(_TIME, bytes(3))), model if model.isprintable() and model else None
+    model = tags.get(_DEVICE, b"")[_MODEL].partition(b"\0")[0].decode("latin-1")
+    return _moment(tags.get(_DATE, b""), tags.get(_TIME, bytes(3))), model_name(model)
 
 
 def _moment(date: bytes, time: bytes) -> datetime | None:
