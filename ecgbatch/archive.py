@@ -63,7 +63,10 @@ def scan(sources: Sequence[Path | str], *, companions: Companions, skip: Path) -
             if container.kind_of(path):
                 yield from _members(prefix + record_id, path, companions)
             elif many := _many(path):
-                yield from (Entry(f"{prefix}{record_id}#{name}", path, *many.stamp, name) for name in many.members())
+                names = many.members()
+                yield from (Entry(f"{prefix}{record_id}#{name}", path, *many.stamp, name) for name in names)
+                if not names and not isinstance(many, pack.Part):  # of a pack, what was no ECG has its row there
+                    yield Entry(prefix + record_id, path, *many.stamp)
             else:
                 yield Entry(prefix + record_id, path, *stamp(path, belongings))
 

@@ -77,6 +77,8 @@ def kind_of(path: str) -> str | None:
     if not path.lower().endswith(_SUFFIXES):
         return None
     try:
+        if not Path(path).is_file():  # to open a pipe would wait for ever
+            return None
         with Path(path).open("rb") as file:
             head = file.read(512)
     except OSError:
@@ -168,6 +170,8 @@ class Tar:
         self._stream = self._from_start()
         self._passed: OrderedDict[str, bytes | RecordError] = OrderedDict()
         self._passed_bytes = 0
+        self._names: set[str] | None = None
+        """Of all members, once the archive has been read to its end."""
 
     def members(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
         for name, content in self._from_start(wanted):
@@ -175,11 +179,16 @@ class Tar:
 
     def read(self, member: str, missing: Reason) -> bytes:
         with self._lock:
-            found = self._passed.pop(member, None)
+            if self._names is not None and member not in self._names:
+                raise RecordError(missing, "no such member")
+            found = self._passed.get(member)
             if found is None:
                 found = self._advanced_to(member, missing)
-            elif isinstance(found, bytes):
-                self._passed_bytes -= len(found)
+                if _is_shared(member):
+                    self._keep(member, found)
+            elif not _is_shared(member):
+                del self._passed[member]
+                self._passed_bytes -= len(found) if isinstance(found, bytes) else 0
         if isinstance(found, RecordError):
             raise RecordError(found.reason, found.detail)
         return found
@@ -212,10 +221,12 @@ class Tar:
             with Path(self._path).open("rb") as file, _plain(file) as plain, _tar(plain) as tar:
                 seen: Counter[str] = Counter()
                 for info in tar:
-                    if not info.isreg() or info.issparse():
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep the headers of all
+                    if info.isdir():
                         continue
                     name = _numbered(info.name, seen)
                     yield name, _content(tar, info) if wanted(name) else b""
+                self._names = set(seen)
         except (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, ValueError, RecursionError) as err:
             # tarfile recurses over long names that follow one another
             raise RecordError(Reason.TRUNCATED, "a tar archive that ends early or is damaged") from err
@@ -224,6 +235,8 @@ class Tar:
 
 
 def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes | RecordError:
+    if not info.isreg() or info.issparse():
+        return RecordError(Reason.UNREADABLE, "a link or special file in an archive, expected the file itself")
     if info.size > MAX_BYTES:
         return RecordError(Reason.TOO_LARGE, f"{info.size} bytes, expected at most {MAX_BYTES}")
     file = tar.extractfile(info)
@@ -290,6 +303,15 @@ def _told_apart(names: Iterable[str]) -> list[str]:
 
 
 def _numbered(name: str, seen: Counter[str]) -> str:
-    """The name, from its second occurrence on with its number behind it."""
-    seen[name] += 1
-    return name if seen[name] == 1 else f"{name}#{seen[name]}"
+    """The name as a plan has it, and where it is taken already, with the first free number behind it."""
+    name = plain = os.fsencode(name).decode("utf-8", "backslashreplace")
+    while name in seen:
+        seen[plain] += 1
+        name = f"{plain}#{seen[plain]}"
+    seen[name] = 1
+    return name
+
+
+def _is_shared(member: str) -> bool:
+    """Whether many entries of an archive ask for it."""
+    return member.rpartition("/")[2] == "layout.toml"

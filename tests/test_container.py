@@ -1,6 +1,7 @@
 """Zip and tar archives: every member is an entry of its own, in place, and no archive can hurt the run."""
 
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -203,3 +204,55 @@ def test_the_plan_keeps_the_member(tmp_path, members):
     plan = Plan.write(tmp_path / "plan.parquet", entries, shard_size=3, settings={"shard_size": 3, "source": ["x"]})
 
     assert [entry for shard in plan.shards(done=()) for entry in shard.entries] == entries
+
+
+def test_a_link_in_a_tar_is_a_reject_beside_what_it_points_to(tmp_path, ecg):
+    with tarfile.open(tmp_path / "a.tar", "w") as packed:
+        info = tarfile.TarInfo("1.xml")
+        content = synth.muse_xml(ecg)
+        info.size = len(content)
+        packed.addfile(info, io.BytesIO(content))
+        for name, kind in (("2.xml", tarfile.LNKTYPE), ("3.xml", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "1.xml"
+            packed.addfile(info)
+
+    assert list(outcomes(tmp_path / "a.tar")) == ["a.tar#1.xml", "a.tar#2.xml", "a.tar#3.xml"]
+    assert reasons(tmp_path / "a.tar") == [Reason.UNREADABLE] * 2
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_numbered_name_that_is_taken_already_costs_no_entry(tmp_path, ecg, name):
+    content = synth.muse_xml(ecg)
+    found = outcomes(pack(tmp_path / name, [("1.xml", content), ("1.xml#2", b"junk"), ("1.xml", content)]))
+
+    assert list(found) == [f"{name}#1.xml", f"{name}#1.xml#2", f"{name}#1.xml#3"]
+    assert isinstance(found[f"{name}#1.xml#3"], Record)
+
+
+def test_a_member_whose_name_is_not_utf_8_is_read(tmp_path, ecg):
+    path = pack(tmp_path / "a.tar", [(b"M\xfcller.xml".decode("utf-8", "surrogateescape"), synth.muse_xml(ecg))])
+    plan = Plan.write(tmp_path / "plan.parquet", iter(scan(path)), shard_size=10, settings={"shard_size": 10})
+    (shard,) = plan.shards(done=set())
+
+    assert is_same(batch.read(shard.entries[0]), ecg)
+
+
+def test_arrays_in_a_tar_share_their_layout_without_another_pass(tmp_path, monkeypatch):
+    arrays = [(f"{at}.csv", b"1,2\n" * 9) for at in range(20)]
+    passes = []
+    begun = container._tar
+    monkeypatch.setattr(container, "_tar", lambda plain: passes.append(1) or begun(plain))
+    for files in (arrays, [("layout.toml", b"fs_hz = 500"), *arrays], [*arrays, ("layout.toml", b"fs_hz = 500")]):
+        path = pack(tmp_path / f"{len(passes)}.tar.gz", files)
+        before = len(passes)
+
+        assert len(reasons(path)) == 20
+        assert len(passes) - before <= 4
+
+
+def test_a_pipe_named_as_an_archive_does_not_hold_up_the_plan(tmp_path):
+    for name in ("a.zip", "a.tar", "a.h5"):
+        os.mkfifo(tmp_path / name)
+
+    assert reasons(tmp_path) == [Reason.UNREADABLE] * 3

@@ -626,3 +626,19 @@ def test_a_source_that_is_not_there_makes_no_pack(tmp_path):
     with pytest.raises(ArchiveError, match="no such file or folder"):
         pack.run([tmp_path / "none"], tmp_path / "pack", pack.Options())
     assert not (tmp_path / "pack").exists()
+
+
+def test_a_footer_that_nests_without_end_is_no_traceback(tmp_path):
+    table = pa.table({"path": ["x"]}).replace_schema_metadata({"ecgbatch": "[" * 200_000})
+    pq.write_table(table, tmp_path / "deep.parquet")
+    (entry,) = scan(tmp_path)
+
+    assert batch.read(entry).reason == Reason.MALFORMED
+
+
+def test_a_pack_cannot_be_evaluated(packed, tmp_path):
+    (tmp_path / "labels.csv").write_text("record_id,AFIB\nx,1\n")
+    done = invoke("evaluate", packed, tmp_path / "labels.csv")
+
+    assert done.exit_code == 1
+    assert "a pack, which has no scores" in done.stderr

@@ -84,8 +84,10 @@ def read(entry: Entry) -> Record | Reject:
         return _read(entry, remote.RemoteFiles(entry.path))
     try:
         if many := formats.records(entry.path):
-            if entry.member is None or many.stamp != (entry.n_bytes, entry.modified_ns):
+            if many.stamp != (entry.n_bytes, entry.modified_ns):
                 return _changed(entry)
+            if entry.member is None:
+                raise RecordError(Reason.EMPTY, "a container of records that holds none")
             return many.record(entry.member)
         if entry.member is None:
             return _read(entry, archive.Files(entry.path))

@@ -73,6 +73,8 @@ def records(path: str) -> Records | None:
     if not path.lower().endswith((".h5", ".hdf5")):
         return None
     try:
+        if not Path(path).is_file():
+            return None
         with Path(path).open("rb") as file:
             is_hdf5 = file.read(len(_HDF5)) == _HDF5
     except OSError as err:

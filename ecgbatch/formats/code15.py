@@ -63,7 +63,9 @@ class Exams:
         live = np.flatnonzero(mv.any(axis=1))
         if len(live):
             mv = mv[live[0] : live[-1] + 1]
-        nv = np.clip(np.rint(mv.T.astype(np.float64) * _NV_PER_MV), INVALID + 1, -INVALID - 1)
+        nv = np.rint(mv.T.astype(np.float64) * _NV_PER_MV)
+        if (np.abs(nv) > -INVALID - 1).any():
+            raise RecordError(Reason.MALFORMED, "a value beyond 2 V, expected mV")
         return Record(
             format="hdf5-code15",
             fs_hz=_FS_HZ,

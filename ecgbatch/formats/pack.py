@@ -158,9 +158,9 @@ class Part:
                 if not SCHEMA.equals(file.schema_arrow):
                     raise RecordError(Reason.UNKNOWN_FORMAT, "a pack with other columns; pack it again")
                 self.facts = file.read(columns=_FACTS, use_threads=False)
+            self._row_of = {name: at for at, name in enumerate(self.facts["record_id"].to_pylist())}
         except (OSError, ValueError, pa.ArrowException) as err:
             raise RecordError(Reason.MALFORMED, "a part of a pack that cannot be read") from err
-        self._row_of = {name: at for at, name in enumerate(self.facts["record_id"].to_pylist())}
         if len(self._row_of) != len(self.facts):
             raise RecordError(Reason.MALFORMED, "a part of a pack with two records of one record_id")
         n_rows = [self.metadata.row_group(at).num_rows for at in range(self.metadata.num_row_groups)]
@@ -220,7 +220,10 @@ class _Group:
             if not self._rows:
                 self._samples, self._ends = self._read()
                 n = self.part.starts[self.index + 1] - self.start
-                self._rows = list(zip(*map(_values, self.part.facts.slice(self.start, n).columns), strict=True))
+                try:
+                    self._rows = list(zip(*map(_values, self.part.facts.slice(self.start, n).columns), strict=True))
+                except (ValueError, pa.ArrowException) as err:
+                    raise RecordError(Reason.MALFORMED, "facts of records that cannot be read") from err
 
     def record(self, at: int) -> Record:
         """One of its rows.
@@ -290,7 +293,7 @@ def _opened(path: str, n_bytes: int, modified_ns: int) -> Part | None:
     try:
         metadata = pq.read_metadata(path).metadata or {}
         said = json.loads(metadata.get(b"ecgbatch", b"{}"))
-    except (OSError, ValueError, pa.ArrowException) as err:
+    except (OSError, ValueError, RecursionError, pa.ArrowException) as err:
         raise RecordError(Reason.MALFORMED, "a Parquet file that cannot be read") from err
     if not isinstance(said, dict) or "pack" not in said:
         return None
@@ -305,7 +308,7 @@ def _planned(path: str) -> int | None:
         metadata = pq.read_metadata(path)
         settings = json.loads((metadata.metadata or {})[b"ecgbatch"])
         return -(-metadata.num_rows // int(settings["shard_size"])) if "pack" in settings else None
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, pa.ArrowException):
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError, pa.ArrowException):
         return None
 
 

@@ -58,6 +58,8 @@ def run_of(run: Path) -> Mapping[str, Any]:
     """
     if not os.path.isfile(run / "plan.parquet"):  # noqa: PTH113  # Path.is_file raises where it may not look
         raise OutputError(f"{run}: no plan.parquet, expected a run folder of ecgbatch")
+    if parts.ledger(run) == "records":
+        raise OutputError(f"{run}: a pack, which has no scores; expected a run of it")
     n_done, n_shards = len(parts.committed(run)), Plan.open(run / "plan.parquet").n_shards
     if n_done < n_shards or not is_finished(run):
         state = f"{n_done} of {n_shards} shards are done" if n_done < n_shards else "run.json says no end"
