@@ -123,6 +123,18 @@ def test_a_document_of_more_elements_than_any_has_is_refused():
     assert entries.decoded(b"x<RestingECG>" + rhythm + b"</RestingECG>") == Reason.MALFORMED
 
 
+@pytest.mark.parametrize(
+    "stuffing",
+    [
+        (rb" />", b"".join(b" a%d=''" % n for n in range(2000)) + b" />"),
+        (rb'(?<=DATA=")', b"&#10;" * 40_000),
+    ],
+    ids=["attributes", "references"],
+)
+def test_a_tag_of_more_than_any_has_is_refused(stuffing):
+    assert entries.decoded(b"x" + re.sub(*stuffing, synth.mortara_xml(ECG))) == Reason.MALFORMED
+
+
 def test_every_kernel_that_reads_a_file_has_a_target():
     targets = (ROOT / "fuzz" / "CMakeLists.txt").read_text("utf-8")
     kernels = {path.stem for path in (ROOT / "kernels").glob("*.cpp")} - {"module", "file"}

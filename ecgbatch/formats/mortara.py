@@ -17,6 +17,7 @@ _WANTED = _kernels.XmlPaths(["ECG", "ECG/SOURCE", "ECG/CHANNEL"])  # a TYPICAL_C
 _ROOT, _SOURCE, _CHANNEL = range(3)
 _STATED = (b"NAME", b"SAMPLE_FREQ", b"UNITS_PER_MV", b"OFFSET", b"DURATION", b"BITS", b"FORMAT", b"ENCODING")
 _MAX_WORD_BYTES = 64
+_MAX_REFERENCES = 2**16  # a line break for every 76 characters takes some 5 000 in all leads
 _MAX_COUNT = 2**31  # of any sample
 
 _Place = tuple[int, int]
@@ -107,8 +108,11 @@ def _counts(text: bytes, channels: list[_Channel], places: list[_Place]) -> np.n
 
 def _resolved(text: bytes, places: list[_Place]) -> tuple[bytes, list[_Place]]:
     """The same contents without references to characters, as line breaks in an attribute may be written."""
-    if all(text.find(b"&", begin, end) < 0 for begin, end in places):
+    n_references = sum([text.count(b"&", begin, end) for begin, end in places])
+    if not n_references:
         return text, places
+    if n_references > _MAX_REFERENCES:
+        raise RecordError(Reason.MALFORMED, f"{n_references} references to characters in the samples")
     contents = [xml.free_text(text[begin:end]).encode() for begin, end in places]
     return b"".join(contents), list(pairwise([0, *accumulate(map(len, contents))]))
 

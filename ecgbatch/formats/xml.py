@@ -38,6 +38,7 @@ Tag = tuple[int, int, int, int]
 _ATTRIBUTE = re.compile(rb"""\s++([^\s=<>"'/]++)\s*+=\s*+(?:"([^"]*+)"|'([^']*+)')""")
 _MOMENT = re.compile(r"(\d{4})(\d\d)(\d\d)(?:(\d\d)(\d\d)(\d\d)?)?(?:\.\d{1,9})?(?:[+-]\d{2,4})?", re.ASCII)
 _START = re.compile(rb"<[^\s<>/]++")
+_MAX_ATTRIBUTES = 1024  # real tags have some 10
 _MAX_TAG_BYTES = 4096  # of a tag whose attributes are words and numbers
 _DEFECTS = (Reason.TRUNCATED, Reason.MALFORMED, Reason.UNSAFE_XML)
 
@@ -110,6 +111,8 @@ def attribute_places(text: bytes, tag: int, end: int) -> dict[bytes, tuple[int, 
     while found := _ATTRIBUTE.match(text, at, end):
         places[found[1]] = found.span(2 if found[2] is not None else 3)
         at = found.end()
+        if len(places) > _MAX_ATTRIBUTES:
+            raise RecordError(Reason.MALFORMED, f"a start tag of more than {_MAX_ATTRIBUTES} attributes")
     if text[at:end].strip() not in (b">", b"/>"):
         raise RecordError(Reason.MALFORMED, "a start tag with something that is no attribute")
     return places
