@@ -18,6 +18,8 @@ __all__ = ["Companions", "Entry", "Files", "read", "scan", "stamp"]
 
 _ENCODING = sys.getfilesystemencoding()
 
+_ALONE = (".hea", ".xml", ".dcm", ".scp", ".zip", ".tar", ".gz", ".tgz", ".h5", ".hdf5", ".parquet")
+
 Companions = Callable[[bytes, str], Sequence[str]]
 """Given a file's content and name: names of the files beside it that belong to the same record.
 
@@ -185,7 +187,7 @@ def _owners(
     files: Sequence[str], headers: Mapping[str, Sequence[str]], companions: Companions
 ) -> Iterator[tuple[str, Sequence[str]]]:
     """The files of a folder that belong to no other, and those that belong to them; `headers` own what they name."""
-    signals = {name for names in headers.values() for name in names}
+    signals = {name for names in headers.values() for name in names if not _stands_alone(name)}
     others = {name: companions(b"", name) for name in files if name not in signals and name not in headers}
     owned = signals | {name for names in others.values() for name in names}
     for name in files:
@@ -239,7 +241,7 @@ def _members(record_id: str, path: str, companions: Companions) -> Iterator[Entr
     except RecordError:
         is_whole = False
     for name in names:
-        if name not in owned or _is_header(name):
+        if name not in owned or _stands_alone(name):
             yield Entry(f"{record_id}#{name}", path, *stamped, name)
     if not names or not is_whole:
         yield Entry(record_id, path, *stamped)
@@ -279,6 +281,11 @@ def _identity(folder: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _stands_alone(name: str) -> bool:
+    """Whether a file stays an entry, whatever header names it: no signal of WFDB is called so."""
+    return name.lower().endswith(_ALONE)
 
 
 def _is_header(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import zipfile
 from pathlib import Path
 
 import polars as pl
@@ -324,3 +325,15 @@ def test_a_header_that_names_a_file_which_the_system_cannot_spell_is_a_reject(fo
     monkeypatch.setattr(archive, "_ENCODING", "ascii")  # as in the POSIX locale
 
     assert reason(entry) == Reason.MISSING_SIGNAL
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.xml", "x.h5"])
+def test_no_header_hides_a_file_that_is_an_entry_by_itself(tmp_path, ecg, name):
+    (tmp_path / "h.hea").write_text(f"h 1 500 5000\n{name} 16 1000/mV 16 0 0 0 0 I\n")
+    if name == "x.zip":
+        with zipfile.ZipFile(tmp_path / name, "w") as packed:
+            packed.writestr("1.xml", synth.muse_xml(ecg))
+    else:
+        (tmp_path / name).write_bytes(synth.muse_xml(ecg))
+
+    assert ids(tmp_path) == ["h.hea", "x.zip#1.xml" if name == "x.zip" else name]

@@ -43,10 +43,18 @@ class Cells:
         return cls._gathered(values.astype(np.float64), at, is_positive, np.ones((1, len(score)), np.uint8))
 
     @classmethod
-    def drawn(cls, is_positive: np.ndarray, score: np.ndarray, weight: np.ndarray, *, edge: float = np.inf) -> "Cells":
+    def drawn(
+        cls,
+        is_positive: np.ndarray,
+        score: np.ndarray,
+        weight: np.ndarray,
+        *,
+        edge: float = np.inf,
+        is_exact: bool = False,
+    ) -> "Cells":
         """Resamples that hold each record as often as (draw, record) says; no cell lies on both sides of `edge`."""
         values, at = np.unique(score, return_inverse=True)
-        if len(values) > MOST:
+        if len(values) > MOST and not is_exact:
             edges = _edges(is_positive, score, edge)
             at = np.searchsorted(edges, score, side="right")
             _, at = np.unique(at, return_inverse=True)

@@ -146,7 +146,7 @@ def _rows(scored: Scored, threshold: np.ndarray, weight: np.ndarray, is_in: np.n
     name = f"mean of {len(judged)} labels with {JUDGED} positives and negatives"
     macro: dict[str, Any] = {"label": "macro", "name": name, "n": n_seen}
     if judged:
-        mean = metrics.mean_auc(np.stack([draws for _, draws in judged], axis=1))
+        mean = metrics.mean_figure(np.stack([draws for _, draws in judged], axis=1))
         macro |= _stated("auc", float(np.mean([value for value, _ in judged])), mean)
     yield macro
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ecgbatch.train.metrics import interval
+from ecgbatch.train import metrics
+from ecgbatch.train.cells import Cells
 
 __all__ = ["Figure", "auc", "average_precision", "figure", "mean", "resamples", "share"]
 
@@ -29,51 +30,31 @@ class Figure:
 
 def figure(draws: np.ndarray) -> Figure:
     """The figure of a row of draws."""
-    return Figure(float(draws[0]), *interval(draws[1:]))
+    return Figure(float(draws[0]), *metrics.interval(draws[1:]))
 
 
 def resamples(patients: np.ndarray, *, n_draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """How often each record stands in each draw, (1 + draw, record); once in the first."""
-    _, patient = np.unique(patients, return_inverse=True)
-    n = int(patient.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_draws)
-    return np.concatenate([np.ones((1, len(patient))), drawn[:, patient]])
+    drawn = metrics.resamples(patients, n_draws=n_draws, seed=seed)
+    return np.concatenate([np.ones_like(drawn[:1]), drawn])
 
 
 def auc(is_positive: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(draw,): the chance that a positive scores above a negative, ties counting half; NaN where either is absent."""
-    positive, negative = _by_score(is_positive, score, weight)
-    above = negative.sum(1, keepdims=True) - np.cumsum(negative, axis=1)
-    return _ratio((positive * (above + negative / 2)).sum(1), positive.sum(1) * negative.sum(1))
+    """(draw,): `Cells.auc`; NaN where a draw holds no positive or no negative."""
+    return Cells.drawn(is_positive, score, weight, is_exact=True).auc()
 
 
 def average_precision(is_positive: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(draw,): precision averaged over the positives, equal scores being called together; NaN without positives."""
-    positive, negative = _by_score(is_positive, score, weight)
-    hits, called = np.cumsum(positive, axis=1), np.cumsum(positive + negative, axis=1)
-    return _ratio((positive * hits / np.maximum(called, 1e-12)).sum(1), positive.sum(1))
+    """(draw,): `Cells.average_precision`; NaN where a draw holds no positive."""
+    return Cells.drawn(is_positive, score, weight, is_exact=True).average_precision()
 
 
 def share(is_hit: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(draw,): the share of records that are hits; NaN of none."""
-    return _ratio(weight @ is_hit.astype(np.float64), weight.sum(1))
+    n = weight.sum(1, dtype=np.float64)
+    return (weight @ is_hit.astype(np.float64)) / np.where(n > 0, n, np.nan)
 
 
 def mean(draws: list[np.ndarray]) -> np.ndarray:
     """(draw,): mean of the figures that a draw has; NaN where it has none."""
-    each = np.stack(draws)
-    n = (~np.isnan(each)).sum(0)
-    return np.where(n > 0, np.nansum(each, axis=0) / np.maximum(1, n), np.nan)
-
-
-def _by_score(is_positive: np.ndarray, score: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of the positives, and of the negatives, at each score, highest first: (draw, value)."""
-    order = np.argsort(-score, kind="stable")
-    first = np.flatnonzero(np.append(True, np.diff(score[order]) != 0))
-    positive = np.add.reduceat((weight * is_positive)[:, order], first, axis=1)
-    negative = np.add.reduceat((weight * ~is_positive)[:, order], first, axis=1)
-    return positive, negative
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.where(below > 0, above / np.where(below > 0, below, 1), np.nan)
+    return metrics.mean_figure(np.stack(draws, axis=1))

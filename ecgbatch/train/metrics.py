@@ -11,7 +11,7 @@ __all__ = [
     "bootstrap_auc",
     "interval",
     "macro_auc",
-    "mean_auc",
+    "mean_figure",
     "resamples",
     "threshold_at",
     "youden",
@@ -63,8 +63,8 @@ def bootstrap_auc(
     return np.stack(draws, axis=1)
 
 
-def mean_auc(draws: np.ndarray) -> np.ndarray:
-    """(draw,): mean over the labels that a draw of (draw, label) can judge, NaN where it can judge none."""
+def mean_figure(draws: np.ndarray) -> np.ndarray:
+    """(draw,): mean of the figures that a draw of (draw, figure) has; NaN where it has none."""
     n_judged = (~np.isnan(draws)).sum(1)
     return np.where(n_judged > 0, np.nansum(draws, axis=1) / np.maximum(1, n_judged), np.nan)
 

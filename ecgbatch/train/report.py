@@ -55,7 +55,7 @@ def measure(
     known = ~np.isnan(is_positive)
     draws = metrics.bootstrap_auc(is_positive, probability, patients=patients, n_draws=DRAWS, seed=0)
     judged = np.nansum(is_positive, axis=0) >= JUDGED
-    low, high = metrics.interval(metrics.mean_auc(draws[:, judged]))
+    low, high = metrics.interval(metrics.mean_figure(draws[:, judged]))
     macro = metrics.macro_auc(is_positive, probability)
     n_known = np.maximum(1, known.sum(0))
     prevalence = np.nansum(is_positive, axis=0) / n_known
