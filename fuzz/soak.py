@@ -46,7 +46,7 @@ def main() -> int:
     options = parser.parse_args()
     build_targets()
     build_module()
-    python(FUZZ / "seeds.py", BUILD / "seeds", path=FUZZ)
+    run(sys.executable, FUZZ / "seeds.py", BUILD / "seeds")
     targets = options.target or [*PYTHON_TARGETS, *sorted(path.name for path in (BUILD / "bin").iterdir())]
     with ThreadPoolExecutor(options.jobs) as pool:
         results = list(pool.map(lambda target: campaign(target, options.seconds), targets))
@@ -117,7 +117,7 @@ def campaign(target: str, seconds: int) -> Result:
 
 def wasteful(target: str, corpus: Path) -> int:
     """How many inputs of a corpus take more memory than they justify."""
-    found = python(FUZZ / "memory.py", target, corpus, path=FUZZ)
+    found = run(sys.executable, FUZZ / "memory.py", target, corpus)
     print(found, end="", file=sys.stderr)
     return len(found.splitlines())
 
@@ -125,23 +125,14 @@ def wasteful(target: str, corpus: Path) -> int:
 def sanitised() -> dict[str, str]:
     """The environment of a Python whose kernels are under sanitisers."""
     runtime = Path(atheris.path()) / "asan_with_fuzzer.so"
-    path = os.pathsep.join([str(BUILD / "python"), str(FUZZ), os.environ.get("PYTHONPATH", "")])
-    own = {"LD_PRELOAD": str(runtime), "PYTHONMALLOC": "malloc", "PYTHONPATH": path}
+    own = {"LD_PRELOAD": str(runtime), "PYTHONMALLOC": "malloc", "PYTHONPATH": str(BUILD / "python")}
     # Python itself keeps what it has, so leaks are sought in the kernels' own targets; and while a large process finds
     # names for the addresses of a crash, the alarm that ends slow inputs may end it, before the input is kept.
     return {**os.environ, **own, "ASAN_OPTIONS": "detect_leaks=0:symbolize=0"}
 
 
-def python(script: Path, *arguments: object, path: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])}
-    return run(sys.executable, script, *arguments, env=environment)
-
-
-def run(*command: object, env: dict[str, str] | None = None) -> str:
-    environment = {
-        **(env or os.environ),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-    }
+def run(*command: object) -> str:
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         sys.exit(f"soak: {command[0]} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
