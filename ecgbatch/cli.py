@@ -543,6 +543,7 @@ def compare_command(
     epochs: Annotated[int, Option(help="Passes over the training patients, at most.", min=1)] = 30,
     rate: Annotated[list[float] | None, Option(help="Learning rate every arm tries; repeat it for several.")] = None,
     batch: Annotated[int, Option(help="ECGs a step.", min=2)] = 32,
+    seed: Annotated[int, Option(help="Of the first partition into folds; each repeat's is one more.")] = 0,
     seconds: Annotated[
         float | None, Option(help="Look at so many seconds of each ECG only, so that their length tells nothing.")
     ] = None,
@@ -569,12 +570,33 @@ def compare_command(
             positives=compare.positives_of(positives),
             confounders=tuple(confounder or ()),
             seconds=seconds,
+            seed=seed,
         )
         spent = budget(epochs=epochs, rates=rate, depth=depth, batch=batch, device=device)
         meaning = task.Meaning.of(label, against)
         known = task.read(source, parent.input, meaning, labels_path=labels, confounders=plan.confounders)
         report = compare.compare(known, parent, plan, spent, out, say=say)
     print(report)
+
+
+@train.command("card")
+def card_command(
+    model: Annotated[str, Argument(help="Bundle folder whose CARD.md is written anew.")],
+    data: Annotated[list[str] | None, Argument(help="What it was pre-trained on: its figures are taken anew.")] = None,
+    comparison: Annotated[list[Path] | None, Option(help="Folder of train compare to show; repeat it.")] = None,
+) -> None:
+    """Write a bundle's card anew: figures taken again from its weights, and what comparisons found.
+
+    Example: ecgbatch train card bundles/foundation ptbxl.parquet --comparison cmp-brugada --comparison cmp-chagas
+    """
+    with report_errors(), needs("train"):
+        from ecgbatch import bundle
+        from ecgbatch.train import pretrain, transfer
+
+        made = bundle.find(model)
+        text = pretrain.card_of(made, data) if data else (made.folder / "CARD.md").read_text("utf-8")
+        path = transfer.added(made, text, [transfer.read(folder) for folder in comparison or ()])
+    print(path)
 
 
 @train.command("gate")

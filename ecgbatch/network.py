@@ -26,13 +26,14 @@ class Network(nn.Module):
         stem_kernel: int,
         squeezed: list[bool],
         dropout: float,
+        stem_stride: int = 2,
     ) -> None:
         """Build it with random weights.
 
-        `widths` are the channels of the stem, then of each stage, and every one of them halves the rate; `depths`
-        are the residual blocks of each stage; `squeezed` says of each stage whether its blocks weigh their channels,
-        which costs most where the time axis is long; `dropout` is the share of features hidden from the head in
-        training.
+        `widths` are the channels of the stem, then of each stage; each stage halves the rate, and the stem divides it
+        by `stem_stride`; `depths` are the residual blocks of each stage; `squeezed` says of each stage whether its
+        blocks weigh their channels, which costs most where the time axis is long; `dropout` is the share of features
+        hidden from the head in training.
 
         Raises:
             ValueError: there are not as many depths and choices of squeezing as stages.
@@ -42,7 +43,7 @@ class Network(nn.Module):
             raise ValueError(
                 f"{len(widths)} widths, {len(depths)} depths, {len(squeezed)} squeezed, expected n+1, n, n"
             )
-        self.stem = nn.Sequential(_convolution(n_leads, widths[0], kernel=stem_kernel, stride=2), nn.ReLU())
+        self.stem = nn.Sequential(_convolution(n_leads, widths[0], kernel=stem_kernel, stride=stem_stride), nn.ReLU())
         blocks: list[nn.Module] = []
         for n_in, n_out, depth, is_squeezed in zip(widths, widths[1:], depths, squeezed, strict=False):
             for index in range(depth):

@@ -1,5 +1,6 @@
 """Learning a rare label from few ECGs: no patient on two sides, no choice by those who judge, a bundle that scores."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -432,6 +433,31 @@ def test_every_record_is_judged_once_in_each_cross_validation_of_each_arm(compar
     assert len(scores) == 3 * 2 * 2 * len(known_task.y)
     truth = dict(zip(known_task.record_ids, known_task.y, strict=True))
     assert all(truth[record] == positive for record, positive in scores.select("record", "positive").iter_rows())
+
+
+def test_the_figures_for_programs_are_those_of_the_report(compared):
+    found = json.loads((compared / "figures.json").read_text("utf-8"))
+    report = (compared / "REPORT.md").read_text("utf-8")
+
+    shown = {(row["n_positives"], row["arm"]): row["auc"] for row in found["figures"]}
+    assert len(shown) == 2 * (3 + 3)
+    for arm, name in (("finetune", "fine-tuned"), ("scratch", "from scratch"), ("probe", "linear probe")):
+        for n in (4, None):
+            auc = shown[n, arm]
+            assert f"| {name} | {auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f})" in report
+    auc = shown[None, "finetune - scratch"]
+    assert f"| fine-tuned less from scratch | {auc['value']:+.3f}" in report
+
+
+def test_a_comparison_of_another_seed_is_of_another_partition(compared, known_task, tiny_bundle, tmp_path):
+    compare.compare(known_task, tiny_bundle, plan(arms=("probe",), seed=1, n_repeats=1), budget(epochs=1), tmp_path)
+    first = ("record", "fold")
+    of_second = pl.col("repeat") == 1, pl.col("arm") == "probe"
+    own = pl.read_parquet(tmp_path / "scores.parquet").select(first).unique().sort(first)
+    whole = pl.read_parquet(compared / "scores.parquet")
+
+    assert own.equals(whole.filter(of_second).select(first).unique().sort(first))
+    assert not own.equals(whole.filter(pl.col("repeat") == 0).select(first).unique().sort(first))
 
 
 def test_arms_are_judged_on_the_same_folds(compared):

@@ -1,6 +1,7 @@
 """Training: what is trained can be killed and resumed, is split by patient, and says of itself what is true."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import polars as pl
 import pytest
 from numpy.testing import assert_allclose
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from ecgbatch import golden, score, synth
 from ecgbatch.bundle import Bundle
@@ -26,7 +28,7 @@ torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 from ecgbatch.feed import host  # noqa: E402
 from ecgbatch.runtimes import eager  # noqa: E402
 from ecgbatch.train import augment, calibrate, metrics  # noqa: E402
-from ecgbatch.train.pretrain import pretrain  # noqa: E402
+from ecgbatch.train.pretrain import card_of, pretrain  # noqa: E402
 from ecgbatch.train.training import Recipe, Training  # noqa: E402
 
 TINY = {
@@ -276,6 +278,22 @@ def test_the_card_gives_every_label_and_says_what_the_model_is_not(tiny):
 
     assert "Not a medical device" in card
     assert all(f"| {label.code} | {label.name} |" in card for label in tiny.labels)
+
+
+def test_the_card_can_be_had_again_from_weights_and_data(cohort_path, tiny, tmp_path):
+    text = (tiny.folder / "CARD.md").read_text("utf-8")
+    copied = Path(shutil.copytree(tiny.folder, tmp_path / "tiny"))
+    (copied / "CARD.md").unlink()
+
+    assert CliRunner().invoke(app, ["train", "card", str(copied), str(cohort_path)]).exit_code == 0
+    assert (copied / "CARD.md").read_text("utf-8") == text
+
+
+def test_a_card_is_not_made_of_other_data(tiny, tmp_path):
+    other = write_cohort(tmp_path / "other.parquet", patients=[f"q{at}" for at in range(45)])
+
+    with pytest.raises(UsageError, match="was made of other data"):
+        card_of(tiny, [other])
 
 
 def test_golden_records_come_back_as_they_were_scored(tiny):

@@ -199,9 +199,16 @@ def test_a_missing_gpu_is_an_error_not_a_slow_training(monkeypatch):
         device.chosen("cuda")
 
 
-def test_bfloat16_is_used_only_where_the_cpu_has_it(monkeypatch):
-    for flags, precision in (("sse avx512f", "32-true"), ("avx512f avx512_bf16", "bf16-mixed")):
-        monkeypatch.setattr(Path, "read_text", lambda *_, flags=flags, **__: f"processor : 0\nflags : {flags}\n")
+def test_bfloat16_is_used_only_where_the_cpu_gains_by_it(monkeypatch):
+    amd, intel = "AuthenticAMD", "GenuineIntel"
+    for vendor, flags, precision in (
+        (amd, "sse avx512f", "32-true"),
+        (amd, "avx512f avx512_bf16", "bf16-mixed"),
+        (intel, "avx512f avx512_bf16", "32-true"),
+        (intel, "avx512f avx512_bf16 amx_bf16", "bf16-mixed"),
+    ):
+        told = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n"
+        monkeypatch.setattr(Path, "read_text", lambda *_, told=told, **__: told)
 
         assert device.chosen("cpu").precision == precision
 

@@ -1,10 +1,20 @@
 """CARD.md: what a model is, what it was made from, what it achieves, and what it must not be used for."""
 
-from ecgbatch.bundle import Bundle
-from ecgbatch.train.metrics import JUDGED
-from ecgbatch.train.report import DRAWS, Report
+from collections.abc import Mapping
+from math import isnan
+from typing import Any
 
-__all__ = ["text"]
+import polars as pl
+
+from ecgbatch.bundle import Bundle
+from ecgbatch.train.evaluation import Evaluation
+from ecgbatch.train.metrics import JUDGED
+from ecgbatch.train.statements import SUPERCLASSES
+
+__all__ = ["labels", "macro", "text"]
+
+MANY = 30
+"""Positives from which the calibration of a label is stated."""
 
 _PTB_XL = """
 P. Wagner, N. Strodthoff, R.-D. Bousseljot, D. Kreiseler, F. I. Lunze, W. Samek, T. Schaeffter: PTB-XL, a large publicly
@@ -16,7 +26,7 @@ A superclass is a label of its own, true where any of its statements is listed.
 """
 
 
-def text(bundle: Bundle, report: Report, *, n_parameters: int, gflop: float) -> str:
+def text(bundle: Bundle, report: Evaluation, *, n_parameters: int, gflop: float) -> str:
     """The card in Markdown."""
     spec, facts = bundle.input, bundle.training
     return f"""# {bundle.name} {bundle.version}
@@ -25,7 +35,7 @@ A residual network over time. It reads {spec.seconds:g} s of {len(spec.leads)} l
 {spec.fs_hz} Hz and gives the probabilities of {len(bundle.labels)} labels, and an embedding to build other models on.
 {n_parameters / 1e6:.2f} million parameters, {gflop:.2f} GFLOP an ECG.
 
-**Macro AUC {report.macro}** on {report.n_records} ECGs of patients it has never seen.
+**Macro AUC {macro(report)}** on {facts["n_report"]} ECGs of patients it has never seen.
 
 ## Limits
 
@@ -51,18 +61,20 @@ likelihood; those with at least {facts["n_positives"]} training positives became
 
 ## Figures
 
-95 % intervals are of {DRAWS} bootstrap draws of patients.
+95 % intervals are of {report.facts["n_draws"]} bootstrap draws of patients.
 
 {_summary(report)}
-{_SUPERCLASSES if report.superclasses else ""}
+{_SUPERCLASSES if _superclasses(report) else ""}
 {_label_table(bundle, report)}
-
+{_groups(report)}
 ## Calibration
 
 Each label has a slope and an intercept fitted on the choosing side (Platt), the slope drawn towards one common to all
-labels where positives are few. Mean Brier score on the reporting side: {report.brier:.4f};
-{report.brier_prevalence:.4f} for always saying the label's frequency. Probabilities hold where the labels are as
-frequent as in these data.
+labels where positives are few. Probabilities hold where the labels are as frequent as in these data. A slope of 1 on
+the reporting side says that they are neither too bold nor too timid there; a Brier skill above 0, that they are better
+than always saying the label's frequency. Of labels with at least {MANY} positives there:
+
+{_calibration(report)}
 
 ## How it was made
 
@@ -72,26 +84,94 @@ frequent as in these data.
 """
 
 
-def _summary(report: Report) -> str:
+def labels(report: Evaluation) -> list[dict[str, Any]]:
+    """The figures of each label, in order, on all records."""
+    figures = report.figures
+    return figures.filter(pl.col("group").is_null(), pl.col("label") != "macro").to_dicts()
+
+
+def macro(report: Evaluation) -> str:
+    """The mean AUC of the labels with at least `JUDGED` positives."""
+    return _interval(_macro(report), "auc")
+
+
+def _macro(report: Evaluation) -> dict[str, Any]:
+    return report.figures.filter(pl.col("group").is_null(), pl.col("label") == "macro").row(0, named=True)
+
+
+def _superclasses(report: Evaluation) -> list[dict[str, Any]]:
+    return sorted((row for row in labels(report) if row["label"] in SUPERCLASSES), key=_place)
+
+
+def _place(row: Mapping[str, Any]) -> int:
+    return [*SUPERCLASSES].index(row["label"])
+
+
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None or isnan(row[name]):
+        return "–"
+    return f"{row[name]:z.3f} ({row[f'{name}_low']:z.3f} to {row[f'{name}_high']:z.3f})"
+
+
+def _summary(report: Evaluation) -> str:
+    n_judged = sum(not isnan(row["auc"]) for row in labels(report))
     rows = [
         "| | positives | AUC (95 % interval) |",
         "|---|---:|---|",
-        f"| **macro AUC**, labels with at least {JUDGED} positives: {report.macro.n_positive} | | **{report.macro}** |",
+        f"| **macro AUC**, labels with at least {JUDGED} positives: {n_judged} | | **{macro(report)}** |",
     ]
-    rows += [f"| superclass {name} | {figure.n_positive} | {figure} |" for name, figure in report.superclasses.items()]
+    rows += [
+        f"| superclass {row['label']} | {row['n_positive']} | {_interval(row, 'auc')} |"
+        for row in _superclasses(report)
+    ]
     return "\n".join(rows)
 
 
-def _label_table(bundle: Bundle, report: Report) -> str:
+def _label_table(bundle: Bundle, report: Evaluation) -> str:
     rows = [
         "| label | | positives, training | positives, report | AUC (95 % interval) | average precision |",
         "|---|---|---:|---:|---|---:|",
     ]
-    for label in bundle.labels:
-        figure, precision = report.labels[label.code], report.average_precision[label.code]
-        shown = f"{figure} | {precision:.2f}" if figure.n_positive >= JUDGED else "– | –"
-        rows.append(f"| {label.code} | {label.name} | {label.n_train} | {label.n_test} | {shown} |")
+    for label, row in zip(bundle.labels, labels(report), strict=True):
+        precision = "–" if isnan(row["average_precision"]) else f"{row['average_precision']:.2f}"
+        counts = f"{label.n_train} | {label.n_test}"
+        rows.append(f"| {label.code} | {label.name} | {counts} | {_interval(row, 'auc')} | {precision} |")
     return "\n".join(rows)
+
+
+def _groups(report: Evaluation) -> str:
+    found = report.figures.filter(pl.col("group").is_not_null(), pl.col("label") == "macro").to_dicts()
+    if not found:
+        return ""
+    rows = [
+        f"| {row['group']} | {row['level']} | {row['n']} | {_interval(row, 'auc')} | {_judged(row)} |" for row in found
+    ]
+    heads = ["| | | ECGs | macro AUC (95 % interval) | of labels |", "|---|---|---:|---|---:|"]
+    return f"""
+### Subgroups
+
+{chr(10).join(heads + rows)}
+
+Each of the labels that have {JUDGED} positives and negatives in the group, so rows are not of the same labels.
+"""
+
+
+def _judged(row: Mapping[str, Any]) -> str:
+    return row["name"].removeprefix("mean of ").split()[0]
+
+
+def _calibration(report: Evaluation) -> str:
+    rows = [
+        "| label | positives | calibration slope (95 % interval) | Brier skill (95 % interval) |",
+        "|---|---:|---|---|",
+    ]
+    rows += [
+        f"| {row['label']} | {row['n_positive']} | {_interval(row, 'calibration_slope')} "
+        f"| {_interval(row, 'brier_skill')} |"
+        for row in labels(report)
+        if row["n_positive"] >= MANY
+    ]
+    return "\n".join(rows) if len(rows) > 2 else "none."
 
 
 def _facts(bundle: Bundle) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
+import polars as pl
 
 from ecgbatch.errors import UsageError
 from ecgbatch.record import Record, Reject
@@ -43,6 +44,8 @@ class Cohort:
     provenance: str
     sha256: str
     """Of all that the cohort is made of."""
+    columns: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """What else is known of the records, a row a record: age, sex, device; no column where nothing is."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Why ECGs of the sources are not among the records, and how many for each reason."""
 
@@ -53,6 +56,7 @@ class Cohort:
             len(self.patients),
             len(self.targets),
             n if self.folds is None else len(self.folds),
+            self.columns.height if self.columns.width else n,
         }
         assert shapes == {n}
         assert self.targets.shape == (n, len(self.codes))
@@ -74,6 +78,7 @@ class Cohort:
             patients=self.patients[at],
             targets=self.targets[at],
             folds=None if self.folds is None else self.folds[at],
+            columns=self.columns[np.arange(len(self))[at]] if self.columns.width else self.columns,
         )
 
     def known(self) -> "Cohort":

@@ -3,7 +3,7 @@
     ecgbatch train compare cohort.parquet --from foundation --label brugada --out comparison
 
 `out` holds `parts/`, one Parquet file for each fold that is done, so that a killed comparison goes on; and after each
-repeat `scores.parquet`, `curve.svg` and `REPORT.md`.
+repeat `scores.parquet`, `figures.json`, `curve.svg` and `REPORT.md`.
 """
 
 import json
@@ -58,6 +58,8 @@ class Plan:
     confounders: tuple[str, ...] = ()
     seconds: float | None = None
     """Of each ECG that are looked at; None for all that the model takes."""
+    seed: int = 0
+    """Of the first partition; each repeat's is one more."""
 
     def __post_init__(self) -> None:
         if not self.arms or self.n_folds < 2 or min(self.n_repeats, self.n_seeds) < 1:
@@ -152,10 +154,10 @@ def _run(
     unit: _Unit, task: Task, trunk: Trunk, known: Known, budget: Budget, *, plan: Plan, folder: Path
 ) -> tuple[float, Learnt]:
     """Train one arm on one fold's training patients and write what it says of the others."""
-    fold = folds(known.y, known.patients, n_folds=plan.n_folds, seed=unit.repeat)
+    fold = folds(known.y, known.patients, n_folds=plan.n_folds, seed=plan.seed + unit.repeat)
     judged = fold == unit.fold
     training = known.only(~judged)
-    draw = unit.repeat * plan.n_folds + unit.fold
+    draw = (plan.seed + unit.repeat) * plan.n_folds + unit.fold
     if unit.n_positives is not None:
         training = training.only(thinned(training.y, training.patients, n_positive=unit.n_positives, seed=draw))
     assert not set(training.patients) & set(known.patients[judged])
@@ -191,10 +193,14 @@ def _report(out: Path, units: Sequence[_Unit], task: Task, plan: Plan) -> Path:
     scores = pl.concat([pl.read_parquet(out / "parts" / unit.name) for unit in units])
     _write(scores, out / "scores.parquet")
     settings = json.loads((out / "comparison.json").read_text("utf-8"))
-    text, curve = comparison_report.made(scores, task, arms=plan.arms, confounders=plan.confounders, settings=settings)
+    found = comparison_report.found(scores, task, arms=plan.arms)
+    text, curve = comparison_report.made(
+        scores, task, found, arms=plan.arms, confounders=plan.confounders, settings=settings
+    )
     try:
         (out / "curve.svg").write_text(curve, "utf-8")
         (out / "REPORT.md").write_text(text, "utf-8")
+        write_json(out / "figures.json", comparison_report.figures_of(scores, task, found, arms=plan.arms))
     except OSError as err:
         raise OutputError(f"{out}: cannot be written: {parts.cause(err)}") from err
     return out / "REPORT.md"
@@ -210,6 +216,7 @@ def _settings(task: Task, parent: Bundle, plan: Plan, budget: Budget) -> dict[st
         "from": f"{parent.name} {parent.fingerprint[:16]}",
         "folds": plan.n_folds,
         "seconds": plan.seconds,
+        "seed": plan.seed,
         "depth": budget.depth,
         "epochs": budget.epochs,
         "rates": list(budget.rates),

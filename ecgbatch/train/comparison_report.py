@@ -1,6 +1,7 @@
 """What a comparison found: tables in Markdown, a learning curve as SVG, and whether a confounder explains it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +15,10 @@ from ecgbatch.train.curve import Point, drawn
 from ecgbatch.train.figures import DRAWS, figure
 from ecgbatch.train.task import Task
 
-__all__ = ["draws", "made"]
+__all__ = ["Found", "draws", "figures_of", "found", "made"]
+
+Found = Mapping[tuple[int | None, str], Mapping[str, np.ndarray]]
+"""The draws of each figure of an arm that trained on so many positive patients; None for all."""
 
 _FIGURES = {
     "auc": "AUC",
@@ -25,17 +29,56 @@ _FIGURES = {
 _NAMES = {"finetune": "fine-tuned", "scratch": "from scratch", "probe": "linear probe"}
 
 
-def made(
-    scores: pl.DataFrame, task: Task, *, arms: Sequence[str], confounders: Sequence[str], settings: Mapping[str, Any]
-) -> tuple[str, str]:
-    """The report and the learning curve of the out-of-fold scores of `compare`."""
-    numbers = sorted({n for n in scores["n_positives"] if n is not None})
+def found(scores: pl.DataFrame, task: Task, *, arms: Sequence[str]) -> Found:
+    """The figures of the out-of-fold scores of `compare`, by growing numbers of positives."""
+    numbers: list[int | None] = sorted({n for n in scores["n_positives"] if n is not None})
     numbers += [None] if scores["n_positives"].null_count() else []
-    found = {
+    return {
         (n, arm): draws(scores.filter(pl.col("n_positives").eq_missing(n), pl.col("arm") == arm), task)
         for n in numbers
         for arm in arms
     }
+
+
+def figures_of(scores: pl.DataFrame, task: Task, found: Found, *, arms: Sequence[str]) -> dict[str, Any]:
+    """The figures and those of paired differences, with 95 % intervals, for programs and for a bundle's card."""
+    most = _n_training(scores, task)
+    rows = [
+        {"n_positives": n, "arm": arm, **{name: asdict(figure(each[name])) for name in _FIGURES}}
+        for (n, arm), each in found.items()
+    ]
+    rows += [
+        {
+            "n_positives": n,
+            "arm": f"{one} - {other}",
+            **{name: asdict(figure(found[n, one][name] - found[n, other][name])) for name in _FIGURES},
+        }
+        for n in dict.fromkeys(n for n, _ in found)
+        for one, other in combinations(arms, 2)
+    ]
+    return {
+        "label": task.code,
+        "n_records": len(task.y),
+        "n_patients": len(set(task.patients.tolist())),
+        "n_positive": int(task.y.sum()),
+        "n_positive_training": most,
+        **{f"n_{name}s": scores[name].n_unique() for name in ("fold", "repeat", "seed")},
+        "provenance": task.provenance,
+        "figures": rows,
+    }
+
+
+def made(
+    scores: pl.DataFrame,
+    task: Task,
+    found: Found,
+    *,
+    arms: Sequence[str],
+    confounders: Sequence[str],
+    settings: Mapping[str, Any],
+) -> tuple[str, str]:
+    """The report and the learning curve of the out-of-fold scores of `compare`, and what was found of them."""
+    numbers = list(dict.fromkeys(n for n, _ in found))
     most = _n_training(scores, task)
     points = [Point(_NAMES[arm], most if n is None else n, figure(each["auc"])) for (n, arm), each in found.items()]
     sections = [_heading(scores, task, settings)]
@@ -96,7 +139,7 @@ def _cut(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _table(found: Mapping[tuple[int | None, str], Mapping[str, np.ndarray]], n: int | None, arms: Sequence[str]) -> str:
+def _table(found: Found, n: int | None, arms: Sequence[str]) -> str:
     rows = [f"| | {' | '.join(_FIGURES.values())} |", f"|---|{'---|' * len(_FIGURES)}"]
     rows += [f"| {_NAMES[arm]} | {' | '.join(str(figure(found[n, arm][name])) for name in _FIGURES)} |" for arm in arms]
     for one, other in combinations(arms, 2):

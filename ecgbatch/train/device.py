@@ -11,8 +11,6 @@ from ecgbatch.errors import EngineError
 
 __all__ = ["Device", "chosen"]
 
-_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
-
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -34,8 +32,8 @@ class Device:
 def chosen(device: str) -> Device:
     """The device of that name; `auto` is a graphics processor where there is one.
 
-    Products are in bfloat16 where the processor has instructions for it, which halves the time; a CPU without them
-    would take several times as long, and works in float32.
+    Products are in bfloat16 where that halves the time, and in float32 elsewhere: a CPU without instructions for it
+    would take several times as long, and Intel's AVX-512 ones alone took 1.5 times as long as float32.
 
     Raises:
         EngineError: there is no such device.
@@ -46,14 +44,15 @@ def chosen(device: str) -> Device:
     if device == "cuda" and not has_cuda:
         raise EngineError("device 'cuda': PyTorch sees no NVIDIA GPU; train with --device cpu")
     accelerator = "cpu" if device == "cpu" or not has_cuda else "cuda"
-    has_bfloat16 = _cpu_has_bfloat16() if accelerator == "cpu" else torch.cuda.is_bf16_supported()
+    has_bfloat16 = _cpu_gains_by_bfloat16() if accelerator == "cpu" else torch.cuda.is_bf16_supported()
     return Device(accelerator, "bf16-mixed" if has_bfloat16 else "32-true")
 
 
-def _cpu_has_bfloat16() -> bool:
+def _cpu_gains_by_bfloat16() -> bool:
     try:
         lines = Path("/proc/cpuinfo").read_text("ascii", errors="replace").splitlines()
     except OSError:
         return False
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return bool(_BFLOAT16_FLAGS & set(flags.split()))
+    facts = {name.strip(): value.split() for name, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", [])
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and "AuthenticAMD" in facts.get("vendor_id", []))

@@ -8,6 +8,7 @@ On the command line:
 """
 
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -21,18 +22,20 @@ from ecgbatch.bundle import Bundle, InputSpec, Label
 from ecgbatch.errors import UsageError
 from ecgbatch.network import Network, gflop_per_ecg
 from ecgbatch.record import INDEPENDENT_LEADS, LEADS, lead_name
-from ecgbatch.train import calibrate, card, device, export, sources, split
+from ecgbatch.runtimes import eager
+from ecgbatch.train import calibrate, card, device, evaluation, export, sources, split
 from ecgbatch.train.cohort import Cohort, commonest
+from ecgbatch.train.evaluation import Evaluation
 from ecgbatch.train.labels import Labels
 from ecgbatch.train.logbook import Logbook
-from ecgbatch.train.report import Report, measure
+from ecgbatch.train.scored import Scored
 from ecgbatch.train.split import Split
 from ecgbatch.train.statements import NAMES
 from ecgbatch.train.stream import Inputs, Stream
 from ecgbatch.train.survey import survey
 from ecgbatch.train.training import Recipe, Training, predict
 
-__all__ = ["ARCHITECTURE", "leads_of", "numbers", "pretrain", "shaped"]
+__all__ = ["ARCHITECTURE", "card_of", "leads_of", "numbers", "prepared", "pretrain", "shaped"]
 
 ARCHITECTURE: Mapping[str, Any] = {
     "widths": [32, 64, 96, 128, 160],
@@ -53,6 +56,8 @@ CLIP = 20.0
 N_POSITIVES = 20
 CHECKPOINT_S = 300.0
 VERSION = "1.0.0"
+GROUPS = ("sex", "age", "device", "device_model")
+"""Columns of a cohort whose groups the card tells apart."""
 
 
 def pretrain(
@@ -83,7 +88,7 @@ def pretrain(
         UsageError: the cohort cannot be trained on, or `out` holds a training and `is_resumed` says otherwise.
     """
     checkpoint, place = _checkpoint(out, is_resumed), device.chosen(on)
-    parts, spec = _prepared(sources.read(data, labels=labels, columns=columns), leads, folds, recipe.seed, n_positives)
+    parts, spec = prepared(sources.read(data, labels=labels, columns=columns), leads, folds, recipe.seed, n_positives)
     parts.write(out / "split.parquet")
     if labels is not None and labels.n_without_patient:
         say(f"{labels.n_without_patient} labelled ECGs without a patient: each is taken for a patient of its own")
@@ -101,16 +106,14 @@ def pretrain(
             training.run_epoch(stream, choose, after_step=logbook.step)
             logbook.epoch()
 
-    judge = Inputs(parts.of("report"), spec, cached_bytes=0)  # it is read once
-    made, report = _labels(parts, choose, judge, training.best_network())
-    say(f"macro AUC of the reporting side: {report.macro}")
+    network = training.best_network()
     bundle = Bundle(
         folder=out / name,
         name=name,
         version=VERSION,
         licence=licence,
         input=spec,
-        labels=made,
+        labels=_calibrated(parts, choose, network),
         network=training.network_arguments,
         training={
             "data": ", ".join(Path(source).name for source in data),
@@ -122,7 +125,44 @@ def pretrain(
         },
         hashes={},
     )
-    return _export(bundle, training.best_network(), report)
+    report = _judged(bundle, parts, network)
+    say(f"macro AUC of the reporting side: {card.macro(report)}")
+    bundle = replace(bundle, labels=_with_figures(bundle.labels, report))
+    return export.write(bundle, network, card=_card(bundle, network, report))
+
+
+def card_of(bundle: Bundle, data: Sequence[str | Path], *, columns: Sequence[str] = ()) -> str:
+    """The card of a bundle that `pretrain` made, its figures taken anew from its weights and the data it came from.
+
+    Raises:
+        UsageError: the bundle was not made of these data, or not by `pretrain`.
+    """
+    facts = bundle.training
+    if "split_sha256" not in facts:
+        raise UsageError(f"bundle {bundle.name!r}: was not pre-trained, expected one of train pretrain")
+    folds = facts["folds"] if re.match(r"\d", facts["folds"]) else None
+    cohort = sources.read(data, columns=columns)
+    parts, _ = prepared(cohort, bundle.input.leads, folds, facts["seed"], facts["n_positives"])
+    if parts.sha256 != facts["split_sha256"]:
+        raise UsageError(f"bundle {bundle.name!r}: was made of other data, or of another split of them")
+    network = eager.load(bundle).network
+    return _card(bundle, network, _judged(bundle, parts, network))
+
+
+def _judged(bundle: Bundle, parts: Split, network: Network) -> Evaluation:
+    """What calibrated scores are worth on the reporting side."""
+    judge = Inputs(parts.of("report"), bundle.input, cached_bytes=0)  # it is read once
+    judged = judge.cohort
+    scored = Scored(
+        model={},
+        labels=tuple({"code": each.code, "name": each.name, "threshold": each.threshold} for each in bundle.labels),
+        probability=bundle.probabilities(predict(network, judge.each(judge.blocks))[0]),
+        is_positive=judged.targets,
+        patients=judged.patients,
+        groups=judged.columns,
+        facts={},
+    )
+    return evaluation.measure(scored, by=[name for name in GROUPS if name in judged.columns.columns])
 
 
 def shaped(widths: Sequence[int], depths: Sequence[int]) -> Mapping[str, Any]:
@@ -181,7 +221,7 @@ def _checkpoint(out: Path, is_resumed: bool) -> Path:
     return path
 
 
-def _prepared(
+def prepared(
     cohort: Cohort, leads: tuple[str, ...], folds: str | None, seed: int, n_positives: int
 ) -> tuple[Split, InputSpec]:
     """The records that can be used and their sides, with the labels that are common enough; and the model's input."""
@@ -214,26 +254,20 @@ def _left_out(cohort: Cohort) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in cohort.left_out.items() if n) or "none"
 
 
-def _export(bundle: Bundle, network: Network, report: Report) -> Bundle:
+def _card(bundle: Bundle, network: Network, report: Evaluation) -> str:
     n_parameters = sum(weights.numel() for weights in network.parameters())
     gflop = gflop_per_ecg(network, n_leads=len(bundle.input.leads), n_samples=bundle.input.samples)
-    return export.write(bundle, network, card=card.text(bundle, report, n_parameters=n_parameters, gflop=gflop))
+    return card.text(bundle, report, n_parameters=n_parameters, gflop=gflop)
 
 
-def _labels(parts: Split, choose: Inputs, judge: Inputs, network: Network) -> tuple[tuple[Label, ...], Report]:
-    """The labels, calibrated on the choosing side, and what they achieve on the reporting one."""
-    chosen, judged = choose.cohort, judge.cohort
+def _calibrated(parts: Split, choose: Inputs, network: Network) -> tuple[Label, ...]:
+    """The labels, calibrated on the choosing side, without figures yet."""
+    chosen = choose.cohort
     logits = predict(network, choose.each(choose.blocks))[0]
     slope, intercept = calibrate.platt(chosen.targets, logits)
     threshold = calibrate.thresholds(chosen.targets, calibrate.sigmoid(slope * logits + intercept))
-    report = measure(
-        judged.targets,
-        calibrate.sigmoid(slope * predict(network, judge.each(judge.blocks))[0] + intercept),
-        codes=judged.codes,
-        patients=judged.patients,
-    )
     n_train = np.nansum(parts.of("train").targets, axis=0)
-    labels = tuple(
+    return tuple(
         Label(
             code=code,
             name=NAMES.get(code, code),
@@ -241,14 +275,21 @@ def _labels(parts: Split, choose: Inputs, judge: Inputs, network: Network) -> tu
             slope=float(slope[at]),
             intercept=float(intercept[at]),
             n_train=int(n_train[at]),
-            n_test=report.labels[code].n_positive,
-            auc=report.labels[code].auc,
-            auc_low=report.labels[code].low,
-            auc_high=report.labels[code].high,
+            n_test=0,
+            auc=float("nan"),
+            auc_low=float("nan"),
+            auc_high=float("nan"),
         )
-        for at, code in enumerate(judged.codes)
+        for at, code in enumerate(chosen.codes)
     )
-    return labels, report
+
+
+def _with_figures(labels: Sequence[Label], report: Evaluation) -> tuple[Label, ...]:
+    figures = zip(labels, card.labels(report), strict=True)
+    return tuple(
+        replace(label, n_test=row["n_positive"], auc=row["auc"], auc_low=row["auc_low"], auc_high=row["auc_high"])
+        for label, row in figures
+    )
 
 
 def _facts(parts: Split, training: Training) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def read(folder: Path) -> Cohort:
         codes=codes,
         targets=targets,
         folds=table.groups["strat_fold"].to_numpy().astype(np.int64),
+        columns=table.groups,
         provenance=PROVENANCE,
         sha256=hashlib.sha256((table.sha256 + ecgs.sha256).encode()).hexdigest(),
     )

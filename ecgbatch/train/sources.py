@@ -49,6 +49,7 @@ def joined(cohorts: Sequence[Cohort]) -> Cohort:
         codes=codes,
         targets=np.concatenate([_widened(cohort, codes) for cohort in cohorts]),
         folds=np.concatenate(folds) if len(folds) == len(cohorts) else None,
+        columns=_columns(cohorts),
         provenance="; ".join(cohort.provenance for cohort in cohorts),
         sha256=hashlib.sha256("".join(cohort.sha256 for cohort in cohorts).encode()).hexdigest(),
     )
@@ -80,6 +81,13 @@ def _widened(cohort: Cohort, codes: Sequence[str]) -> np.ndarray:
     return targets
 
 
+def _columns(cohorts: Sequence[Cohort]) -> pl.DataFrame:
+    """Whatever any of them knows, unknown for the others."""
+    each = [cohort.columns if cohort.columns.width else pl.DataFrame(height=len(cohort)) for cohort in cohorts]
+    marked = [columns.with_row_index("row in its cohort") for columns in each]
+    return pl.concat(marked, how="diagonal_relaxed").drop("row in its cohort")
+
+
 def _alone(source: str, columns: Sequence[str]) -> Cohort:
     """The cohort of a source that brings its labels along."""
     if not remote.is_url(source) and ptbxl.is_ptbxl(Path(source)):
@@ -105,6 +113,7 @@ def _beside(sources: Sequence[str], labels: Labels) -> Cohort:
         codes=codes,
         targets=targets[found[rows]],
         folds=None,
+        columns=labels.groups[found[rows]],
         provenance="not stated",
         sha256=hashlib.sha256((labels.sha256 + ecgs.sha256).encode()).hexdigest(),
         left_out={

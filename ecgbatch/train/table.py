@@ -124,6 +124,7 @@ def read(path: Path, *, columns: Sequence[str] = ()) -> Cohort:
         codes=codes,
         targets=targets,
         folds=facts["fold"].cast(pl.Int64).to_numpy() if "fold" in facts.columns else None,
+        columns=facts.select(name for name, kind in facts.schema.items() if not kind.is_nested()).drop("patient_id"),
         provenance=(schema.metadata or {}).get(b"provenance", b"not stated").decode(),
         sha256=ecgs.sha256,
     )

@@ -71,21 +71,23 @@ class Training:
         initial: Mapping[str, Tensor] | None = None,
         trainable: Sequence[str] = ("",),
         fabric: Fabric | None = None,
+        build: Callable[..., Network] = Network,
     ) -> None:
-        """Begin with `initial` weights, random ones by default.
+        """Begin with `initial` weights of the network that `build` makes of the arguments, random ones by default.
 
         Only parameters whose name begins with one of `trainable` change; normalisation in what does not keeps its
         statistics. `fabric` says on what device and in what precision; on a CPU in float32 by default.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.network = Network(**network_arguments)
+            self.network = build(**network_arguments)
         if initial is not None:
             self.network.load_state_dict(initial)
         for name, weights in self.network.named_parameters():
             weights.requires_grad_(name.startswith(tuple(trainable)))
         # Channels last is twice as fast in bfloat16 on a CPU.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.build = build
         self.network_arguments = dict(network_arguments)
         self.recipe = recipe
         self.trainable = list(trainable)
@@ -112,7 +114,7 @@ class Training:
 
     def best_network(self) -> Network:
         """A network of its own with the best weights, ready to be used, on the CPU."""
-        network = Network(**self.network_arguments)
+        network = self.build(**self.network_arguments)
         network.load_state_dict(self.best)
         return network.eval()
 

@@ -1,0 +1,94 @@
+"""The part of a bundle's CARD.md that says what fine-tuning gained over training from scratch, a row a disease."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ecgbatch.bundle import Bundle
+from ecgbatch.errors import OutputError, UsageError
+
+__all__ = ["added", "read", "section"]
+
+_HEADING = "## Does it help where cases are few?"
+_BEFORE = "## How it was made"
+"""The heading of every card that the part stands before."""
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The figures of a comparison that `compare` has written.
+
+    Raises:
+        UsageError: there are none, or nothing was fine-tuned or trained from scratch on all positives.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / "figures.json").read_text("utf-8"))
+        arms = _arms(found)
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise UsageError(f"{folder}: no figures.json of a comparison, expected a folder of train compare") from err
+    if not {"finetune", "scratch", "finetune - scratch"} <= set(arms):
+        raise UsageError(f"{folder}: compares {', '.join(arms)}, expected finetune and scratch on all positives")
+    return found
+
+
+def section(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """The part in Markdown, of what `read` returns."""
+    rows = [
+        "| disease | ECGs | positive | AUC fine-tuned | AUC from scratch | difference | linear probe |",
+        "|---|---:|---:|---|---|---|---|",
+    ]
+    for found in comparisons:
+        arms = _arms(found)
+        cells = [_shown(arms.get(arm)) for arm in ("finetune", "scratch", "finetune - scratch", "probe")]
+        cells[2] = "+" * (arms["finetune - scratch"]["value"] >= 0) + cells[2]
+        rows.append(f"| {found['label']} | {found['n_records']} | {found['n_positive']} | {' | '.join(cells)} |")
+    return f"""{_HEADING}
+
+{chr(10).join(rows)}
+
+{chr(10).join(_how(found) for found in comparisons)}
+
+All arms see the same patients of the same folds, with the same budget, and nothing is chosen by those who judge. The
+difference is paired; intervals are 95 % of bootstrap draws of patients.
+"""
+
+
+def added(bundle: Bundle, text: str, comparisons: Sequence[Mapping[str, Any]]) -> Path:
+    """Write the card of a bundle: this text, with the part on comparisons put in or replaced; returns its path.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    before, found, after = text.partition(_HEADING)
+    if found:
+        text = before + _BEFORE + after.partition(_BEFORE)[2]
+    if comparisons:
+        before, _, after = text.partition(_BEFORE)
+        text = f"{before}{section(comparisons)}\n{_BEFORE}{after}"
+    path = bundle.folder / "CARD.md"
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as err:
+        raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
+    return path
+
+
+def _arms(found: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """The AUC of each arm that trained on all positives, and of their differences."""
+    return {row["arm"]: row["auc"] for row in found["figures"] if row["n_positives"] is None}
+
+
+def _shown(auc: Mapping[str, float] | None) -> str:
+    return "–" if auc is None else f"{auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f})"
+
+
+def _how(found: Mapping[str, Any]) -> str:
+    return (
+        f"* {found['label']}: {found['n_folds']} folds by patient of {found['n_patients']} patients, "
+        f"{_times(found['n_repeats'], 'partition')}, {_times(found['n_seeds'], 'training')} of each fold. "
+        f"{found['provenance']}."
+    )
+
+
+def _times(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"
