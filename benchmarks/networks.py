@@ -225,7 +225,7 @@ def _rates(networks: Mapping[str, Network], seconds: float, rounds: int) -> dict
         for subject in subjects.values():
             subject()
         values = interleaved(subjects, rounds)
-    return {name: {"fp32_ecg_per_s": spread(rates)} for name, rates in values.items()}
+    return {name: {"fp32": spread(rates)} for name, rates in values.items()}
 
 
 def _engine(network: Network, base: Bundle, folder: Path) -> cpu.CpuEngine:

@@ -210,6 +210,27 @@ def _mixed(result: Result) -> str:
     return _table((f"{_spaced(counts['entries'])} ECGs", "in one run"), rows)
 
 
+def _networks(result: Result) -> str:
+    precisions = [name for name in ("fp32", "int8") if all(name in found for found in result["networks"].values())]
+    head = ("network", "GFLOP", "parameters", "macro AUC, choosing side (95 %)", "less the first (95 %)")
+    rows = (
+        (
+            found["what"],
+            f"{found['gflop_per_ecg']:.2f}",
+            f"{found['n_parameters'] / 1e6:.2f} M",
+            _interval(found["macro_auc"]),
+            _interval(found["gain"], sign="+") if at else "–",
+            *(_number(found[name]) for name in precisions),
+        )
+        for at, found in enumerate(result["networks"].values())
+    )
+    return _table((*head, *(f"{name}, ECG/s" for name in precisions)), rows)
+
+
+def _interval(figure: Result, *, sign: str = "") -> str:
+    return f"{figure['value']:{sign}.3f} ({figure['low']:{sign}.3f} to {figure['high']:{sign}.3f})"
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     heads = list(head)
     rule = ["---", *["---:"] * (len(heads) - 1)]
@@ -237,6 +258,7 @@ _TABLES: Mapping[str, Callable[[Result], str]] = MappingProxyType(
         "end_to_end": _end_to_end,
         "memory": _memory,
         "mixed": _mixed,
+        "networks": _networks,
         "train_memory": _train_memory,
     }
 )

@@ -399,6 +399,7 @@ def pretrain_command(
     leads: Annotated[str, Option(help="8, 12, or a list such as I,II,V1.")] = "8",
     widths: Annotated[str, Option(help="Channels of the stem, then of each stage.")] = "32,64,96,128,160",
     depths: Annotated[str, Option(help="Residual blocks of each stage.")] = "2,2,2,1",
+    stem_stride: Annotated[int, Option(help="What the stem divides the rate by: 1, 2 or 4.")] = 2,
     epochs: Annotated[int, Option(help="Passes over the training side, at most.")] = 60,
     batch: Annotated[int, Option(help="ECGs a step.")] = 64,
     lr: Annotated[float, Option(help="Peak of the learning rate.")] = 2e-3,
@@ -427,7 +428,7 @@ def pretrain_command(
             folds=folds,
             name=name,
             leads=leads_of(leads),
-            architecture=shaped(numbers("widths", widths), numbers("depths", depths)),
+            architecture=shaped(numbers("widths", widths), numbers("depths", depths), stem_stride=stem_stride),
             recipe=Recipe(epochs=epochs, batch=batch, seed=seed, learning_rate=lr, is_balanced=balanced),
             n_positives=min_positives,
             licence=licence,
@@ -445,7 +446,7 @@ def finetune_command(
     source: Annotated[list[str], Argument(help="A table of ECGs (Parquet); with --labels, anything that score reads.")],
     label: Annotated[str, Option(help="Column of 0 and 1, code, or COLUMN=VALUE of the positives.")],
     out: Annotated[Path, Option(help="Folder that gets the bundle, in a folder of its name.")],
-    from_: Annotated[str, Option("--from", help="Bundle to begin with.")] = "foundation",
+    from_: Annotated[str, Option("--from", help="Bundle, or training or checkpoint, to begin with.")] = "foundation",
     against: Annotated[str | None, Option(help="Value of the negatives; all others by default.")] = None,
     labels: Annotated[
         Path | None, Option(help="Table with record_id, patient_id and the label (CSV, Parquet).")
@@ -466,13 +467,12 @@ def finetune_command(
     Example: ecgbatch train finetune brugada.parquet --label brugada=1 --against 0 --from foundation --out bundles
     """
     with report_errors(), needs("train"):
-        from ecgbatch import bundle
-        from ecgbatch.train import finetune, task
+        from ecgbatch.train import checkpoint, finetune, task
         from ecgbatch.train.arms import budget
 
         meaning = task.Meaning.of(label, against)
         making = finetune.Making(
-            parent=bundle.find(from_),
+            parent=checkpoint.find(from_),
             depth=finetune.depth(depth),
             name=name or meaning.code,
             title=title or meaning.code,
@@ -529,7 +529,7 @@ def compare_command(
     source: Annotated[list[str], Argument(help="A table of ECGs (Parquet); with --labels, anything that score reads.")],
     label: Annotated[str, Option(help="Column of 0 and 1, code, or COLUMN=VALUE of the positives.")],
     out: Annotated[Path, Option(help="Folder of the comparison: new, or one to go on with.")],
-    from_: Annotated[str, Option("--from", help="Bundle to begin with.")] = "foundation",
+    from_: Annotated[str, Option("--from", help="Bundle, or training or checkpoint, to begin with.")] = "foundation",
     against: Annotated[str | None, Option(help="Value of the negatives; all others by default.")] = None,
     labels: Annotated[
         Path | None, Option(help="Table with record_id, patient_id and the label (CSV, Parquet).")
@@ -557,11 +557,10 @@ def compare_command(
     Example: ecgbatch train compare brugada.parquet --label brugada=1 --against 0 --out comparison
     """
     with report_errors(), needs("train"):
-        from ecgbatch import bundle
-        from ecgbatch.train import compare, task
+        from ecgbatch.train import checkpoint, compare, task
         from ecgbatch.train.arms import budget
 
-        parent = bundle.find(from_)
+        parent = checkpoint.find(from_)
         plan = compare.Plan(
             arms=compare.arms_of(arms),
             n_folds=folds,

@@ -20,14 +20,14 @@ from typer.testing import CliRunner
 from ecgbatch import golden, score, synth
 from ecgbatch.bundle import Bundle
 from ecgbatch.cli import app
-from ecgbatch.errors import UsageError
+from ecgbatch.errors import BundleError, UsageError
 from ecgbatch.record import LEADS
 
 torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from ecgbatch.feed import host  # noqa: E402
 from ecgbatch.runtimes import eager  # noqa: E402
-from ecgbatch.train import augment, calibrate, metrics  # noqa: E402
+from ecgbatch.train import augment, calibrate, checkpoint, metrics  # noqa: E402
 from ecgbatch.train.pretrain import card_of, pretrain  # noqa: E402
 from ecgbatch.train.training import Recipe, Training  # noqa: E402
 
@@ -294,6 +294,30 @@ def test_a_card_is_not_made_of_other_data(tiny, tmp_path):
 
     with pytest.raises(UsageError, match="was made of other data"):
         card_of(tiny, [other])
+
+
+@pytest.mark.parametrize("named", ["", "checkpoint.safetensors"], ids=["folder", "file"])
+def test_a_checkpoint_is_a_bundle_to_begin_from_that_says_it_is_not_calibrated(tiny, tmp_path, named):
+    (tmp_path / "training").mkdir()
+    shutil.copy(tiny.folder.parent / "checkpoint.safetensors", tmp_path / "training")
+    found = checkpoint.find(str(tmp_path / "training" / named))
+    records, _ = golden.load(tiny)
+    x = np.empty((len(records), 8, tiny.input.samples), np.float32)
+    for record, out in zip(records, x, strict=True):
+        host.normalise(record, tiny.input, out)
+
+    assert_allclose(eager.load(found)(x)[0], eager.load(tiny)(x)[0], atol=1e-6)
+    assert (found.codes, found.input, found.parent) == (tiny.codes, tiny.input, None)
+    assert {(label.slope, label.intercept, label.threshold) for label in found.labels} == {(1.0, 0.0, 0.5)}
+    assert "not calibrated" in (found.folder / "CARD.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("content", [b"", b"none"], ids=["empty", "other"])
+def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path, content):
+    (tmp_path / "checkpoint.safetensors").write_bytes(content)
+
+    with pytest.raises(BundleError, match=r"not a checkpoint of train pretrain, expected one, or a bundle"):
+        checkpoint.find(str(tmp_path))
 
 
 def test_golden_records_come_back_as_they_were_scored(tiny):

@@ -98,7 +98,14 @@ def pretrain(
 
     recipe = replace(recipe, data_sha256=parts.cohort.sha256, split_sha256=parts.sha256)
     arguments = {"n_leads": len(leads), "n_labels": len(parts.cohort.codes), **architecture}
-    training = Training(arguments, recipe, fabric=place.fabric())
+    facts = {
+        "provenance": parts.cohort.provenance,
+        "licence": licence,
+        "command": command,
+        "input": asdict(spec),
+        "codes": parts.cohort.codes,
+    }
+    training = Training(arguments, recipe, fabric=place.fabric(), facts=facts)
     if is_resumed:
         training.resume(checkpoint)
     with closing(Logbook(training, stream.n_steps, out, checkpoint_s=checkpoint_s, say=say)) as logbook:
@@ -165,19 +172,22 @@ def _judged(bundle: Bundle, parts: Split, network: Network) -> Evaluation:
     return evaluation.measure(scored, by=[name for name in GROUPS if name in judged.columns.columns])
 
 
-def shaped(widths: Sequence[int], depths: Sequence[int]) -> Mapping[str, Any]:
+def shaped(widths: Sequence[int], depths: Sequence[int], *, stem_stride: int = 2) -> Mapping[str, Any]:
     """`ARCHITECTURE` with other channels of stem and stages, and other blocks of each stage; late stages are squeezed.
 
     Raises:
         UsageError: there is not one width more than depths, or one of them is too small.
     """
+    if stem_stride not in (1, 2, 4):
+        raise UsageError(f"stem stride {stem_stride}, expected 1, 2 or 4")
     if len(widths) != len(depths) + 1 or min(depths, default=0) < 1 or min(widths) < 8:
         raise UsageError(
             f"widths {_listed(widths)} and depths {_listed(depths)}, expected one width more than depths, "
             "widths of at least 8 and depths of at least 1"
         )
     squeezed = [2 * stage >= len(depths) for stage in range(len(depths))]
-    return {**ARCHITECTURE, "widths": list(widths), "depths": list(depths), "squeezed": squeezed}
+    shape = {"widths": list(widths), "depths": list(depths), "squeezed": squeezed, "stem_stride": stem_stride}
+    return {**ARCHITECTURE, **shape}
 
 
 def leads_of(text: str) -> tuple[str, ...]:

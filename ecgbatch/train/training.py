@@ -72,11 +72,13 @@ class Training:
         trainable: Sequence[str] = ("",),
         fabric: Fabric | None = None,
         build: Callable[..., Network] = Network,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Begin with `initial` weights of the network that `build` makes of the arguments, random ones by default.
 
         Only parameters whose name begins with one of `trainable` change; normalisation in what does not keeps its
-        statistics. `fabric` says on what device and in what precision; on a CPU in float32 by default.
+        statistics. `fabric` says on what device and in what precision; on a CPU in float32 by default. `facts` are kept
+        in the checkpoint: what else must be known to use its weights.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -88,6 +90,7 @@ class Training:
         # Channels last is twice as fast in bfloat16 on a CPU.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.build = build
+        self.facts = {"network": dict(network_arguments), **(facts or {})}
         self.network_arguments = dict(network_arguments)
         self.recipe = recipe
         self.trainable = list(trainable)
@@ -201,7 +204,13 @@ class Training:
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
         for at, moments in self.optimiser.state_dict()["state"].items():
             tensors |= {f"adam/{at}/{name}": value for name, value in moments.items()}
-        state = {"made": self._made(), "history": self.history, "step": self.step, "loss": self.loss}
+        state = {
+            "made": self._made(),
+            "facts": self.facts,
+            "history": self.history,
+            "step": self.step,
+            "loss": self.loss,
+        }
         partial = path.with_name(path.name + ".partial")
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
         save_file(contiguous, partial, metadata={name: json.dumps(value) for name, value in state.items()})
