@@ -23,9 +23,6 @@ CLIPPED = (0.0, 1e-5, 1e-4)
 _BINS = 8192
 _AT_ONCE = 16
 """ECGs whose activations are in memory at once."""
-_HELD_AT_ONCE = 2
-"""Convolutions more that are held back where the limits are not kept."""
-
 Logits = Callable[[Path], np.ndarray]
 """What an engine says of the calibration ECGs with the graph of that file: (record, label)."""
 
@@ -44,10 +41,10 @@ class Choice:
 def chosen(source: Path, out: Path, x: np.ndarray, logits: Logits, keeps: Callable[[np.ndarray], bool]) -> Choice:
     """Write the int8 graph of `source` to `out`, with as few convolutions held back as `keeps` allows.
 
-    The convolutions are ranked by what each alone in int8 does to the logits of x (record, lead, time), and the worst
-    are held back, a few more each time, until `keeps` says of the logits (record, label) that they are near enough;
-    of the clippings that it says so of, that which errs least is taken. With all convolutions held back the graph is
-    that of `source`.
+    The convolutions are ranked by the variance that each alone in int8 brings into the logits of x (record, lead,
+    time), for its share of the work, and the worst are held back, one more each time, until `keeps` says of the logits
+    (record, label) that they are near enough; of the clippings that it says so of, that which errs least is taken.
+    With all convolutions held back the graph is that of `source`.
     """
     model, found = onnx.load(source), ranges(source, x)
     expected = logits(source)
@@ -59,20 +56,15 @@ def chosen(source: Path, out: Path, x: np.ndarray, logits: Logits, keeps: Callab
 
     layers = convolutions(model)
     harm = {name: error([other for other in layers if other != name], CLIPPED[0])[0] for name in layers}
-    ranked = sorted(layers, key=lambda name: -harm[name])
-    for n_held in _steps(len(ranked)):
+    work = _multiplications(model)
+    ranked = sorted(layers, key=lambda name: -(harm[name] ** 2) / work[name])
+    for n_held in range(len(ranked) + 1):
         tried = {clipped: error(ranked[:n_held], clipped) for clipped in CLIPPED}
         if near := [clipped for clipped in CLIPPED if keeps(tried[clipped][1])]:
             break
     best = min(near or CLIPPED, key=lambda clipped: tried[clipped][0])
     error(ranked[:n_held], best)
     return Choice(clipped=best, held=tuple(ranked[:n_held]), error=tried[best][0])
-
-
-def _steps(n_layers: int) -> Iterator[int]:
-    yield from (0, 1)
-    yield from range(1 + _HELD_AT_ONCE, n_layers, _HELD_AT_ONCE)
-    yield n_layers
 
 
 def convolutions(model: onnx.ModelProto) -> list[str]:
@@ -91,6 +83,20 @@ def convolutions(model: onnx.ModelProto) -> list[str]:
         for node in model.graph.node
         if node.op_type == "Conv" and node.input[1] in weights and node.input[0] not in pooled
     ]
+
+
+def _multiplications(model: onnx.ModelProto) -> dict[str, int]:
+    """Of one ECG, by the name of each convolution's weights."""
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    size = {initializer.name: int(np.prod(initializer.dims[1:])) for initializer in model.graph.initializer}
+    return {
+        node.input[1]: size[node.input[1]] * int(np.prod(shapes[node.output[0]]))
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.input[1] in size
+    }
 
 
 def ranges(source: Path, x: np.ndarray) -> dict[float, dict[str, float]]:
