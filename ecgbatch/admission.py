@@ -6,12 +6,10 @@ from ecgbatch import golden
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import EngineError
 from ecgbatch.feed import host
+from ecgbatch.parity import LIMITS
 from ecgbatch.runtimes import Engine, Head
 
-__all__ = ["admitted", "admitted_head"]
-
-_TOLERANCE = 1e-3
-"""In probability: a hundred times what engines in fp32 differ by, and far below what moves a decision."""
+__all__ = ["admitted", "admitted_head", "reference"]
 
 
 def admitted(engine: Engine) -> Engine:
@@ -20,7 +18,7 @@ def admitted(engine: Engine) -> Engine:
     Raises:
         EngineError: it does not reproduce them.
     """
-    x, expected = _reference(engine.bundle)
+    x, expected = reference(engine.bundle)
     _compare(engine.bundle, engine(x)[0], expected, engine)
     return engine
 
@@ -31,12 +29,12 @@ def admitted_head(head: Head, engine: Engine) -> Head:
     Raises:
         EngineError: it does not reproduce them.
     """
-    x, expected = _reference(head.bundle)
+    x, expected = reference(head.bundle)
     _compare(head.bundle, head(engine(x)[1]), expected, engine)
     return head
 
 
-def _reference(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
+def reference(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
     """The reference ECGs as the model is fed them, float32 (record, lead, time), and their expected probabilities."""
     records, expected = golden.load(bundle)
     x = np.empty((len(records), len(bundle.input.leads), bundle.input.samples), np.float32)
@@ -47,6 +45,7 @@ def _reference(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
 
 def _compare(bundle: Bundle, logits: np.ndarray, expected: np.ndarray, engine: Engine) -> None:
     worst = float(np.abs(bundle.probabilities(logits) - expected).max())
-    if not worst <= _TOLERANCE:
-        missed = f"reference scores missed by {worst:.2g} in probability, expected at most {_TOLERANCE:g}"
+    tolerance = LIMITS[engine.precision].worst_probability
+    if not worst <= tolerance:
+        missed = f"reference scores missed by {worst:.2g} in probability, expected at most {tolerance:g}"
         raise EngineError(f"model {bundle.name!r} on {engine}: {missed}; nothing was scored")

@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 
 from ecgbatch.errors import BundleError
+from ecgbatch.parity import Parity
 from ecgbatch.record import LEADS
 
-__all__ = ["SHIPPED", "Bundle", "InputSpec", "Label", "Parent", "find", "is_bundle", "shipped", "trunk_of"]
+__all__ = ["SHIPPED", "VARIANTS", "Bundle", "InputSpec", "Label", "Parent", "find", "is_bundle", "shipped", "trunk_of"]
 
 SHIPPED = Path(__file__).parent / "engines"
 _HASHED = ("labels.csv", "weights.safetensors", "model.onnx", "golden.parquet")
 _KEYS = {"name", "version", "licence", "input", "network", "training", "hashes"}
-_OPTIONAL_KEYS = {"parent"}
+_OPTIONAL_KEYS = {"parent", "parity"}
+VARIANTS = {"int8": "model.int8.onnx"}
+"""Other graphs of the same model that a bundle may hold, by precision; each with its parity to `model.onnx`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,8 @@ class Bundle:
     """sha256 of each file the figures depend on."""
     parent: Parent | None = None
     """Where the bundle is a head only: its `model.onnx` maps the parent's embedding to logits."""
+    parity: Mapping[str, Parity] = field(default_factory=dict)
+    """By precision, of each of `VARIANTS` that the folder holds."""
 
     @classmethod
     def load(cls, folder: Path) -> "Bundle":
@@ -126,7 +131,11 @@ class Bundle:
     @classmethod
     def _checked(cls, folder: Path, raw: Mapping[str, Any]) -> "Bundle":
         _same_keys(f"bundle {folder.name!r}", raw, _KEYS | (_OPTIONAL_KEYS & set(raw)))
-        for name in _HASHED:
+        parity = {precision: Parity(**found) for precision, found in raw.get("parity", {}).items()}
+        _same_keys(
+            f"bundle {folder.name!r}, parity", parity, {p for p, name in VARIANTS.items() if name in raw["hashes"]}
+        )
+        for name in (*_HASHED, *(VARIANTS[precision] for precision in parity)):
             found = _sha256(folder / name)
             if found != raw["hashes"].get(name):
                 raise BundleError(f"bundle {folder.name!r}: {name} is not the file its hash was taken of")
@@ -146,6 +155,7 @@ class Bundle:
             training=raw["training"],
             hashes=raw["hashes"],
             parent=Parent(**raw["parent"]) if "parent" in raw else None,
+            parity=parity,
         )
 
     @property
@@ -154,8 +164,9 @@ class Bundle:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything that can change a score."""
-        made_of = (self.name, self.version, self.input, sorted(self.hashes.items()))
+        """Changes with anything that can change a score in fp32; a run states its precision beside it."""
+        hashes = sorted(item for item in self.hashes.items() if item[0] not in VARIANTS.values())
+        made_of = (self.name, self.version, self.input, hashes)
         return hashlib.sha256(repr(made_of if self.parent is None else (*made_of, self.parent)).encode()).hexdigest()
 
     @cached_property

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Exit, Option
 
+from ecgbatch import cli_engines
 from ecgbatch.errors import EcgbatchError, MissingExtraError, RecordError, UsageError
 
 __all__ = ["app", "main"]
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 train = typer.Typer(help="Train models from labelled ECGs.", no_args_is_help=True)
 app.add_typer(train, name="train")
+cli_engines.add_commands(app)
 
 _MANY = 2**31
 _CONTAINERS = (
@@ -120,8 +122,10 @@ def score_command(
         "foundation"
     ],
     device: Annotated[str, Option(help="auto or cpu.")] = "auto",
-    precision: Annotated[str, Option(help="auto or fp32.")] = "auto",
-    batch: Annotated[int, Option(help="ECGs the engine takes at once.", min=1, max=_MANY)] = 32,
+    precision: Annotated[str, Option(help="auto (the fastest that is within its limits), fp32 or int8.")] = "auto",
+    batch: Annotated[
+        int | None, Option(help="ECGs the engine takes at once; what `build` found best, or 32.", min=1, max=_MANY)
+    ] = None,
     shard_size: Annotated[
         int, Option(help="Entries committed together: what a crash can lose.", min=1, max=_MANY)
     ] = 4096,

@@ -27,8 +27,8 @@ class Options:
 
     device: str = "auto"
     precision: str = "auto"
-    batch: int = 32
-    """Records the engine takes at once."""
+    batch: int | None = None
+    """Records the engine takes at once; what suits it by default."""
     shard_size: int = 4096
     """Entries committed together: what a crash can lose."""
     embeddings: bool = False
@@ -84,10 +84,10 @@ def run(
     planning.spare_foreign(folder)
     planning.require_sources(sources)
     trunks = opened(bundles, options.device, options.precision, batch=options.batch)
-    tally = Tally(str(trunks[0].engine))
+    tally = Tally(", ".join(dict.fromkeys(str(trunk.engine) for trunk in trunks)))
     say(f"device: {tally.engine}")
     with exclusive(folder):
-        plan = planning.planned(folder, sources, _settings(sources, bundles, options), existed=existed)
+        plan = planning.planned(folder, sources, _settings(sources, bundles, trunks, options), existed=existed)
         embeddings = [trunk.name for trunk in trunks] if options.embeddings else []
         out = Output(folder, bundles, fingerprint=plan.fingerprint, embeddings=embeddings)
         facts = Facts(folder, plan, bundles, tally)
@@ -106,7 +106,7 @@ def run(
             feed = batches(
                 plan.shards(done=done),
                 specs,
-                size=options.batch,
+                size=trunks[0].engine.batch,
                 workers=options.workers,
                 least_quality=options.reject_poor,
             )
@@ -132,12 +132,14 @@ def _through(trunk: Trunk, stream: Iterator[tuple[Batch, Outputs]]) -> Iterator[
         yield batch, {**outputs, **trunk.outputs(logits, embedding)}
 
 
-def _settings(sources: Sequence[Path | str], bundles: Sequence[Bundle], options: Options) -> dict[str, Any]:
+def _settings(
+    sources: Sequence[Path | str], bundles: Sequence[Bundle], trunks: Sequence[Trunk], options: Options
+) -> dict[str, Any]:
     """What a run is the result of; another value of any of them is another run."""
     return {
         "source": planning.named(sources),
         "model": [f"{bundle.name} {bundle.fingerprint[:16]}" for bundle in bundles],
-        "precision": "fp32" if options.precision == "auto" else options.precision,
+        "precision": ", ".join(dict.fromkeys(trunk.engine.variant for trunk in trunks)),
         "embeddings": options.embeddings,
         "limit": options.limit,
         "shard_size": options.shard_size,

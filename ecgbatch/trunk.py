@@ -33,8 +33,10 @@ class Trunk:
         return told
 
 
-def opened(bundles: Sequence[Bundle], device: str, precision: str, *, batch: int) -> list[Trunk]:
+def opened(bundles: Sequence[Bundle], device: str, precision: str, *, batch: int | None) -> list[Trunk]:
     """The networks that these models need, each of them once, in the order of the models; all admitted.
+
+    Without `batch` it is what suits the first of them.
 
     Raises:
         UsageError: two models, or a model and another one's parent, have one name.
@@ -50,9 +52,13 @@ def opened(bundles: Sequence[Bundle], device: str, precision: str, *, batch: int
     names = [bundle.name for bundle in (*trunks.values(), *(head for each in heads.values() for head in each))]
     if len(set(names)) != len(names) or len({bundle.name for bundle in bundles}) != len(bundles):
         raise UsageError("two models of one name: their columns could not be told apart")
-    return [_opened(trunk, heads[fingerprint], device, precision, batch=batch) for fingerprint, trunk in trunks.items()]
+    found: list[Trunk] = []
+    for fingerprint, trunk in trunks.items():
+        found.append(_opened(trunk, heads[fingerprint], device, precision, batch=batch))
+        batch = found[0].engine.batch
+    return found
 
 
-def _opened(trunk: Bundle, heads: Sequence[Bundle], device: str, precision: str, *, batch: int) -> Trunk:
+def _opened(trunk: Bundle, heads: Sequence[Bundle], device: str, precision: str, *, batch: int | None) -> Trunk:
     engine = admission.admitted(open_engine(trunk, device, precision, batch=batch))
     return Trunk(engine, tuple(admission.admitted_head(open_head(head, engine), engine) for head in heads))

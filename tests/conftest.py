@@ -30,6 +30,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(reason)
 
 
+@pytest.fixture(autouse=True)
+def engine_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees the engines of the machine it runs on, or leaves any; with another TMPDIR nor do commands."""
+    folder = tmp_path / "engine-cache"
+    monkeypatch.setenv("ECGBATCH_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture
 def rng() -> Iterator[np.random.Generator]:
     """Random numbers from a fixed seed; the global generators are left as they were."""

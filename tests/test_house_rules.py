@@ -22,7 +22,21 @@ MODULES = sorted(path.relative_to(ROOT) for path in SOURCE.rglob("*.py"))
 TIERS = (
     {"errors", "_kernels"},
     {"record", "waveform", "drawing"},
-    {"archive", "bundle", "container", "formats", "gate", "golden", "network", "plan", "quality", "remote", "tally"},
+    {
+        "archive",
+        "bundle",
+        "container",
+        "engine_cache",
+        "formats",
+        "gate",
+        "golden",
+        "network",
+        "parity",
+        "plan",
+        "quality",
+        "remote",
+        "tally",
+    },
     {"feed", "runtimes", "output", "parts"},
     {
         "score",
@@ -31,13 +45,14 @@ TIERS = (
         "planning",
         "synth",
         "admission",
+        "building",
         "trunk",
         "duplicates",
         "facts",
         "inspection",
         "progress",
     },
-    {"cli"},
+    {"cli", "cli_engines"},
 )
 """From the bottom up: a module imports its own tier and those below it, never one above."""
 TIER = {name: level for level, tier in enumerate(TIERS) for name in tier}

@@ -1,6 +1,8 @@
 """Runtimes: a bundle becomes an engine on one device. They know arrays, not records."""
 
 from collections.abc import Iterable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -10,8 +12,10 @@ from numpy import ndarray
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import EngineError
 
-__all__ = ["Engine", "Head", "open_engine", "open_head"]
+__all__ = ["BATCH", "Engine", "Head", "open_engine", "open_head"]
 
+BATCH = 32
+"""Records at once where nothing better has been measured; 8 to 64 are nearly equally fast on a CPU."""
 T = TypeVar("T")
 
 
@@ -21,6 +25,13 @@ class Engine(Protocol):
     bundle: Bundle
     batch: int
     """Records it takes at once."""
+    variant: str
+    """What a run records of it: `fp32`, or another precision with the hash of the graph in it."""
+
+    @property
+    def precision(self) -> str:
+        """The first word of `variant`."""
+        ...
 
     def __call__(
         self, x: Float32[ndarray, "record lead time"]
@@ -43,19 +54,25 @@ class Head(Protocol):
         ...
 
 
-def open_engine(bundle: Bundle, device: str, precision: str, *, batch: int) -> Engine:
-    """Open `bundle` on exactly that device in exactly that precision; `auto` takes the CPU, fp32.
+def open_engine(bundle: Bundle, device: str, precision: str, *, batch: int | None = None) -> Engine:
+    """Open `bundle` on exactly that device in exactly that precision.
+
+    `auto` takes the CPU, and the fastest engine that is within its limits of parity: of those that `build` has kept in
+    the cache, or of the bundle's own graphs. Without `batch` it is what `build` has measured to be best, or `BATCH`.
 
     Raises:
-        EngineError: the device or precision cannot be had.
+        EngineError: the device or precision cannot be had, or a kept engine is not to be trusted.
     """
-    if device not in ("auto", "cpu"):
-        raise EngineError(f"device {device!r}, expected 'auto' or 'cpu': this version scores on CPUs only")
-    if precision not in ("auto", "fp32"):
-        raise EngineError(f"precision {precision!r} on cpu, expected 'auto' or 'fp32'")
-    from ecgbatch.runtimes import cpu  # OpenVINO takes a while to import
+    match device.partition(":")[0]:
+        case "auto" | "cpu":
+            from ecgbatch.runtimes import choice  # OpenVINO takes a while to import
 
-    return cpu.load(bundle, batch=batch)
+            return choice.on_cpu(bundle, precision, batch=batch, default=BATCH)
+        case "cuda" if find_spec("ecgbatch.runtimes.trt"):
+            trt = import_module("ecgbatch.runtimes.trt")
+            engine: Engine = trt.load(bundle, device=device, precision=precision, batch=batch or BATCH)
+            return engine
+    raise EngineError(f"device {device!r}, expected 'auto' or 'cpu': this version scores on CPUs only")
 
 
 def open_head(bundle: Bundle, engine: Engine) -> Head:

@@ -1,10 +1,13 @@
 """OpenVINO on a CPU: asynchronous requests on as many streams as give the most ECGs a second."""
 
+import hashlib
+import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -17,19 +20,31 @@ from ecgbatch.errors import EngineError
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 import openvino as ov  # noqa: E402
 
-__all__ = ["CpuEngine", "CpuHead", "load", "load_head"]
+__all__ = ["CpuEngine", "CpuHead", "facts", "load", "load_head"]
 
 T = TypeVar("T")
 
+_INSTRUCTIONS = re.compile(r"\b(?:amx|avx|sse4|asimd|i8mm|bf16|sve)\w*")
+"""What kernels are chosen by, among the flags of a processor."""
 
-def load(bundle: Bundle, *, batch: int) -> "CpuEngine":
+
+def load(
+    bundle: Bundle, *, batch: int, precision: str = "fp32", graph: Path | None = None, n_streams: int | None = None
+) -> "CpuEngine":
     """Compile `bundle` for this machine's cores, for batches of `batch` records.
+
+    `graph` is the file of its network in that precision, `model.onnx` by default; `n_streams` are the batches at once,
+    by default as many as OpenVINO takes to be best.
 
     Raises:
         EngineError: OpenVINO cannot compile the model.
     """
+    graph = graph or bundle.folder / "model.onnx"
     shape = {"x": [batch, len(bundle.input.leads), bundle.input.samples]}
-    return CpuEngine(bundle, _compiled(bundle, shape, hint="THROUGHPUT"), batch)
+    streams = {} if n_streams is None else {"NUM_STREAMS": n_streams}
+    compiled = _compiled(bundle, graph, shape, {"PERFORMANCE_HINT": "THROUGHPUT", **streams})
+    variant = "fp32" if precision == "fp32" else f"{precision} {hashlib.sha256(graph.read_bytes()).hexdigest()[:16]}"
+    return CpuEngine(bundle, compiled, batch, variant=variant)
 
 
 def load_head(bundle: Bundle, *, batch: int) -> "CpuHead":
@@ -39,16 +54,40 @@ def load_head(bundle: Bundle, *, batch: int) -> "CpuHead":
         EngineError: OpenVINO cannot compile it.
     """
     shape = {"embedding": [batch, int(bundle.network["n_features"])]}
-    return CpuHead(bundle, _compiled(bundle, shape, hint="LATENCY"), batch)
+    graph = bundle.folder / "model.onnx"
+    return CpuHead(bundle, _compiled(bundle, graph, shape, {"PERFORMANCE_HINT": "LATENCY"}), batch)
 
 
-def _compiled(bundle: Bundle, shape: Mapping[str, list[int]], *, hint: str) -> ov.CompiledModel:
+def facts(bundle: Bundle, precision: str) -> dict[str, str]:
+    """What an engine of `bundle` on this machine depends on, for the cache of engines."""
+    return {
+        "model": bundle.hashes["model.onnx"],
+        "precision": precision,
+        "device": "cpu",
+        "processor": _processor(),
+        "openvino": ov.__version__,
+    }
+
+
+def _processor() -> str:
+    """Its name and the instruction sets that kernels are chosen by."""
+    name = str(ov.Core().get_property("CPU", "FULL_DEVICE_NAME"))
+    try:
+        told = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")[0]
+    except OSError:
+        return name  # no Linux
+    return " ".join([name, *sorted(set(_INSTRUCTIONS.findall(told)))])
+
+
+def _compiled(
+    bundle: Bundle, graph: Path, shape: Mapping[str, list[int]], options: Mapping[str, Any]
+) -> ov.CompiledModel:
     try:
         core = ov.Core()
-        model = core.read_model(bundle.folder / "model.onnx")
+        model = core.read_model(graph)
         model.reshape(shape)
-        precise = {"INFERENCE_PRECISION_HINT": "f32"}  # the default is bf16 where a CPU has it
-        return core.compile_model(model, "CPU", {"PERFORMANCE_HINT": hint, **precise})
+        precise = {"INFERENCE_PRECISION_HINT": "f32"}  # of what is not int8; the default is bf16 where a CPU has it
+        return core.compile_model(model, "CPU", {**options, **precise})
     except RuntimeError as err:
         raise EngineError(f"model {bundle.name!r} on cpu: {str(err).strip().splitlines()[-1]}") from err
 
@@ -56,15 +95,20 @@ def _compiled(bundle: Bundle, shape: Mapping[str, list[int]], *, hint: str) -> o
 class CpuEngine:
     """A compiled model; owns its requests, so one caller at a time."""
 
-    def __init__(self, bundle: Bundle, compiled: ov.CompiledModel, batch: int) -> None:
+    def __init__(self, bundle: Bundle, compiled: ov.CompiledModel, batch: int, *, variant: str = "fp32") -> None:
         self.bundle = bundle
         self.batch = batch
+        self.variant = variant
         self.n_streams = int(compiled.get_property("NUM_STREAMS"))
         n_requests = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + 1  # one to refill meanwhile
         self._requests = [compiled.create_infer_request() for _ in range(n_requests)]
 
     def __str__(self) -> str:
-        return "cpu openvino fp32"
+        return f"cpu openvino {self.precision}"
+
+    @property
+    def precision(self) -> str:
+        return self.variant.partition(" ")[0]
 
     def __call__(
         self, x: Float32[ndarray, "record lead time"]

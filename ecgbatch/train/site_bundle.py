@@ -96,6 +96,8 @@ def _write_content(new: Bundle, folder: Path, card: str, panels: Sequence[Panel]
         "network": new.network,
         "training": new.training,
         "hashes": {**new.hashes, **changed},
+        # Of the graph, whatever its logits are calibrated to; the golden scores are compared anew at every start.
+        **({"parity": {precision: asdict(found) for precision, found in new.parity.items()}} if new.parity else {}),
     }
     (folder / "bundle.toml").write_text("\n".join(_toml(content)) + "\n", "utf-8")
 

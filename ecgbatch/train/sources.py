@@ -16,7 +16,7 @@ from ecgbatch.train.entries import Entries
 from ecgbatch.train.labels import Labels
 from ecgbatch.train.table import Table
 
-__all__ = ["read"]
+__all__ = ["ecgs_of", "read"]
 
 
 def read(sources: Sequence[str | Path], *, labels: Labels | None = None, columns: Sequence[str] = ()) -> Cohort:
@@ -99,7 +99,7 @@ def _alone(source: str, columns: Sequence[str]) -> Cohort:
 
 def _beside(sources: Sequence[str], labels: Labels) -> Cohort:
     """The records that a table has labels for."""
-    ecgs = _ecgs(sources)
+    ecgs = ecgs_of(sources)
     found = _rows(ecgs, labels)
     rows = np.flatnonzero(found >= 0)
     if not len(rows):
@@ -123,7 +123,12 @@ def _beside(sources: Sequence[str], labels: Labels) -> Cohort:
     )
 
 
-def _ecgs(sources: Sequence[str]) -> Entries | Table:
+def ecgs_of(sources: Sequence[str]) -> Entries | Table:
+    """The ECGs of a table, or of whatever `score` reads, whether or not anything else is known of them.
+
+    Raises:
+        ArchiveError: a source cannot be listed.
+    """
     if len(sources) == 1 and not remote.is_url(sources[0]) and table.is_table(Path(sources[0])):
         return Table(Path(sources[0]))
     return Entries(archive.scan(sources, companions=formats.companions, skip=Path("/dev/null")))

@@ -1,0 +1,216 @@
+"""From a bundle to an engine that can be trusted: graph, compiled engine, parity gate, cache."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ecgbatch import admission, engine_cache, parity
+from ecgbatch.bundle import VARIANTS, Bundle, find, is_bundle
+from ecgbatch.engine_cache import Kept
+from ecgbatch.errors import BundleError, EngineError, UsageError
+from ecgbatch.parity import LIMITS, Parity
+from ecgbatch.runtimes import BATCH, Engine, open_engine
+
+if TYPE_CHECKING:
+    from ecgbatch.train.calibration import Calibration
+
+__all__ = ["Order", "build", "subject"]
+
+_HEADROOM = 0.6
+"""Of the limits, what a graph must keep on the ECGs that it is calibrated on, so that others keep the limits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be built."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    calibrate: Sequence[str] = ()
+    """Sources of real ECGs; an int8 graph is made of them, and every precision is verified on some."""
+    labels: Path | None = None
+    """What is known of those ECGs, where they do not bring it along."""
+    out: Path | None = None
+    """Where the bundle with the new graph is written."""
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and not self.calibrate:
+            raise UsageError("--labels without --calibrate, expected the ECGs that the labels are of")
+
+
+def subject(name: str) -> Bundle:
+    """The bundle of that name or folder, or the one that the training in that folder has ended in.
+
+    Raises:
+        BundleError: there is none.
+    """
+    folder = Path(name).parent if Path(name).name == "checkpoint.safetensors" else Path(name)
+    if is_bundle(folder) or not (folder / "checkpoint.safetensors").exists():
+        return find(name)
+    made = sorted(path.parent for path in folder.glob("*/bundle.toml"))
+    if len(made) != 1:
+        missing = "calibration, thresholds and labels are chosen when the training ends; finish it with --resume"
+        raise BundleError(f"{folder}: a training with {len(made)} bundles, expected the one that it ends in; {missing}")
+    return Bundle.load(made[0])
+
+
+def build(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda _: None) -> Path:
+    """Make the engine, verify it, and keep it; the folder of the engine, or of the bundle that was written.
+
+    Raises:
+        UsageError: the order makes no sense for this bundle.
+        EngineError: the engine cannot be had, or is not within its limits.
+    """
+    if bundle.parent is not None:
+        raise UsageError(f"model {bundle.name!r}: a head, expected the model it is on; build {bundle.parent.name!r}")
+    is_gpu = order.device.partition(":")[0] == "cuda"
+    precision = order.precision if is_gpu else _precision(bundle, order)
+    _require_out(bundle, order.out, precision)
+    ecgs = _calibration(bundle, order, say)
+    if is_gpu:
+        return _on_gpu(bundle, order, ecgs, say)
+    with TemporaryDirectory() as scratch:
+        graph = _graph(bundle, precision, ecgs, Path(scratch), say)
+        kept = _on_cpu(bundle, precision, graph, ecgs, say)
+    if order.out is None:
+        return kept.folder
+    from ecgbatch.train import variant
+
+    found = Parity(**kept.told["parity"])
+    return variant.add(bundle, precision, kept.path(VARIANTS[precision]), found, order.out).folder
+
+
+def _require_out(bundle: Bundle, out: Path | None, precision: str) -> None:
+    """Nothing, where a bundle of that precision can be written to `out`: better known before minutes are spent."""
+    if out is None:
+        return
+    if precision not in VARIANTS:
+        raise UsageError(f"--out with {precision}, expected {' or '.join(VARIANTS)}: a bundle holds its fp32 graph")
+    if out.exists() and not out.samefile(bundle.folder):
+        raise UsageError(f"{out}: is there already, expected a new folder, or that of the bundle itself")
+
+
+def _calibration(bundle: Bundle, order: Order, say: Callable[[str], None]) -> "Calibration | None":
+    if not order.calibrate:
+        return None
+    from ecgbatch.train import calibration
+
+    ecgs = calibration.read(list(order.calibrate), bundle, labels_path=order.labels)
+    say(f"{len(ecgs.x)} ECGs to calibrate on, {len(ecgs.verified)} others to verify")
+    return ecgs
+
+
+def _precision(bundle: Bundle, order: Order) -> str:
+    match order.precision:
+        case "auto":
+            return "int8" if order.calibrate or "int8" in bundle.parity else "fp32"
+        case "fp32" | "int8":
+            return order.precision
+    raise EngineError(f"precision {order.precision!r} on cpu, expected 'auto', 'fp32' or 'int8'")
+
+
+def _graph(
+    bundle: Bundle, precision: str, ecgs: "Calibration | None", scratch: Path, say: Callable[[str], None]
+) -> Path:
+    """The file of the network in that precision: the bundle's own, or a new one of ECGs to calibrate on."""
+    if precision == "fp32":
+        return bundle.folder / "model.onnx"
+    if ecgs is not None:
+        return _quantised(bundle, ecgs, scratch / VARIANTS["int8"], say)
+    if "int8" in bundle.parity:
+        return bundle.folder / VARIANTS["int8"]
+    raise UsageError(f"model {bundle.name!r}: ships no int8 graph, expected ECGs to make one; give --calibrate SOURCE")
+
+
+def _quantised(bundle: Bundle, ecgs: "Calibration", out: Path, say: Callable[[str], None]) -> Path:
+    from ecgbatch.runtimes import cpu
+    from ecgbatch.train import quantise
+
+    def logits(graph: Path) -> np.ndarray:
+        return cpu.load(bundle, batch=BATCH, precision="int8", graph=graph)(ecgs.x)[0]
+
+    source = bundle.folder / "model.onnx"
+    expected, limits = bundle.probabilities(logits(source)), LIMITS["int8"]
+
+    def keeps(told: np.ndarray) -> bool:
+        found = _compared(bundle, expected, bundle.probabilities(told))
+        return (
+            found.worst_probability <= _HEADROOM * limits.worst_probability
+            and found.flip_share <= _HEADROOM * limits.flip_share
+        )
+
+    choice = quantise.chosen(source, out, ecgs.x, logits, keeps)
+    held = ", ".join(name.removesuffix(".weight") for name in choice.held) or "none"
+    say(f"held back in fp32: {held} · range clips {choice.clipped:g} · logits off by {choice.error:.3f}")
+    return out
+
+
+def _on_cpu(
+    bundle: Bundle, precision: str, graph: Path, ecgs: "Calibration | None", say: Callable[[str], None]
+) -> Kept:
+    """Compile, verify, measure and keep."""
+    from ecgbatch.runtimes import cpu, sweep
+
+    reference = admission.admitted(cpu.load(bundle, batch=BATCH))
+    engine = cpu.load(bundle, batch=BATCH, precision=precision, graph=graph)
+    found = _verified(reference, engine, ecgs)
+    say(found.table(precision))
+    parity.require(found, precision, where=f"model {bundle.name!r} on {engine}")
+    profile = sweep.fastest(bundle, precision, graph)
+    say(
+        f"{engine}: {profile.ecg_per_s:.0f} ECG/s in batches of {profile.batch} on {profile.n_streams} streams, "
+        f"{profile.ecg_per_s / profile.ecg_per_s_fp32:.2f} times fp32"
+    )
+    name = VARIANTS.get(precision, "model.onnx")
+    return engine_cache.keep(
+        cpu.facts(bundle, precision),
+        lambda folder: shutil.copyfile(graph, folder / name),
+        {"parity": asdict(found), "profile": asdict(profile)},
+    )
+
+
+def _on_gpu(bundle: Bundle, order: Order, ecgs: "Calibration | None", say: Callable[[str], None]) -> Path:
+    """The runtime for GPUs builds and keeps its engines itself, when it opens them; here they are verified."""
+    engine = open_engine(bundle, order.device, order.precision)
+    found = _verified(open_engine(bundle, "cpu", "fp32"), engine, ecgs)
+    say(found.table(engine.precision))
+    parity.require(found, engine.precision, where=f"model {bundle.name!r} on {engine}")
+    return engine_cache.folder()
+
+
+def _verified(reference: Engine, engine: Engine, ecgs: "Calibration | None") -> Parity:
+    """Parity on the reference ECGs and on those that are at hand to verify with."""
+    bundle = engine.bundle
+    x, _ = admission.reference(bundle)
+    parts = [x] if ecgs is None else [x, ecgs.verified]
+    expected, found = (
+        np.concatenate([bundle.probabilities(each(part)[0]) for part in parts]) for each in (reference, engine)
+    )
+    compared = _compared(bundle, expected, found)
+    if ecgs is None or ecgs.targets is None:
+        return compared
+    change = _auc_change(bundle, ecgs.targets, expected[len(x) :], found[len(x) :])
+    return Parity(**{**asdict(compared), "auc_change": change})
+
+
+def _compared(bundle: Bundle, expected: np.ndarray, found: np.ndarray) -> Parity:
+    return parity.compared(expected, found, [label.threshold for label in bundle.labels], auc_change={})
+
+
+def _auc_change(bundle: Bundle, targets: np.ndarray, expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
+    """By label, of those that have enough positives and a negative; every one that the macro AUC is the mean of."""
+    from ecgbatch.train import metrics
+
+    change = {}
+    for at, code in enumerate(bundle.codes):
+        known = ~np.isnan(targets[:, at])
+        truth = targets[known, at]
+        if metrics.JUDGED <= truth.sum() < len(truth):
+            before, after = (metrics.auc(truth, scores[known, at]) for scores in (expected, found))
+            change[code] = round(after - before, 6)
+    return change

@@ -1,0 +1,255 @@
+"""A bundle's graph in int8: quantise and dequantise pairs around its convolutions, ranges measured on real ECGs.
+
+Weights are symmetric int8, a scale a channel; activations symmetric int8, a scale a tensor, but uint8 with zero point 0
+where a ReLU or a pool of one makes them positive: twice the resolution, and OpenVINO adds shortcuts without the
+arithmetic of a zero point. `write_signed` gives the same graph in int8 alone, which is what TensorRT takes. What stays
+in float32: the head, the few multiplications of squeeze-and-excitation, and every convolution that is held back.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper, numpy_helper
+
+__all__ = ["CLIPPED", "Choice", "chosen", "convolutions", "ranges", "write_int8", "write_signed"]
+
+CLIPPED = (0.0, 1e-5, 1e-4)
+"""Shares of a tensor's values that its range may leave out; what serves one network best harms another."""
+_BINS = 8192
+_AT_ONCE = 16
+"""ECGs whose activations are in memory at once."""
+Logits = Callable[[Path], np.ndarray]
+"""What an engine says of the calibration ECGs with the graph of that file: (record, label)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How a graph is quantised."""
+
+    clipped: float
+    held: tuple[str, ...]
+    """Convolutions that stay in float32, by their weights' names, the most harmful first."""
+    error: float
+    """Root mean square of what the logits differ by from fp32's."""
+
+
+def chosen(source: Path, out: Path, x: np.ndarray, logits: Logits, keeps: Callable[[np.ndarray], bool]) -> Choice:
+    """Write the int8 graph of `source` to `out`, with as few convolutions held back as `keeps` allows.
+
+    The convolutions are ranked by the variance that each alone in int8 brings into the logits of x (record, lead,
+    time), for its share of the work, and the worst are held back, one more each time, until `keeps` says of the logits
+    (record, label) that they are near enough; of the clippings that it says so of, that which errs least is taken.
+    With all convolutions held back the graph is that of `source`.
+    """
+    model, found = onnx.load(source), ranges(source, x)
+    expected = logits(source)
+
+    def error(held: Collection[str], clipped: float) -> tuple[float, np.ndarray]:
+        write_int8(model, out, found[clipped], held=held)
+        told = logits(out)
+        return float(np.sqrt(np.mean((told - expected) ** 2))), told
+
+    layers = convolutions(model)
+    harm = {name: error([other for other in layers if other != name], CLIPPED[0])[0] for name in layers}
+    work = _multiplications(model)
+    ranked = sorted(layers, key=lambda name: -(harm[name] ** 2) / work[name])
+    for n_held in range(len(ranked) + 1):
+        tried = {clipped: error(ranked[:n_held], clipped) for clipped in CLIPPED}
+        if near := [clipped for clipped in CLIPPED if keeps(tried[clipped][1])]:
+            break
+    best = min(near or CLIPPED, key=lambda clipped: tried[clipped][0])
+    error(ranked[:n_held], best)
+    return Choice(clipped=best, held=tuple(ranked[:n_held]), error=tried[best][0])
+
+
+def convolutions(model: onnx.ModelProto) -> list[str]:
+    """Names of the weights of every convolution over time that can be quantised, in the order of the graph.
+
+    Those of squeeze-and-excitation see one number a channel: a thousandth of the work, and all of its error.
+    """
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    weights = {initializer.name for initializer in model.graph.initializer}
+    pooled = {name for name, node in made_by.items() if node.op_type in ("ReduceMean", "GlobalAveragePool")}
+    for node in model.graph.node:  # in order, so that what follows from one pooled value is found too
+        if node.op_type in ("Conv", "Relu", "Sigmoid") and node.input[0] in pooled:
+            pooled.update(node.output)
+    return [
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.input[1] in weights and node.input[0] not in pooled
+    ]
+
+
+def _multiplications(model: onnx.ModelProto) -> dict[str, int]:
+    """Of one ECG, by the name of each convolution's weights."""
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    size = {initializer.name: int(np.prod(initializer.dims[1:])) for initializer in model.graph.initializer}
+    return {
+        node.input[1]: size[node.input[1]] * int(np.prod(shapes[node.output[0]]))
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.input[1] in size
+    }
+
+
+def ranges(source: Path, x: np.ndarray) -> dict[float, dict[str, float]]:
+    """For each share in `CLIPPED`, the absolute value that only this share of each tensor's values exceeds.
+
+    Measured on x (record, lead, time), of every tensor that may be quantised.
+    """
+    model = onnx.load(source)
+    ends = {end.name for end in (*model.graph.input, *model.graph.output)}
+    wanted = sorted({name for node in model.graph.node for name in (*node.input, *node.output)} & _tensors(model))
+    for name in wanted:
+        if name not in ends:
+            model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    asked = [name for name in wanted if name != session.get_inputs()[0].name]
+
+    def values() -> Iterator[tuple[str, np.ndarray]]:
+        for start in range(0, len(x), _AT_ONCE):
+            part = x[start : start + _AT_ONCE]
+            yield from zip(asked, session.run(asked, {session.get_inputs()[0].name: part}), strict=True)
+            yield session.get_inputs()[0].name, part
+
+    top: dict[str, float] = {}
+    for name, value in values():
+        top[name] = max(top.get(name, 1e-12), float(np.abs(value).max()))
+    counts = {name: np.zeros(_BINS, np.int64) for name in top}
+    for name, value in values():
+        bins = np.minimum(np.abs(value.ravel()) * (_BINS / top[name]), _BINS - 1).astype(np.int64)
+        counts[name] += np.bincount(bins, minlength=_BINS)
+    return {share: {name: _limit(counts[name], top[name], share) for name in top} for share in CLIPPED}
+
+
+def _limit(counts: np.ndarray, top: float, clipped: float) -> float:
+    if clipped == 0.0:
+        return top
+    within = np.cumsum(counts) / counts.sum()
+    return float((np.searchsorted(within, 1 - clipped) + 1) * top / _BINS)
+
+
+def _tensors(model: onnx.ModelProto) -> set[str]:
+    """Every float tensor that a convolution reads or writes, or a sum or product of such does."""
+    kinds = ("Conv", "Relu", "Add", "Mul", "AveragePool", "Unsqueeze")
+    weights = {initializer.name for initializer in model.graph.initializer}
+    reads = {node.input[0] for node in model.graph.node if node.op_type == "Conv"}
+    return (reads | {name for node in model.graph.node if node.op_type in kinds for name in node.output}) - weights
+
+
+def write_int8(model: onnx.ModelProto, out: Path, limits: Mapping[str, float], *, held: Collection[str]) -> None:
+    """Write `model` with every convolution in int8 but those whose weights are `held`; `limits` are of `ranges`."""
+    quantised = onnx.ModelProto()
+    quantised.CopyFrom(model)
+    graph = quantised.graph
+    weights = {initializer.name: initializer for initializer in graph.initializer}
+    taken = set(convolutions(model)) - set(held)
+    narrow = _narrow(graph.node, taken)
+    positive = {name for node in graph.node if _is_positive(node) for name in node.output}
+    positive |= {node.output[0] for node in graph.node if node.op_type == "AveragePool" and node.input[0] in positive}
+
+    nodes: list[onnx.NodeProto] = []
+    renamed: dict[str, str] = {}
+
+    def pair(name: str) -> None:
+        kind, steps = (np.uint8, 255) if name in positive else (np.int8, 127)
+        graph.initializer.extend(_scale(name, np.float32(limits[name] / steps), kind(0)))
+        nodes.extend(_pair(name))
+        renamed[name] = f"{name}_dequantised"
+
+    for end in graph.input:
+        if end.name in narrow:
+            pair(end.name)
+    for node in list(graph.node):
+        read = [renamed.get(name, name) for name in node.input]
+        if node.op_type == "Conv" and node.input[1] in taken:
+            name = node.input[1]
+            nodes.append(_weights(graph, weights[name]))
+            read[1] = f"{name}_dequantised"
+        node.input[:] = read
+        nodes.append(node)
+        for name in node.output:
+            if name in narrow:
+                pair(name)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    _drop_unread(graph)
+    onnx.checker.check_model(quantised)
+    onnx.save(quantised, out)
+
+
+def write_signed(source: Path, out: Path) -> None:
+    """Write an int8 graph with all activations in int8, each positive one with half the steps: for TensorRT."""
+    model = onnx.load(source)
+    initializers = {initializer.name: initializer for initializer in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and numpy_helper.to_array(initializers[node.input[2]]).dtype == np.uint8:
+            name, scale = node.input[0], numpy_helper.to_array(initializers[node.input[1]])
+            for old, new in zip(node.input[1:], _scale(name, np.float32(scale * 255 / 127), np.int8(0)), strict=True):
+                initializers[old].CopyFrom(new)
+    onnx.checker.check_model(model)
+    onnx.save(model, out)
+
+
+def _narrow(nodes: Iterable[onnx.NodeProto], taken: Collection[str]) -> set[str]:
+    """The tensors that are rounded to 8 bits.
+
+    What a convolution in int8 reads; and what it writes where two convolutions are added, of one of them, so that the
+    sum becomes part of the other; and where a product reads it too, so that it is read twice in a quarter of the bytes.
+    """
+    listed = list(nodes)
+    narrow = {node.input[0] for node in listed if node.op_type == "Conv" and node.input[1] in taken}
+    written = {node.output[0] for node in listed if node.op_type == "Conv" and node.input[1] in taken}
+    for node in listed:
+        if node.op_type == "Add" and node.input[1] in written:
+            narrow.add(node.input[1])
+        if node.op_type == "Mul":
+            narrow |= written & set(node.input)
+    return narrow
+
+
+def _is_positive(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Relu"
+
+
+def _scale(name: str, scale: Any, zero: Any) -> list[onnx.TensorProto]:
+    return [
+        numpy_helper.from_array(np.asarray(scale), f"{name}_scale"),
+        numpy_helper.from_array(np.asarray(zero), f"{name}_zero"),
+    ]
+
+
+def _pair(name: str) -> list[onnx.NodeProto]:
+    scale = [f"{name}_scale", f"{name}_zero"]
+    return [
+        helper.make_node("QuantizeLinear", [name, *scale], [f"{name}_quantised"], f"{name}_quantise"),
+        helper.make_node(
+            "DequantizeLinear", [f"{name}_quantised", *scale], [f"{name}_dequantised"], f"{name}_dequantise"
+        ),
+    ]
+
+
+def _weights(graph: onnx.GraphProto, initializer: onnx.TensorProto) -> onnx.NodeProto:
+    """The node that gives a convolution's weights back from int8, a scale a channel."""
+    name, values = initializer.name, numpy_helper.to_array(initializer)
+    scale = np.maximum(np.abs(values).max(axis=tuple(range(1, values.ndim))), 1e-12).astype(np.float32) / 127
+    rounded = np.round(values / scale.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
+    graph.initializer.append(numpy_helper.from_array(rounded, f"{name}_quantised"))
+    graph.initializer.extend(_scale(name, scale, np.zeros(len(scale), np.int8)))
+    read = [f"{name}_quantised", f"{name}_scale", f"{name}_zero"]
+    return helper.make_node("DequantizeLinear", read, [f"{name}_dequantised"], f"{name}_dequantise", axis=0)
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    read = {name for node in graph.node for name in node.input}
+    kept = [initializer for initializer in graph.initializer if initializer.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
