@@ -1,4 +1,4 @@
-"""The commands about engines: building them."""
+"""The commands about engines: building them, measuring them, and asking what this machine can do."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +11,8 @@ __all__ = ["add_commands"]
 def add_commands(app: Typer) -> None:
     """Have `ecgbatch` know the commands of this module."""
     app.command("build")(build_command)
+    app.command("bench")(bench_command)
+    app.command("doctor")(doctor_command)
 
 
 def build_command(
@@ -40,3 +42,68 @@ def build_command(
         )
         made = building.build(building.subject(model), order, say=say)
     print(made)
+
+
+def bench_command(
+    source: Annotated[list[str] | None, Argument(help="Archive to read; synthetic MUSE XML files by default.")] = None,
+    model: Annotated[str, Option(help="Shipped bundle, or bundle folder.")] = "foundation",
+    device: Annotated[str, Option(help="cpu, cuda, or several: cpu,cuda:0,cuda:1.")] = "cpu",
+    precision: Annotated[str, Option(help="Precisions to measure; those that cannot be had are named.")] = "fp32,int8",
+    batch: Annotated[str, Option(help="Batch sizes to measure the engines with.")] = "8,16,32,64",
+    n: Annotated[int, Option("--n", help="ECGs of a whole run, at most.", min=1)] = 2000,
+    rounds: Annotated[int, Option(help="Values of each rate; the median counts.", min=1)] = 3,
+    seconds: Annotated[float, Option(help="Of each measurement of an engine or limit.", min=0.1)] = 1.0,
+    watts: Annotated[float | None, Option(help="What the machine draws while it scores: adds the energy.")] = None,
+    price: Annotated[float | None, Option(help="Of an hour of the machine: adds the price.")] = None,
+    json_file: Annotated[Path | None, Option("--json", help="Write all figures to this file.")] = None,
+    plot: Annotated[Path | None, Option(help="Write the rates as a picture to this SVG file.")] = None,
+) -> None:
+    """Measure how fast this machine scores, stage by stage, and how near that is to what it can do.
+
+    Example: ecgbatch bench --json bench.json --plot bench.svg --watts 250
+    """
+    from ecgbatch.cli import report_errors, say
+
+    with report_errors():
+        from ecgbatch import bench, bench_report, bundle
+
+        order = bench.Order(
+            sources=tuple(source or ()),
+            devices=tuple(device.split(",")),
+            precisions=tuple(precision.split(",")),
+            batches=bench_report.whole_numbers("--batch", batch),
+            n=n,
+            rounds=rounds,
+            seconds=seconds,
+            watts=watts,
+            price=price,
+        )
+        found = bench.measure(bundle.find(model), order, say=say)
+        if json_file is not None:
+            bench_report.write(json_file, found)
+        if plot is not None:
+            bench_report.draw(plot, found)
+    print(bench_report.table(found))
+
+
+def doctor_command(
+    build_operator: Annotated[
+        bool, Option("--build-operator", help="Compile the DALI operator for the DALI and CUDA at hand.")
+    ] = False,
+) -> None:
+    """Say what is installed and what this machine can do, and test every engine and feed that it can run.
+
+    Example: ecgbatch doctor
+    """
+    from typer import Exit
+
+    from ecgbatch.cli import report_errors, say
+
+    with report_errors():
+        from ecgbatch import doctor
+
+        if build_operator:
+            say(doctor.build_operator())
+        found = doctor.examined()
+    print(doctor.told(found))
+    raise Exit(0 if all(check.is_passed for check in found.checks) else 1)

@@ -39,6 +39,9 @@ TIERS = (
     },
     {"feed", "runtimes", "output", "parts"},
     {
+        "bench",
+        "bench_report",
+        "doctor",
         "score",
         "train",
         "pack",

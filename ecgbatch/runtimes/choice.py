@@ -24,8 +24,12 @@ class Profile:
     """Of the engine in fp32, in the same minute."""
 
 
-def on_cpu(bundle: Bundle, precision: str, *, batch: int | None, default: int) -> cpu.CpuEngine:
+def on_cpu(
+    bundle: Bundle, precision: str, *, batch: int | None, default: int, n_threads: int | None = None
+) -> cpu.CpuEngine:
     """The engine of that precision, or the fastest for `auto`; what `build` has kept comes before what ships.
+
+    With `n_threads` it uses only so many cores, on as many streams as suit them.
 
     Raises:
         EngineError: it cannot be had, or is not to be trusted.
@@ -40,7 +44,8 @@ def on_cpu(bundle: Bundle, precision: str, *, batch: int | None, default: int) -
         batch=batch or (profile.batch if profile else default),
         precision=chosen,
         graph=bundle.folder / "model.onnx" if chosen == "fp32" else _graph(bundle, kept),
-        n_streams=profile.n_streams if profile else None,
+        n_streams=profile.n_streams if profile and n_threads is None else None,
+        n_threads=n_threads,
     )
 
 

@@ -29,19 +29,26 @@ _INSTRUCTIONS = re.compile(r"\b(?:amx|avx|sse4|asimd|i8mm|bf16|sve)\w*")
 
 
 def load(
-    bundle: Bundle, *, batch: int, precision: str = "fp32", graph: Path | None = None, n_streams: int | None = None
+    bundle: Bundle,
+    *,
+    batch: int,
+    precision: str = "fp32",
+    graph: Path | None = None,
+    n_streams: int | None = None,
+    n_threads: int | None = None,
 ) -> "CpuEngine":
     """Compile `bundle` for this machine's cores, for batches of `batch` records.
 
     `graph` is the file of its network in that precision, `model.onnx` by default; `n_streams` are the batches at once,
-    by default as many as OpenVINO takes to be best.
+    by default as many as OpenVINO takes to be best; `n_threads` the cores it may use, by default all.
 
     Raises:
         EngineError: OpenVINO cannot compile the model.
     """
     graph = graph or bundle.folder / "model.onnx"
     shape = {"x": [batch, len(bundle.input.leads), bundle.input.samples]}
-    streams = {} if n_streams is None else {"NUM_STREAMS": n_streams}
+    asked = {"NUM_STREAMS": n_streams, "INFERENCE_NUM_THREADS": n_threads}
+    streams = {name: value for name, value in asked.items() if value is not None}
     compiled = _compiled(bundle, graph, shape, {"PERFORMANCE_HINT": "THROUGHPUT", **streams})
     variant = "fp32" if precision == "fp32" else f"{precision} {hashlib.sha256(graph.read_bytes()).hexdigest()[:16]}"
     return CpuEngine(bundle, compiled, batch, variant=variant)

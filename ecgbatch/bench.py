@@ -1,0 +1,312 @@
+"""How fast this machine scores, stage by stage, how near that is to what it can do, and what holds it back.
+
+Every rate is of ECGs. Those of reading, decoding and preparing are of one core, of the engine and the whole of all;
+what is compared takes turns, a round after the other, and the median counts.
+"""
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from ecgbatch import archive, formats, pack, score, synth
+from ecgbatch.archive import Entry
+from ecgbatch.bundle import Bundle
+from ecgbatch.errors import EngineError, RecordError, UsageError
+from ecgbatch.feed import host
+from ecgbatch.feed.batch import batches
+from ecgbatch.plan import Shard
+from ecgbatch.runtimes import BATCH, Engine, open_engine
+
+__all__ = ["Order", "measure"]
+
+_N_DISTINCT = 200
+"""Synthetic ECGs that are written; others are links to them."""
+_PER_FOLDER = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be measured."""
+
+    sources: Sequence[str] = ()
+    """Archive to read; synthetic MUSE XML files by default."""
+    devices: Sequence[str] = ("cpu",)
+    precisions: Sequence[str] = ("fp32", "int8")
+    batches: Sequence[int] = (8, 16, 32, 64)
+    n: int = 2000
+    """ECGs of a whole run."""
+    rounds: int = 3
+    seconds: float = 1.0
+    """Of each measurement of an engine or limit."""
+    watts: float | None = None
+    """What the machine draws while it scores."""
+    price: float | None = None
+    """Of an hour of the machine, in any currency."""
+
+    def __post_init__(self) -> None:
+        if min(self.n, self.rounds, *self.batches) < 1 or self.seconds <= 0:
+            raise UsageError("bench: expected at least one ECG, round and record a batch, and a time above 0")
+
+
+def measure(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """All rates of a model on these devices, for `bench_report`.
+
+    Raises:
+        EcgbatchError: the archive cannot be read, or a device or precision cannot be had.
+    """
+    with TemporaryDirectory() as name:
+        work = Path(name)
+        sources = list(order.sources) or [str(_synthetic(work / "archive", order.n))]
+        entries = list(islice(archive.scan(sources, companions=formats.companions, skip=work), order.n))
+        if not entries:
+            raise UsageError(f"{', '.join(sources)}: no ECG, expected some to measure with")
+        say("feed")
+        feed = _feed(bundle, entries, order.rounds)
+        devices = {}
+        for device in order.devices:
+            say(f"engines on {device}")
+            devices[device] = _device(bundle, device, order)
+        say("whole runs")
+        packed = work / "pack"
+        pack.run(sources, packed, pack.Options(limit=order.n))
+        whole = {
+            device: {
+                precision: _whole(bundle, sources, packed, work, order, device=device, precision=precision)
+                for precision in found["engines"]
+            }
+            for device, found in devices.items()
+        }
+    return {
+        "model": bundle.name,
+        "version": bundle.version,
+        "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0))},
+        "settings": asdict(order) | {"sources": "given" if order.sources else "synthetic MUSE XML"},
+        "n_ecgs": len(entries),
+        "feed": feed,
+        "devices": devices,
+        "whole": whole,
+    }
+
+
+def _synthetic(folder: Path, n: int) -> Path:
+    """An archive of MUSE XML files of 10 s at 500 Hz."""
+    folder.mkdir()
+    originals: list[Path] = []
+    for at in range(n):
+        path = folder / f"{at // _PER_FOLDER:03}" / f"r{at:06}.xml"
+        path.parent.mkdir(exist_ok=True)
+        if at < _N_DISTINCT:
+            path.write_bytes(synth.muse_xml(synth.record(seed=at)))
+            originals.append(path)
+        else:
+            os.link(originals[at % _N_DISTINCT], path)
+    return folder
+
+
+def _feed(bundle: Bundle, entries: Sequence[Entry], rounds: int) -> dict[str, Any]:
+    """ECG/s of one core that reads, decodes, prepares and normalises; and of the whole feed on 1, 2, … threads."""
+    n_cores = len(os.sched_getaffinity(0))
+    kept: dict[str, list[float]] = {}
+    threads: dict[int, list[float]] = {n: [] for n in sorted({1, n_cores, *(2**k for k in range(8) if 2**k < n_cores)})}
+    for _ in range(rounds):
+        for name, rate in _stages(bundle, entries).items():
+            kept.setdefault(name, []).append(rate)
+        for n, rates in threads.items():
+            started = perf_counter()
+            n_fed = sum(len(batch.rows) for batch in _batches(bundle, entries, workers=n))
+            rates.append(n_fed / (perf_counter() - started))
+    return {
+        "ecg_per_s_one_core": {name: median(rates) for name, rates in kept.items()},
+        "ecg_per_s_by_threads": {str(n): median(rates) for n, rates in threads.items()},
+    }
+
+
+def _batches(bundle: Bundle, entries: Sequence[Entry], *, workers: int) -> Iterator[Any]:
+    shard = Shard(index=0, entries=list(entries))
+    return batches([shard], [bundle.input], size=BATCH, workers=workers)
+
+
+def _stages(bundle: Bundle, entries: Sequence[Entry]) -> dict[str, float]:
+    """ECG/s of each stage by itself: the time of one thread in it."""
+    started = perf_counter()
+    for entry in entries:
+        if entry.member is None:
+            try:
+                archive.read(entry.path)
+            except RecordError:
+                continue  # the feed makes a reject of it
+    read_s = perf_counter() - started
+    decode_s = prepare_s = 0.0
+    n = 0
+    for batch in _batches(bundle, entries, workers=1):
+        decode_s, prepare_s, n = decode_s + batch.decode_s, prepare_s + batch.prepare_s, n + len(batch.rows)
+    if not n:
+        raise UsageError("bench: every ECG is rejected, expected some that can be scored")
+    record = synth.record(seed=1)
+    out = np.empty((len(bundle.input.leads), bundle.input.samples), np.float32)
+    started = perf_counter()
+    for _ in range(_N_DISTINCT):
+        host.normalise(record, bundle.input, out)
+    normalise_s = (perf_counter() - started) / _N_DISTINCT
+    seconds = {
+        "read": read_s / len(entries),
+        "read and decode": decode_s / n,
+        "hash, quality, normalise": prepare_s / n,
+        "normalise alone": normalise_s,
+    }
+    return {name: 1 / max(each, 1e-9) for name, each in seconds.items()}
+
+
+def _device(bundle: Bundle, device: str, order: Order) -> dict[str, Any]:
+    """ECG/s of every engine by batch size, beside the limits of the device; precisions that cannot be had are named."""
+    engines: dict[str, dict[int, Engine]] = {}
+    absent: dict[str, str] = {}
+    for precision in order.precisions:
+        try:
+            engines[precision] = {n: open_engine(bundle, device, precision, batch=n) for n in order.batches}
+        except EngineError as err:
+            absent[precision] = str(err).splitlines()[0]
+    if not engines:
+        raise EngineError("; ".join(absent.values()))
+    limits = _Limits(device, list(engines))
+    x = np.random.default_rng(1).normal(size=(max(order.batches), len(bundle.input.leads), bundle.input.samples))
+    x = x.astype(np.float32)
+    rates: dict[tuple[str, int], list[float]] = {}
+    for at in range(order.rounds + 1):
+        for precision, by_batch in engines.items():
+            for n, engine in by_batch.items():
+                rate = _ecg_per_s(engine, x[:n], order.seconds)
+                if at:  # the first round warms up
+                    rates.setdefault((precision, n), []).append(rate)
+        limits.measure(order.seconds)
+    told = {}
+    for precision, by_batch in engines.items():
+        by_size = {str(n): median(rates[precision, n]) for n in by_batch}
+        told[precision] = {
+            "engine": str(next(iter(by_batch.values()))),
+            "ecg_per_s_by_batch": by_size,
+            "ecg_per_s": max(by_size.values()),
+            **limits.shares(bundle, precision, max(by_size.values())),
+        }
+    return {"engines": told, "absent": absent, "threads": _by_threads(bundle, device, list(engines), x, order)}
+
+
+def _by_threads(
+    bundle: Bundle, device: str, precisions: Sequence[str], x: np.ndarray, order: Order
+) -> dict[str, dict[str, float]]:
+    """ECG/s of the engines on 1, 2, … cores of a CPU."""
+    if device != "cpu":
+        return {}
+    from ecgbatch.runtimes import choice
+
+    n_cores = len(os.sched_getaffinity(0))
+    counts = sorted({1, n_cores, *(2**k for k in range(8) if 2**k < n_cores)})
+    return {
+        precision: {
+            str(n): _ecg_per_s(
+                choice.on_cpu(bundle, precision, batch=BATCH, default=BATCH, n_threads=n), x[:BATCH], order.seconds
+            )
+            for n in counts
+        }
+        for precision in precisions
+    }
+
+
+class _Limits:
+    """Products of large matrices and copies of memory, measured in turn with the engines of a CPU."""
+
+    def __init__(self, device: str, precisions: Sequence[str]) -> None:
+        from ecgbatch.runtimes import limits
+
+        self._limits = limits
+        known = [precision for precision in precisions if device == "cpu" and precision in ("fp32", "int8")]
+        self._products = {precision: limits.Product(precision) for precision in known}
+        self._rates: dict[str, list[float]] = {precision: [] for precision in known}
+        self._moved: list[float] = []
+        self._is_cpu = device == "cpu"
+
+    def measure(self, seconds: float) -> None:
+        for precision, product in self._products.items():
+            self._rates[precision].append(product.rate(seconds))
+        if self._is_cpu:
+            self._moved.append(self._limits.bytes_per_s(seconds))
+
+    def shares(self, bundle: Bundle, precision: str, ecg_per_s: float) -> dict[str, float]:
+        """What an engine of that rate does a second, and of what the device can do."""
+        cost = self._limits.workload(bundle, bundle.folder / "model.onnx", precision)
+        told = {"operations": cost.operations, "operations_per_s": cost.operations * ecg_per_s}
+        if self._rates.get(precision):
+            product = median(self._rates[precision][1:])
+            told |= {"product_operations_per_s": product, "share_of_product": told["operations_per_s"] / product}
+        if self._moved:
+            moved = median(self._moved[1:])
+            told |= {
+                "bytes": cost.bytes,
+                "memory_bytes_per_s": moved,
+                "share_of_memory": cost.bytes * ecg_per_s / moved,
+            }
+        return told
+
+
+def _ecg_per_s(engine: Engine, x: np.ndarray, seconds: float) -> float:
+    started = perf_counter()
+
+    def supply() -> Iterator[tuple[None, np.ndarray]]:
+        while perf_counter() - started < seconds:
+            yield None, x
+
+    n_done = sum(len(logits) for _, logits, _ in engine.stream(supply()))
+    return n_done / (perf_counter() - started)
+
+
+def _whole(
+    bundle: Bundle, sources: Sequence[str], packed: Path, work: Path, order: Order, *, device: str, precision: str
+) -> dict[str, Any]:
+    """ECG/s from the plan to the last commit, from the archive as it lies and from a pack of it."""
+    rates: dict[str, list[float]] = {"archive": [], "pack": []}
+    write: list[float] = []
+    slowest: dict[str, list[str]] = {"archive": [], "pack": []}
+    for _ in range(order.rounds):
+        for name, given in (("archive", list(sources)), ("pack", [str(packed)])):
+            run = work / "run"
+            shutil.rmtree(run, ignore_errors=True)
+            options = score.Options(device=device, precision=precision, limit=order.n)
+            tally = score.run(given, run, [bundle], options)
+            rates[name].append(tally.n_done / tally.seconds)
+            write.append(tally.n_done / max(tally.stage_s["write"], 1e-9))
+            slowest[name].append(tally.slowest)
+    return {
+        "ecg_per_s": {name: median(each) for name, each in rates.items()},
+        "write_ecg_per_s": median(write),
+        "held_back_by": {name: max(each, key=each.count) for name, each in slowest.items()},
+        **{f"{name}_cost": _cost(median(each), order) for name, each in rates.items()},
+    }
+
+
+def _cost(ecg_per_s: float, order: Order) -> Mapping[str, float]:
+    """What a million ECGs take."""
+    hours = 1e6 / ecg_per_s / 3600
+    told = {"ecg_per_hour": 3600 * ecg_per_s, "hours_per_million": hours}
+    if order.watts is not None:
+        told["kwh_per_million"] = hours * order.watts / 1000
+    if order.price is not None:
+        told["price_per_million"] = hours * order.price
+    return told
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

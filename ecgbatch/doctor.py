@@ -1,0 +1,200 @@
+"""What is installed, what this machine can do, and whether every engine and feed it can run says what it should."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from ecgbatch import admission, archive, bundle, formats, synth
+from ecgbatch.bundle import Bundle
+from ecgbatch.errors import EcgbatchError, EngineError
+from ecgbatch.plan import Shard
+from ecgbatch.runtimes import open_engine, open_head
+
+__all__ = ["Check", "Examination", "build_operator", "examined", "told"]
+
+LIBRARIES = {
+    "default": ("ecgbatch", "numpy", "polars", "pyarrow", "openvino", "h5py"),
+    "train": ("torch", "lightning-fabric", "onnx", "onnxruntime", "onnxscript", "safetensors"),
+    "gpu": ("tensorrt", "nvidia-dali-cuda130", "cuda-python"),
+    "remote": ("fsspec",),
+}
+"""What each extra brings; `default` is there always."""
+_FLAGS = re.compile(r"\b(?:avx2|avx512f|avx512_vnni|avx_vnni|avx512_bf16|amx_int8|amx_bf16|asimddp|i8mm)\b")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One self-test."""
+
+    name: str
+    is_passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """All that was found."""
+
+    libraries: tuple[tuple[str, str, str | None], ...]
+    """Extra, name and version of each; None where it is not installed."""
+    devices: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+
+def examined() -> Examination:
+    """Look at everything, and test what can be run."""
+    return Examination(libraries=tuple(_libraries()), devices=tuple(_devices()), checks=tuple(_checks()))
+
+
+def build_operator() -> str:
+    """Compile the DALI operator; a line that says where it lies.
+
+    Raises:
+        EcgbatchError: DALI or a compiler is missing, or it does not compile.
+    """
+    from ecgbatch.feed import dali_operator
+
+    return f"operator: {dali_operator.build()}"
+
+
+def told(found: Examination) -> str:
+    """The examination for a person."""
+    lines = [f"Python {platform.python_version()} · {platform.platform()}", ""]
+    for extra in LIBRARIES:
+        own = [(name, has) for of, name, has in found.libraries if of == extra]
+        listed = " · ".join(f"{name} {has}" for name, has in own if has) or "none"
+        absent = [name for name, has in own if not has]
+        missing = f"; not installed: {', '.join(absent)} (pip install 'ecgbatch[{extra}]')" if absent else ""
+        lines.append(f"{extra:<8} {listed}{missing}")
+    lines += ["", *found.devices, ""]
+    lines += [f"{'passed' if check.is_passed else 'FAILED'}  {check.name}: {check.detail}" for check in found.checks]
+    return "\n".join(lines)
+
+
+def _libraries() -> Iterator[tuple[str, str, str | None]]:
+    for extra, names in LIBRARIES.items():
+        for name in names:
+            try:
+                yield extra, name, version(name)
+            except PackageNotFoundError:
+                yield extra, name, None
+
+
+def _devices() -> Iterator[str]:
+    """A line for the processor and for each graphics processor."""
+    try:
+        facts = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")[0]
+    except OSError:
+        facts = ""
+    model = re.search(r"^model name\s*: (.*)$", facts, re.MULTILINE)
+    flags = sorted(set(_FLAGS.findall(facts)))
+    name = model[1] if model else platform.machine()
+    yield f"cpu: {name}, {len(os.sched_getaffinity(0))} cores, {', '.join(flags) or 'no vector flags known'}"
+    yield from _gpus()
+
+
+def _gpus() -> list[str]:
+    """A line for each NVIDIA GPU, as the driver's own tool tells."""
+    if shutil.which("nvidia-smi") is None:
+        return ["cuda: no NVIDIA driver"]
+    asked = ["nvidia-smi", "--query-gpu=index,name,memory.total,compute_cap,driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as err:
+        return [f"cuda: nvidia-smi does not answer: {err}"]
+    if said.returncode:
+        return [f"cuda: nvidia-smi: {(said.stdout or said.stderr).strip().splitlines()[0]}"]
+    return [f"cuda:{line}" for line in said.stdout.strip().splitlines()]
+
+
+def _checks() -> Iterator[Check]:
+    for shipped in bundle.shipped():
+        if shipped.parent is None:
+            yield from _engines(shipped)
+        else:
+            yield _tested(f"{shipped.name} on cpu", partial(_head, shipped))
+    model = bundle.find("foundation")
+    if find_spec("torch"):
+        yield _tested(f"{model.name} in PyTorch, the oracle", partial(_oracle, model))
+    if _has_dali():
+        yield _tested("feed dali, cpu backend", partial(_dali, model))
+
+
+def _engines(shipped: Bundle) -> Iterator[Check]:
+    devices = {"cpu": ("fp32", *shipped.parity)}
+    if any(line.startswith("cuda:") and line[5:6].isdigit() for line in _gpus()):
+        devices["cuda"] = ("fp32", "fp16")
+    for device, precisions in devices.items():
+        for precision in precisions:
+            yield _tested(
+                f"{shipped.name} on {device} in {precision}",
+                partial(_engine, shipped, device, precision),
+            )
+
+
+def _tested(name: str, test: Callable[[], float]) -> Check:
+    """The check of a test that returns the largest difference from the reference scores, or raises."""
+    try:
+        return Check(name=name, is_passed=True, detail=f"within {test():.1e} of the reference scores")
+    except (EcgbatchError, ImportError, OSError) as err:
+        return Check(name=name, is_passed=False, detail=str(err).splitlines()[0])
+
+
+def _engine(model: Bundle, device: str, precision: str) -> float:
+    engine = admission.admitted(open_engine(model, device, precision))
+    x, expected = admission.reference(model)
+    return _worst(model.probabilities(engine(x)[0]), expected)
+
+
+def _head(model: Bundle) -> float:
+    engine = open_engine(bundle.trunk_of(model), "cpu", "fp32")
+    head = admission.admitted_head(open_head(model, engine), engine)
+    x, expected = admission.reference(model)
+    return _worst(model.probabilities(head(engine(x)[1])), expected)
+
+
+def _oracle(model: Bundle) -> float:
+    from ecgbatch.runtimes import eager
+
+    x, expected = admission.reference(model)
+    return _require_near(_worst(model.probabilities(eager.load(model)(x)[0]), expected))
+
+
+def _has_dali() -> bool:
+    return bool(find_spec("nvidia") and find_spec("nvidia.dali"))
+
+
+def _dali(model: Bundle) -> float:
+    """The largest difference of its input from the host feed's, on synthetic files of two rates."""
+    from ecgbatch.feed import open_feed
+
+    with TemporaryDirectory() as name:
+        for at, fs_hz in enumerate((500, 250)):
+            (Path(name) / f"{at}.xml").write_bytes(synth.muse_xml(synth.record(seed=at, fs_hz=fs_hz)))
+        entries = list(archive.scan([name], companions=formats.companions, skip=Path(name) / "none"))
+        feeds = [
+            open_feed(feed, [model.input], device="cpu", size=len(entries), workers=1) for feed in ("host", "dali")
+        ]
+        x = [next(iter(feed([Shard(index=0, entries=entries)]))).x[model.input] for feed in feeds]
+    return _require_near(_worst(*x))
+
+
+def _require_near(worst: float) -> float:
+    if not worst <= 1e-4:
+        raise EngineError(f"reference scores missed by {worst:.2g}, expected at most 1e-4")
+    return worst
+
+
+def _worst(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max())
