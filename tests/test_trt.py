@@ -20,6 +20,7 @@ import pytest
 
 ort = pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT computes with it")
 
+from ecgbatch import progress  # noqa: E402
 from ecgbatch.errors import EngineError  # noqa: E402
 from ecgbatch.runtimes import cpu, profiles  # noqa: E402
 
@@ -165,10 +166,17 @@ def test_a_build_tells_its_phases_and_keeps_its_timings(machine, trt, tiny_bundl
     built(trt, tiny_bundle, timings=timings, observe=lambda *what: seen.append(what))
     built(trt, tiny_bundle, timings=timings)
 
-    assert seen == [("build", 0, 2), ("build", 1, 2), ("build", 2, 2), ("build", 2, 2)]
+    assert seen == [("build", 0, 2), ("build", 1, 2), ("build", 2, 2)]
     assert machine.timings_read == [b"", b"measured"]
     assert timings.read_bytes() == b"measured"
     assert list(tmp_path.iterdir()) == [timings]
+
+
+def test_a_build_shows_how_far_it_has_come(trt, tiny_bundle, capsys):
+    with progress.building("foundation fp16") as observe:
+        built(trt, tiny_bundle, observe=observe)
+
+    assert capsys.readouterr().err.splitlines() == ["foundation fp16: build 2 of 2"]
 
 
 def test_timings_of_another_gpu_are_left_aside(machine, trt, tiny_bundle, tmp_path):

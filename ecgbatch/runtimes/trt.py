@@ -269,8 +269,7 @@ class _Progress(trt.IProgressMonitor):
         return True
 
     def phase_finish(self, phase_name: str) -> None:
-        if n_steps := self._steps.pop(phase_name, 0):
-            self._observe(phase_name, n_steps, n_steps)
+        self._steps.pop(phase_name, None)
 
 
 def _device(index: int) -> Device:
