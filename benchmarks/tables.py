@@ -225,9 +225,9 @@ def _paper_estimate(result: Result) -> str:
     binding = result["stages"][result["binding"]]["name"]
     core, cores = _spaced(round(result["decode_ecg_per_s"])), _spaced(round(result["decoding_cores"]))
     return (
-        f"{table}\n\nIn {result['settings']['precision']}, {binding}, binds the GPU; before it, the host does. One core "
-        f"of our machine reads and decodes {core} ECG/s of MUSE XML: at its bound a GPU would take what {cores} of them "
-        f"give, and {result['read_gb_per_s']:.0f} GB/s of files."
+        f"{table}\n\nIn {result['settings']['precision']}, {binding}, binds the GPU; before it, the host does. One "
+        f"core of our machine reads and decodes {core} ECG/s of MUSE XML: at its bound a GPU would take what {cores} "
+        f"of them give, and {result['read_gb_per_s']:.0f} GB/s of files."
     )
 
 

@@ -17,7 +17,7 @@ def about(tiny_bundle):
 
 
 def test_a_plan_comes_back_as_it_was(about):
-    assert unpacked(packed(about, PLAN), about, where="engine") == PLAN
+    assert unpacked(packed(about, "a1b2", PLAN), about, where="engine") == ("a1b2", PLAN)
 
 
 def test_the_facts_are_text_that_a_cache_can_take_a_key_of(about, tiny_bundle):
@@ -29,15 +29,16 @@ def test_the_facts_are_text_that_a_cache_can_take_a_key_of(about, tiny_bundle):
 def test_an_int8_engine_is_one_of_the_int8_graph(tiny_bundle):
     bundle = replace(tiny_bundle, hashes={**tiny_bundle.hashes, "model.int8.onnx": "abc"})
 
-    assert facts(bundle, H100, precision="int8", sizes=(1,))["model"] == "abc"
+    assert facts(bundle, H100, precision="int8", sizes=(1,))["graph"] == "abc"
+    assert facts(tiny_bundle, H100, precision="int8", sizes=(1,))["graph"] == "own"
 
 
 @pytest.mark.parametrize(
     ("gpu", "precision", "sizes", "said"),
     [
         (replace(H100, name="NVIDIA A100", architecture="sm_80"), "fp16", (1, 2, 8, 32), "architecture 'sm_90'"),
-        (replace(H100, driver="13.1"), "fp16", (1, 2, 8, 32), "driver 'cuda 13.0', expected 'cuda 13.1'"),
-        (replace(H100, tensorrt="11.5.0"), "fp16", (1, 2, 8, 32), "runtime 'tensorrt 11.4.0'"),
+        (replace(H100, driver="13.1"), "fp16", (1, 2, 8, 32), "driver '13.0', expected '13.1'"),
+        (replace(H100, tensorrt="11.5.0"), "fp16", (1, 2, 8, 32), "tensorrt '11.4.0', expected '11.5.0'"),
         (H100, "bf16", (1, 2, 8, 32), "precision 'fp16', expected 'bf16'"),
         (H100, "fp16", (1, 4, 16), "batches '1 2 8 32', expected '1 4 16'"),
     ],
@@ -47,19 +48,19 @@ def test_an_engine_of_other_facts_is_refused(about, tiny_bundle, gpu, precision,
     expected = facts(tiny_bundle, gpu, precision=precision, sizes=sizes)
 
     with pytest.raises(EngineError, match=f"engine: built for {said}.*build it again"):
-        unpacked(packed(about, PLAN), expected, where="engine")
+        unpacked(packed(about, "a1b2", PLAN), expected, where="engine")
 
 
 def test_an_engine_of_another_model_is_refused(about, other_bundle):
     expected = facts(other_bundle, H100, precision="fp16", sizes=(1, 2, 8, 32))
 
     with pytest.raises(EngineError, match="built for input '8 x 2500', expected '12 x 600'"):
-        unpacked(packed(about, PLAN), expected, where="engine")
+        unpacked(packed(about, "a1b2", PLAN), expected, where="engine")
 
 
 @pytest.mark.parametrize("at", [0, len(PLAN) // 2, len(PLAN) - 1])
 def test_a_plan_with_one_other_bit_is_refused(about, at):
-    raw = bytearray(packed(about, PLAN))
+    raw = bytearray(packed(about, "a1b2", PLAN))
     raw[len(raw) - len(PLAN) + at] ^= 1
 
     with pytest.raises(EngineError, match="damaged"):
@@ -69,13 +70,19 @@ def test_a_plan_with_one_other_bit_is_refused(about, at):
 @pytest.mark.parametrize("keep", [0, 5, 17, 30, -1], ids=lambda n: f"first-{n}-bytes")
 def test_an_engine_cut_short_is_refused(about, keep):
     with pytest.raises(EngineError, match="build it again"):
-        unpacked(packed(about, PLAN)[:keep], about, where="engine")
+        unpacked(packed(about, "a1b2", PLAN)[:keep], about, where="engine")
 
 
 @pytest.mark.parametrize(
     "raw",
-    [PLAN, b"ecgbatch engine 2\n{}\n", b"ecgbatch engine 1\n[]\nx", b"ecgbatch engine 1\n\xff\xfe\nx"],
-    ids=["a bare plan", "a later version", "no facts", "no text"],
+    [
+        PLAN,
+        b"ecgbatch engine 2\n{}\n",
+        b"ecgbatch engine 1\n[]\nx",
+        b"ecgbatch engine 1\n\xff\xfe\nx",
+        b'ecgbatch engine 1\n{"facts": 1, "graph_sha256": "", "plan_sha256": ""}\nx',
+    ],
+    ids=["a bare plan", "a later version", "no facts", "no text", "facts of another kind"],
 )
 def test_what_is_no_engine_file_is_refused(about, raw):
     with pytest.raises(EngineError, match="not an engine of this version"):

@@ -7,7 +7,7 @@ import pytest
 
 from ecgbatch.errors import EngineError
 from ecgbatch.plan import Shard
-from ecgbatch.runtimes.placement import gpus, merged, own_shards, require_present
+from ecgbatch.runtimes.placement import gpus, merged, own_shards, require_present, split
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cuda", (0,)), ("cuda:3", (3,)), ("cuda:2,0,1", (2, 0, 1))])
@@ -24,6 +24,14 @@ def test_what_names_no_gpu_is_refused(device):
 def test_a_gpu_named_twice_is_refused():
     with pytest.raises(EngineError, match="names a GPU twice"):
         gpus("cuda:0,1,0")
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [("auto", ["auto"]), ("cpu", ["cpu"]), ("cuda", ["cuda:0"]), ("cuda:1,0", ["cuda:1", "cuda:0"])],
+)
+def test_a_device_of_several_gpus_is_several_devices(device, expected):
+    assert split(device) == expected
 
 
 @pytest.mark.parametrize(("n", "said"), [(0, "no GPU"), (1, "cuda:0 only"), (2, "cuda:0 to cuda:1")], ids=str)

@@ -10,7 +10,9 @@ import contextlib
 import ctypes
 import importlib
 import json
+import re
 import sys
+import weakref
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
@@ -22,7 +24,7 @@ ort = pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT compu
 
 from ecgbatch import progress  # noqa: E402
 from ecgbatch.errors import EngineError  # noqa: E402
-from ecgbatch.runtimes import cpu, profiles  # noqa: E402
+from ecgbatch.runtimes import cpu, on_gpu, profiles  # noqa: E402
 
 BATCH = 8
 OURS = ("ecgbatch.runtimes.trt", "ecgbatch.runtimes.cuda_slot")
@@ -55,6 +57,11 @@ def raw(trt, tiny_bundle):
 @pytest.fixture
 def engine(trt, tiny_bundle, raw):
     return trt.load(tiny_bundle, raw, index=0, precision="fp32", batch=BATCH)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return Cache(tmp_path / "cache")
 
 
 @pytest.fixture
@@ -127,12 +134,19 @@ def test_a_device_array_that_does_not_fit_is_copied_once(machine, engine, tiny_b
         (lambda x: DeviceArray(x[:8, :4]), r"\(8, 4, 2500\)"),
         (lambda x: DeviceArray(x[:8], device=1), "on device 1"),
         (lambda x: DeviceArray(x[:8], strides=(40_000, 5_000, 2)), "dense"),
+        (lambda x: DeviceArray(x[0]), r"\(8, 2500\)"),
     ],
-    ids=["type", "shape", "device", "strides"],
+    ids=["type", "shape", "device", "strides", "rank"],
 )
 def test_a_device_array_of_another_kind_is_refused(engine, x, array, said):
     with pytest.raises(EngineError, match=said):
         engine.on_device(array(x))
+
+
+def test_one_record_of_the_device_may_have_any_stride_between_records(engine, tiny_bundle, x):
+    logits, _ = engine.on_device(DeviceArray(x[:1], strides=(1, 2500, 1)))
+
+    np.testing.assert_allclose(host(logits), cpu.load(tiny_bundle, batch=BATCH)(x[:1])[0], atol=1e-4)
 
 
 def test_two_engines_read_one_batch_of_the_device(machine, trt, tiny_bundle, raw, x):
@@ -194,7 +208,60 @@ def test_float32_is_float32(machine, trt, tiny_bundle):
 
 
 def test_layers_left_in_float32_are_told(engine):
-    assert [layer.name for layer in engine.inspected()] == ["stem", "head"]
+    assert engine.left_in_float32() == ["Gemm stem", "Gemm head"]
+
+
+def test_what_was_built_is_what_scoring_opens(trt, tiny_bundle, cache, x):
+    kept(tiny_bundle, cache, "fp32")
+
+    engine = on_gpu.opened(tiny_bundle, "cuda:0", "fp32", batch=BATCH, cache=cache)
+
+    np.testing.assert_allclose(engine(x)[0], cpu.load(tiny_bundle, batch=BATCH)(x)[0], atol=1e-4)
+    assert engine.variant == engine.precision == "fp32"
+    assert cache.told["fp32"]["left_in_float32"] == ["Gemm stem", "Gemm head"]
+
+
+def test_auto_opens_the_fastest_that_was_built(trt, tiny_bundle, cache):
+    for precision, rate in (("fp16", 300.0), ("int8", 200.0), ("fp32", 100.0)):
+        kept(tiny_bundle, cache, precision)
+        cache.told[precision]["ecg_per_s"] = rate
+
+    engine = on_gpu.opened(tiny_bundle, "cuda", "auto", batch=BATCH, cache=cache)
+
+    assert str(engine) == "cuda:0 tensorrt fp16"
+    assert re.fullmatch(r"fp16 [0-9a-f]{16}", engine.variant)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "said"),
+    [
+        ("cuda:0", "fp16", r"no engine was built in fp16; run `ecgbatch build tiny --device cuda:0 --precision fp16`"),
+        ("cuda:0", "auto", r"no engine was built in auto; run"),
+        ("cuda:0", "fp64", r"precision 'fp64' on cuda:0, expected 'auto' or one of int8, fp16, bf16, fp32"),
+        ("cuda:0,1", "fp32", r"an engine runs on one GPU"),
+        ("cuda:4", "fp32", r"this machine has cuda:0 only"),
+    ],
+    ids=str,
+)
+def test_what_was_not_built_is_not_opened(trt, tiny_bundle, cache, device, precision, said):
+    with pytest.raises(EngineError, match=said):
+        on_gpu.opened(tiny_bundle, device, precision, batch=BATCH, cache=cache)
+
+
+def test_an_engine_that_is_not_verified_is_not_kept(trt, tiny_bundle, cache):
+    def refuse(engine):
+        raise EngineError("differs by 0.4")
+
+    with pytest.raises(EngineError, match=r"differs by 0.4"):
+        kept(tiny_bundle, cache, "fp32", verify=refuse)
+    assert cache.told == {}
+
+
+def test_builds_for_one_gpu_share_their_timings(machine, trt, tiny_bundle, other_bundle, cache):
+    kept(tiny_bundle, cache, "fp32")
+    kept(other_bundle, cache, "fp16")
+
+    assert machine.timings_read == [b"", b"measured"]
 
 
 def test_a_graph_that_the_parser_refuses_is_an_error(trt, tiny_bundle, tmp_path):
@@ -298,6 +365,41 @@ def built(trt, bundle, *, graph=None, index=0, timings=None, observe=lambda *_: 
         timings=timings,
         observe=observe,
     )
+
+
+def kept(bundle, cache, precision, *, verify=lambda engine: {}):
+    return on_gpu.keep(
+        bundle,
+        bundle.folder / "model.onnx",
+        "cuda:0",
+        precision,
+        batch=BATCH,
+        cache=cache,
+        verify=verify,
+        timings_in=cache.folder,
+        observe=lambda *_: None,
+    )
+
+
+class Cache:
+    """The least that a cache of engines must be: a folder for each precision."""
+
+    def __init__(self, folder):
+        self.folder, self.told, self.facts = folder, {}, {}
+
+    def kept(self, facts):
+        precision = facts["precision"]
+        if precision not in self.told:
+            return None
+        assert self.facts[precision] == facts
+        return SimpleNamespace(told=self.told[precision], path=lambda name: self.folder / precision / name)
+
+    def keep(self, facts, write, told):
+        place = self.folder / facts["precision"]
+        place.mkdir(parents=True)
+        write(place)
+        self.told[facts["precision"]], self.facts[facts["precision"]] = dict(told), facts
+        return self.kept(facts)
 
 
 def host(view):
@@ -491,8 +593,8 @@ def _fill_tensorrt(machine, tensorrt):
 
         def parse_from_file(self, path):
             with contextlib.suppress(ort.capi.onnxruntime_pybind11_state.InvalidProtobuf):
-                self.network.session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-                self.network.path = path
+                ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+                self.network.path, self.network.parser = path, weakref.ref(self)
                 return True
             self.num_errors = 1
             return False
@@ -547,6 +649,7 @@ def _fill_tensorrt(machine, tensorrt):
         def build_serialized_network(self, network, config):
             monitor = config.progress_monitor
             assert monitor.is_ready
+            assert network.parser(), "the parser, which owns the weights, is gone"
             monitor.phase_start("build", None, 2)
             monitor.phase_start("tactics", "build", 9)
             assert all([monitor.step_complete("tactics", 0), monitor.step_complete("build", 0)])

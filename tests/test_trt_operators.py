@@ -53,7 +53,10 @@ GRAPHS = {
 def graph(request, tmp_path):
     found, precision = GRAPHS[request.param]
     if precision == "int8":
-        return onnx.load(found.folder / "model.int8.onnx")
+        from ecgbatch.train.quantise import write_signed  # TensorRT takes no uint8
+
+        write_signed(found.folder / "model.int8.onnx", tmp_path / "signed.onnx")
+        return onnx.load(tmp_path / "signed.onnx")
     source = found.folder / "model.onnx"
     if precision == "fp32":
         return onnx.load(source)

@@ -129,7 +129,8 @@ def _array(buffer: Buffer) -> np.ndarray:
 
 def _require_like(view: StridedMemoryView, shape: tuple[int, ...], index: int) -> None:
     dense = (shape[1] * shape[2], shape[2], 1)
-    is_dense = view.strides is None or tuple(view.strides) == dense
+    strides = dense if view.strides is None else view.strides
+    is_dense = all(found == step for found, step, n in zip(strides, dense, shape, strict=False) if n > 1)
     if view.shape != shape or view.dtype != _F32 or not is_dense or view.device_id != index:
         what = f"{view.dtype} {view.shape} on device {view.device_id}"
         raise EngineError(f"batch of {what}, expected dense float32 {shape} on device {index}")

@@ -1,4 +1,4 @@
-"""A compiled engine on disk: a line of facts it was built under and the hash of the rest, then TensorRT's plan.
+"""A compiled engine on disk: a line of facts it was built under and hashes, then TensorRT's plan.
 
 A plan is code for one GPU, one version of the library and one model. TensorRT notices some of what is wrong with one,
 so nothing is handed to it before the facts and the hash have been compared.
@@ -16,7 +16,6 @@ from ecgbatch.errors import EngineError
 __all__ = ["Gpu", "Tensor", "facts", "packed", "refuse_other", "refuse_tensors", "unpacked"]
 
 _MAGIC = b"ecgbatch engine 1\n"
-_HASH = "plan_sha256"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,41 +42,42 @@ class Tensor:
 def facts(bundle: Bundle, gpu: Gpu, *, precision: str, sizes: Sequence[int]) -> dict[str, str]:
     """All that an engine depends on: another value of any of them is another engine."""
     return {
-        "ecgbatch": version("ecgbatch"),  # which writes fp16 and bf16 into the graph
-        "runtime": f"tensorrt {gpu.tensorrt}",
-        "device": gpu.name,
-        "architecture": gpu.architecture,
-        "driver": f"cuda {gpu.driver}",
+        "model": bundle.hashes["model.onnx"],
         "precision": precision,
-        "model": bundle.hashes["model.int8.onnx" if precision == "int8" else "model.onnx"],
+        "device": "cuda",
+        "gpu": gpu.name,
+        "architecture": gpu.architecture,
+        "driver": gpu.driver,
+        "tensorrt": gpu.tensorrt,
+        "ecgbatch": version("ecgbatch"),  # which writes fp16 and bf16 into the graph
         "input": f"{len(bundle.input.leads)} x {bundle.input.samples}",
         "batches": " ".join(map(str, sizes)),
+        **({"graph": bundle.hashes.get("model.int8.onnx", "own")} if precision == "int8" else {}),
     }
 
 
-def packed(about: Mapping[str, str], plan: bytes) -> bytes:
-    """The file of a plan that was built under these facts."""
-    head = json.dumps({**about, _HASH: hashlib.sha256(plan).hexdigest()}, ensure_ascii=False, sort_keys=True)
-    return _MAGIC + head.encode() + b"\n" + plan
+def packed(about: Mapping[str, str], graph_sha256: str, plan: bytes) -> bytes:
+    """The file of a plan that was built of that graph under these facts."""
+    head = {"facts": dict(about), "graph_sha256": graph_sha256, "plan_sha256": hashlib.sha256(plan).hexdigest()}
+    return _MAGIC + json.dumps(head, ensure_ascii=False, sort_keys=True).encode() + b"\n" + plan
 
 
-def unpacked(raw: bytes, expected: Mapping[str, str], *, where: str) -> bytes:
-    """The plan in a file, where it was built under just these facts.
+def unpacked(raw: bytes, expected: Mapping[str, str], *, where: str) -> tuple[str, bytes]:
+    """The hash of the graph and the plan in a file, where it was built under just these facts.
 
     Raises:
         EngineError: it was not, or the file is damaged or no engine.
     """
     head, _, plan = raw.removeprefix(_MAGIC).partition(b"\n")
     try:
-        found = json.loads(head) if raw.startswith(_MAGIC) else None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise EngineError(f"{where}: not an engine of this version of ecgbatch; build it again")
-    refuse_other({key: value for key, value in found.items() if key != _HASH}, expected, where=where)
-    if found.get(_HASH) != hashlib.sha256(plan).hexdigest():
+        content = json.loads(head) if raw.startswith(_MAGIC) else {}
+        found, graph, sha256 = content["facts"], str(content["graph_sha256"]), content["plan_sha256"]
+        refuse_other(found, expected, where=where)
+    except (ValueError, TypeError, KeyError, AttributeError) as err:
+        raise EngineError(f"{where}: not an engine of this version of ecgbatch; build it again") from err
+    if sha256 != hashlib.sha256(plan).hexdigest():
         raise EngineError(f"{where}: damaged, its plan is not the one its hash was taken of; build it again")
-    return plan
+    return graph, plan
 
 
 def refuse_other(found: Mapping[str, str], expected: Mapping[str, str], *, where: str) -> None:

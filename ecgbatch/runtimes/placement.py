@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from ecgbatch.errors import EngineError
 
-__all__ = ["gpus", "merged", "own_shards", "require_present"]
+__all__ = ["gpus", "merged", "own_shards", "require_present", "split"]
 
 T = TypeVar("T")
 _Item = tuple[int, T] | BaseException | None
@@ -38,6 +38,15 @@ def gpus(device: str) -> tuple[int, ...]:
     if len(set(indices)) < len(indices):
         raise EngineError(f"device {device!r} names a GPU twice, expected each once")
     return indices
+
+
+def split(device: str) -> list[str]:
+    """Each GPU of a device that names several, as a device of its own; any other device as it is.
+
+    Raises:
+        EngineError: `device` begins with `cuda` and names no GPU, or one of them twice.
+    """
+    return [f"cuda:{index}" for index in gpus(device)] if device.startswith("cuda") else [device]
 
 
 def require_present(indices: Sequence[int], n_present: int) -> None:

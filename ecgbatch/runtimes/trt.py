@@ -8,6 +8,7 @@ cuda_slot those of memory. Precision is the graph's: TensorRT 11 knows no other.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, SupportsInt, TypeVar
@@ -28,7 +29,7 @@ except (ImportError, OSError) as err:  # OSError: a shared library of theirs is 
     missing = f"device 'cuda' needs TensorRT and cuda-core ({err}); pip install 'ecgbatch[gpu]'"
     raise EngineError(missing) from err
 
-__all__ = ["TrtEngine", "build", "facts", "load", "n_gpus"]
+__all__ = ["Observer", "TrtEngine", "build", "facts", "load", "n_gpus"]
 
 T = TypeVar("T")
 Observer = Callable[[str, int, int], None]
@@ -82,11 +83,11 @@ def build(
     with _told(f"cuda:{index}, {graph.name}", log):
         builder = trt.Builder(log)
         network = builder.create_network()
-        _parse(graph, network, log)
+        parser = _parsed(graph, network, log)  # owns the network's weights, so it lives until the plan is there
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default: float32 with 10 bits, which nobody asked for
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector tells no types
-        config.progress_monitor = _Progress(observe)
+        config.progress_monitor = monitor = _Progress(observe)
         for size in profiles.sizes(batch):
             profile = builder.create_optimization_profile()
             shape = (size, len(bundle.input.leads), bundle.input.samples)
@@ -94,10 +95,11 @@ def build(
             _require(config.add_optimization_profile(profile) >= 0, log, f"refuses batches of {size}")
         _use_timings(timings, config, log)
         plan = builder.build_serialized_network(network, config)
+        del parser, monitor
         _require(plan is not None, log, "cannot build the engine")
         if timings:
             _replace(timings, bytes(memoryview(config.get_timing_cache().serialize())))
-        return engine_file.packed(about, bytes(memoryview(plan)))
+        return engine_file.packed(about, sha256(graph.read_bytes()).hexdigest(), bytes(memoryview(plan)))
 
 
 def load(bundle: Bundle, raw: bytes, *, index: int, precision: str, batch: int) -> "TrtEngine":
@@ -108,7 +110,7 @@ def load(bundle: Bundle, raw: bytes, *, index: int, precision: str, batch: int) 
     """
     where = f"model {bundle.name!r} on cuda:{index}"
     about = facts(bundle, index=index, precision=precision, batch=batch)
-    plan = engine_file.unpacked(raw, about, where=where)
+    graph, plan = engine_file.unpacked(raw, about, where=where)
     device = _device(index)
     log = _Log()
     with _told(where, log):
@@ -117,7 +119,8 @@ def load(bundle: Bundle, raw: bytes, *, index: int, precision: str, batch: int) 
         _require(compiled is not None, log, "does not take the plan")
         sizes = profiles.sizes(batch)
         engine_file.refuse_tensors(_tensors(compiled), _sizes(compiled), bundle, sizes=sizes)
-        return TrtEngine(bundle, compiled, device, log, precision=precision, sizes=sizes)
+        variant = precision if precision == "fp32" else f"{precision} {graph[:16]}"
+        return TrtEngine(bundle, (runtime, compiled), device, log, variant=variant, sizes=sizes)
 
 
 class TrtEngine:
@@ -126,19 +129,19 @@ class TrtEngine:
     def __init__(
         self,
         bundle: Bundle,
-        compiled: trt.ICudaEngine,
+        plan: tuple[trt.Runtime, trt.ICudaEngine],
         device: Device,
         log: "_Log",
         *,
-        precision: str,
+        variant: str,
         sizes: Sequence[int],
     ) -> None:
         self.bundle = bundle
         self.batch = sizes[-1]
-        self.precision = precision
+        self.variant = variant
         self._device = device
         self._log = log
-        self._compiled = compiled
+        self._runtime, self._compiled = _, compiled = plan  # the runtime must outlive what it has read
         lanes = [_Lane(compiled, device, log) for _ in range(_STREAMS)]
         row = (len(bundle.input.leads), bundle.input.samples)
         widths = {name: _shape(compiled.get_tensor_shape(name))[-1] for name in ("logits", "embedding")}
@@ -146,6 +149,11 @@ class TrtEngine:
 
     def __str__(self) -> str:
         return f"cuda:{self._device.device_id} tensorrt {self.precision}"
+
+    @property
+    def precision(self) -> str:
+        """The first word of `variant`, which has the hash of the graph too."""
+        return self.variant.partition(" ")[0]
 
     def __call__(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
         """Logits (record, label) and embedding (record, feature) of normalised float32 x (record, lead, time).
@@ -182,15 +190,16 @@ class TrtEngine:
         with self._running():
             return self._slots[0].on_device(x)
 
-    def inspected(self) -> list[layers.Layer]:
-        """What the engine was compiled to, layer by layer.
+    def left_in_float32(self) -> list[str]:
+        """Names of the layers that compute in float32, whatever precision was asked for.
 
         Raises:
             EngineError: the inspector does not tell.
         """
         with self._running():
             inspector = self._compiled.create_engine_inspector()
-            return layers.layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+            told = layers.layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+            return [f"{layer.kind} {layer.name}" for layer in layers.in_float32(told)]
 
     def _finish(self, running: "deque[tuple[T, Slot]]", idle: "deque[Slot]") -> tuple[T, np.ndarray, np.ndarray]:
         tag, slot = running[0]
@@ -280,11 +289,12 @@ def _device(index: int) -> Device:
         return device
 
 
-def _parse(graph: Path, network: trt.INetworkDefinition, log: _Log) -> None:
+def _parsed(graph: Path, network: trt.INetworkDefinition, log: _Log) -> trt.OnnxParser:
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):
         errors: list[trt.ParserError] = [parser.get_error(at) for at in range(parser.num_errors)]
         raise EngineError("TensorRT does not take the graph: " + "; ".join(error.desc() for error in errors))
+    return parser
 
 
 def _use_timings(path: Path | None, config: trt.IBuilderConfig, log: _Log) -> None:
