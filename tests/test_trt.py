@@ -12,6 +12,7 @@ import importlib
 import json
 import re
 import sys
+import threading
 import weakref
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
@@ -24,7 +25,7 @@ ort = pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT compu
 
 from ecgbatch import progress  # noqa: E402
 from ecgbatch.errors import EngineError  # noqa: E402
-from ecgbatch.runtimes import cpu, on_gpu, profiles  # noqa: E402
+from ecgbatch.runtimes import cpu, on_gpu, placement, profiles  # noqa: E402
 
 BATCH = 8
 OURS = ("ecgbatch.runtimes.trt", "ecgbatch.runtimes.cuda_slot")
@@ -171,6 +172,25 @@ def test_engines_of_two_gpus_take_turns_on_one_thread(machine, trt, tiny_bundle,
 
     assert len(found) == 12
     assert [str(engine) for engine in engines] == ["cuda:0 tensorrt fp32", "cuda:1 tensorrt fp32"]
+
+
+def test_engines_of_two_gpus_run_on_threads_of_their_own(machine, trt, tiny_bundle, x):
+    machine.n_gpus = 2
+    engines = [
+        trt.load(tiny_bundle, built(trt, tiny_bundle, index=at), index=at, precision="fp32", batch=BATCH)
+        for at in (0, 1)
+    ]
+    shards = range(12)
+
+    found = placement.merged(
+        [engine.stream((shard, x[shard : shard + 8]) for shard in shards[at::2]) for at, engine in enumerate(engines)]
+    )
+
+    by_shard = {shard: (at, logits) for at, (shard, logits, _) in found}
+    assert {shard: at for shard, (at, _) in by_shard.items()} == {shard: shard % 2 for shard in shards}
+    for shard, (_, logits) in by_shard.items():
+        expected = cpu.load(tiny_bundle, batch=BATCH)(x[shard : shard + 8])[0]
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_a_build_tells_its_phases_and_keeps_its_timings(machine, trt, tiny_bundle, tmp_path):
@@ -423,12 +443,12 @@ class Machine:
     load_error: str | None = None
     context_error: str | None = None
     run_error: str | None = None
-    current: int | None = None
     n_enqueued: int = 0
     n_executed: int = 0
     n_switches: int = 0
 
     def __post_init__(self):
+        self.thread = threading.local()  # each has a current device of its own
         self.addresses: dict[str, int] = {}
         self.timings_read: list[bytes] = []
         self.flags: set[str] = set()
@@ -471,7 +491,7 @@ def _fill_cuda(machine, core, utils):
     def alive(index):
         if machine.is_lost:
             raise CUDAError("CUDA_ERROR_DEVICE_UNAVAILABLE")
-        assert machine.current == index, "another device is current"
+        assert getattr(machine.thread, "device", None) == index, "another device is current"
 
     class Buffer:
         def __init__(self, address, size, owner):
@@ -535,7 +555,7 @@ def _fill_cuda(machine, core, utils):
             return tuple(cls(index) for index in range(machine.n_gpus))
 
         def set_current(self):
-            machine.current = self.device_id
+            machine.thread.device = self.device_id
 
         def create_stream(self):
             return Stream(self.device_id)
@@ -569,7 +589,7 @@ def _fill_cuda(machine, core, utils):
 
         @classmethod
         def from_buffer(cls, buffer, shape, *, dtype):
-            return cls(buffer.handle, shape, dtype, machine.current, buffer)
+            return cls(buffer.handle, shape, dtype, machine.thread.device, buffer)
 
     core.Buffer, core.Device, core.Stream, core.EventOptions = Buffer, Device, Stream, SimpleNamespace
     core.LegacyPinnedMemoryResource = Pinned

@@ -65,7 +65,7 @@ def own_shards(shards: Iterable[S], position: int, n_devices: int) -> Iterator[S
     return (shard for shard in shards if shard.index % n_devices == position)
 
 
-def merged(streams: Sequence[Generator[T, None, None]]) -> Iterator[tuple[int, T]]:
+def merged(streams: Sequence[Iterator[T]]) -> Iterator[tuple[int, T]]:
     """What several streams give, as it comes, with the position of its stream; each runs on a thread of its own.
 
     Of each stream the order is kept, and at most a few items are made ahead. The first exception of any is raised here
@@ -92,16 +92,20 @@ def merged(streams: Sequence[Generator[T, None, None]]) -> Iterator[tuple[int, T
             thread.join()
 
 
-def _pump(at: int, stream: Generator[T, None, None], ready: "Queue[_Item[T]]", stopping: Event) -> None:
+def _pump(at: int, stream: Iterator[T], ready: "Queue[_Item[T]]", stopping: Event) -> None:
     last: BaseException | None = None
     try:
-        with closing(stream):
-            for item in stream:
+        with closing(_closable(stream)) as items:
+            for item in items:
                 if not _put(ready, (at, item), stopping):
                     return
     except BaseException as err:  # raised again where the streams are merged
         last = err
     _put(ready, last, stopping)
+
+
+def _closable(stream: Iterator[T]) -> Generator[T, None, None]:
+    yield from stream  # which is closed with this, where it is a generator
 
 
 def _put(ready: "Queue[_Item[T]]", item: "_Item[T]", stopping: Event) -> bool:
