@@ -40,9 +40,8 @@ class Slot:
         self._sizes = sizes
         self._n = 0
         self._held: StridedMemoryView | None = None
-        self._done = device.create_event(
-            EventOptions(blocking_sync=True)
-        )  # a spinning wait would cost a decoder's core
+        # A wait that spins would cost a decoder its core.
+        self._done = device.create_event(EventOptions(blocking_sync=True))
         pinned = LegacyPinnedMemoryResource()
         n_bytes = {"x": row[0] * row[1] * _F32.itemsize} | {k: n * _F32.itemsize for k, n in widths.items()}
         self._row_bytes = n_bytes
