@@ -194,6 +194,17 @@ def test_a_batch_of_the_device_gives_what_it_gives_from_the_host(engines, x, n, 
     assert np.array_equal(on_host(engine.on_device(batch)[0]), wanted[0])
 
 
+def test_a_feed_may_write_its_next_batch_where_the_last_one_lay(engines, x):
+    engine, place = engines("fp32"), on_gpu(x[:BATCH])
+
+    def feed():
+        for at in range(64):
+            copied(x[at : at + BATCH], place)
+            yield at, place
+
+    assert all(np.array_equal(logits, engine(x[at : at + BATCH])[0]) for at, logits, _ in list(engine.stream(feed())))
+
+
 def test_a_gpu_without_memory_is_an_error_and_can_be_used_again(bundle, files, x):
     from ecgbatch.runtimes import trt
 
@@ -330,9 +341,20 @@ def on_gpu(x, *, offset=0):
     x = np.ascontiguousarray(x)
     memory = device.allocate(x.nbytes + 4 * offset, stream=stream)
     part = Buffer.from_handle(int(memory.handle) + 4 * offset, x.nbytes, owner=memory)
-    Buffer.from_handle(x.ctypes.data, x.nbytes, owner=x).copy_to(part, stream=stream)
     stream.sync()
-    return StridedMemoryView.from_buffer(part, x.shape, dtype=x.dtype)
+    return copied(x, StridedMemoryView.from_buffer(part, x.shape, dtype=x.dtype))
+
+
+def copied(x, view):
+    """The array on GPU 0, with the values of x in it."""
+    from cuda.core import Buffer, Device
+
+    x = np.ascontiguousarray(x)
+    stream = Device(0).create_stream()
+    place = Buffer.from_handle(view.ptr, x.nbytes, owner=view)
+    Buffer.from_handle(x.ctypes.data, x.nbytes, owner=x).copy_to(place, stream=stream)
+    stream.sync()
+    return view
 
 
 def on_host(view):

@@ -128,6 +128,21 @@ def test_a_device_array_that_does_not_fit_is_copied_once(machine, engine, tiny_b
     np.testing.assert_allclose(logits, cpu.load(tiny_bundle, batch=BATCH)(x[:n])[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("n", [8, 5], ids=["whole", "tail"])
+def test_a_feed_may_write_its_next_batch_where_the_last_one_lay(engine, tiny_bundle, x, n):
+    array = DeviceArray(x[:n])
+
+    def feed():
+        for at in range(10):
+            array.write(x[at : at + n])
+            yield at, array
+
+    reference = cpu.load(tiny_bundle, batch=BATCH)
+
+    for at, logits, _ in engine.stream(feed()):
+        np.testing.assert_allclose(logits, reference(x[at : at + n])[0], atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("array", "said"),
     [
@@ -460,8 +475,11 @@ class DeviceArray:
     def __init__(self, x, *, offset=0, device=0, strides=None):
         self.memory = Memory(x.nbytes + offset)
         self.address = self.memory.address + offset
-        ctypes.memmove(self.address, np.ascontiguousarray(x).ctypes.data, x.nbytes)
+        self.write(x)
         self.shape, self.dtype, self.device, self.strides = x.shape, x.dtype, device, strides
+
+    def write(self, x):
+        ctypes.memmove(self.address, np.ascontiguousarray(x).ctypes.data, x.nbytes)
 
     def __len__(self):
         return self.shape[0]
@@ -510,8 +528,11 @@ def _fill_cuda(machine, core, utils):
             stream.put(lambda: ctypes.memset(self.handle, value, self.size))
 
     class Event:
+        every: ClassVar[dict] = {}
+
         def __init__(self, index):
-            self.index, self.todo = index, None
+            self.index, self.todo, self.handle = index, None, 2000 + len(Event.every)
+            Event.every[self.handle] = self
 
         def sync(self):
             alive(self.index)
@@ -591,11 +612,17 @@ def _fill_cuda(machine, core, utils):
         def from_buffer(cls, buffer, shape, *, dtype):
             return cls(buffer.handle, shape, dtype, machine.thread.device, buffer)
 
-    core.Buffer, core.Device, core.Stream, core.EventOptions = Buffer, Device, Stream, SimpleNamespace
+    core.Buffer, core.Device, core.Event, core.Stream, core.EventOptions = (
+        Buffer,
+        Device,
+        Event,
+        Stream,
+        SimpleNamespace,
+    )
     core.LegacyPinnedMemoryResource = Pinned
     core.system = SimpleNamespace(get_user_mode_driver_version=lambda: (13, 0))
     utils.StridedMemoryView = View
-    machine.streams = Stream.every
+    machine.streams, machine.events = Stream.every, Event.every
 
 
 def _fill_tensorrt(machine, tensorrt):
@@ -705,6 +732,11 @@ def _fill_tensorrt(machine, tensorrt):
                 return False
             machine.n_enqueued += 1
             machine.streams[handle].put(lambda shape=self.shape, at=dict(self.at): self.execute(shape, at))
+            machine.streams[handle].record(self.consumed)
+            return True
+
+        def set_input_consumed_event(self, handle):
+            self.consumed = machine.events[handle]
             return True
 
         def execute(self, shape, at):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from cuda.core import Buffer, Device, EventOptions, LegacyPinnedMemoryResource, Stream
+from cuda.core import Buffer, Device, Event, EventOptions, LegacyPinnedMemoryResource, Stream
 from cuda.core.utils import StridedMemoryView
 
 from ecgbatch.errors import EngineError
@@ -22,8 +22,11 @@ class Lane(Protocol):
     stream: Stream
     handle: int
 
-    def run(self, profile: int, shape: tuple[int, ...], addresses: Mapping[str, int]) -> None:
-        """Enqueue a batch of that profile and shape, whose tensors lie at these addresses of the device."""
+    def run(self, profile: int, shape: tuple[int, ...], addresses: Mapping[str, int], consumed: Event) -> None:
+        """Enqueue a batch of that profile and shape, whose tensors lie at these addresses of the device.
+
+        `consumed` is reached as soon as the input has been read.
+        """
         ...
 
 
@@ -39,9 +42,7 @@ class Slot:
         self._widths = widths
         self._sizes = sizes
         self._n = 0
-        self._held: StridedMemoryView | None = None
-        # A wait that spins would cost a decoder its core.
-        self._done = device.create_event(EventOptions(blocking_sync=True))
+        self._done, self._consumed = (_event(device) for _ in range(2))
         pinned = LegacyPinnedMemoryResource()
         n_bytes = {"x": row[0] * row[1] * _F32.itemsize} | {k: n * _F32.itemsize for k, n in widths.items()}
         self._row_bytes = n_bytes
@@ -50,12 +51,18 @@ class Slot:
         self._arrays = {name: _array(buffer) for name, buffer in self._host.items()}
 
     def start(self, x: Any) -> None:
-        """Enqueue x, from host or device, and the way back of its results."""
+        """Enqueue x and the way back of its results; what x lies in may be written again on return.
+
+        The feed does so: its next batch may lie where this one does. Of an x on the device this takes until the first
+        layer has read it, of one on the host until it has been copied.
+        """
         size = self._run(x, {name: self._buffers[name] for name in self._widths})
         for name in self._widths:
             host = self._part(self._host[name], name, size)
             self._part(self._buffers[name], name, size).copy_to(host, stream=self._lane.stream)
         self._lane.stream.record(self._done)
+        if not isinstance(x, np.ndarray):
+            self._consumed.sync()
 
     def results(self) -> tuple[np.ndarray, np.ndarray]:
         """Logits and embedding of the batch that was started; rows of padding are left behind."""
@@ -83,7 +90,6 @@ class Slot:
     def wait(self) -> None:
         """Until the device has done all that was enqueued."""
         self._done.sync()
-        self._held = None
 
     def _run(self, x: Any, out: Mapping[str, Buffer]) -> int:
         """Enqueue x; the batch size it was padded to."""
@@ -94,7 +100,7 @@ class Slot:
         size = self._sizes[profile]
         address = self._from_host(x, size) if isinstance(x, np.ndarray) else self._from_device(x, size)
         addresses = {"x": address} | {name: int(buffer.handle) for name, buffer in out.items()}
-        self._lane.run(profile, (size, *self._row), addresses)
+        self._lane.run(profile, (size, *self._row), addresses, self._consumed)
         return size
 
     def _from_host(self, x: np.ndarray, size: int) -> int:
@@ -106,7 +112,6 @@ class Slot:
     def _from_device(self, view: StridedMemoryView, size: int) -> int:
         """Where the device finds the batch: where it lies, if it can be used there."""
         _require_like(view, (self._n, *self._row), self._device.device_id)
-        self._held = view  # until the batch is done
         if profiles.fits_in_place(self._n, size, view.ptr):
             return view.ptr
         own = self._part(self._buffers["x"], "x", size)
@@ -119,6 +124,11 @@ class Slot:
     def _part(self, buffer: Buffer, name: str, n: int) -> Buffer:
         """The first n rows of a buffer."""
         return Buffer.from_handle(buffer.handle, n * self._row_bytes[name], owner=buffer)
+
+
+def _event(device: Device) -> Event:
+    """An event that is waited for asleep: to spin would cost a decoder its core."""
+    return device.create_event(EventOptions(blocking_sync=True))
 
 
 def _array(buffer: Buffer) -> np.ndarray:

@@ -21,7 +21,7 @@ from ecgbatch.runtimes import engine_file, layers, placement, profiles
 
 try:
     import tensorrt as trt
-    from cuda.core import Device, Stream, system
+    from cuda.core import Device, Event, Stream, system
     from cuda.core.utils import StridedMemoryView
 
     from ecgbatch.runtimes.cuda_slot import Slot
@@ -165,7 +165,10 @@ class TrtEngine:
         return np.concatenate([logits for logits, _ in results]), np.concatenate([emb for _, emb in results])
 
     def stream(self, inputs: Iterable[tuple[T, Any]]) -> Iterator[tuple[T, np.ndarray, np.ndarray]]:
-        """Logits and embedding of each (tag, x), in order; x holds at most `batch` records, and several run at once."""
+        """Logits and embedding of each (tag, x), in order; x holds at most `batch` records, and several run at once.
+
+        x lies on the host or on the engine's GPU, and may be written again as soon as the next one is asked for.
+        """
         idle = deque(self._slots)
         running: deque[tuple[T, Slot]] = deque()
         try:
@@ -228,8 +231,8 @@ class _Lane:
         _require(self._context is not None, log, "has no memory for a context; take a smaller --batch")
         self._profile = -1
 
-    def run(self, profile: int, shape: tuple[int, ...], addresses: Mapping[str, int]) -> None:
-        """Enqueue one batch of that profile."""
+    def run(self, profile: int, shape: tuple[int, ...], addresses: Mapping[str, int], consumed: Event) -> None:
+        """Enqueue one batch of that profile; the event is reached when its input has been read."""
         if profile != self._profile:
             switched = self._context.set_optimization_profile_async(profile, self.handle)
             _require(switched, self._log, f"has no profile {profile}")
@@ -237,6 +240,7 @@ class _Lane:
             self._profile = profile
         for name, address in addresses.items():
             _require(self._context.set_tensor_address(name, address), self._log, f"does not take {name}'s address")
+        _require(self._context.set_input_consumed_event(int(consumed.handle)), self._log, "takes no event")
         _require(self._context.execute_async_v3(self.handle), self._log, "cannot run the batch")
 
 
