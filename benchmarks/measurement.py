@@ -15,7 +15,22 @@ from typing import Any
 
 __all__ = ["Spread", "arguments", "interleaved", "ratios", "spread", "write"]
 
-_LIBRARIES = ("ecgbatch", "numpy", "openvino", "polars", "pyarrow", "torch", "scipy", "lxml", "wfdb", "xxhash")
+_LIBRARIES = (
+    "ecgbatch",
+    "cuda-core",
+    "lxml",
+    "numpy",
+    "nvidia-dali-cuda130",
+    "onnx",
+    "openvino",
+    "polars",
+    "pyarrow",
+    "scipy",
+    "tensorrt",
+    "torch",
+    "wfdb",
+    "xxhash",
+)
 
 Spread = dict[str, Any]
 """`median`, `min`, `max` and `all` of a quantity's values, one a round."""

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from time import monotonic
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ecgbatch.tally import Tally, spaced
 
-__all__ = ["shown"]
+__all__ = ["building", "shown"]
 
 _PLAIN_EVERY_S = 10.0
 
@@ -64,5 +64,38 @@ def _lines() -> Callable[[Tally], None]:
             file=sys.stderr,
             flush=True,
         )
+
+    return show
+
+
+@contextmanager
+def building(work: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A function that shows how many steps of how many a phase of a build has taken; phases may overlap."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _build_lines(work)
+        return
+    columns = (TextColumn(work), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(phase: str, step: int, n_steps: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = progress.add_task(phase)
+            progress.update(tasks[phase], total=n_steps, completed=step)
+
+        yield show
+
+
+def _build_lines(work: str) -> Callable[[str, int, int], None]:
+    shown_at = monotonic()
+
+    def show(phase: str, step: int, n_steps: int) -> None:
+        nonlocal shown_at
+        now = monotonic()
+        if step < n_steps and now - shown_at < _PLAIN_EVERY_S:
+            return
+        shown_at = now
+        print(f"{work}: {phase} {step} of {n_steps}", file=sys.stderr, flush=True)
 
     return show

@@ -1,0 +1,112 @@
+"""Runs every GPU test and the benchmark on a machine with an NVIDIA GPU, and writes what came out.
+
+    pip install '.[dev,gpu]' && python benchmarks/gpu_report.py --out report.json
+
+Where there is no GPU, or its libraries are missing, it says so and fails: a report is never of nothing.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from measurement import write
+
+from ecgbatch.errors import EngineError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the report")
+    parser.add_argument("--device", default="cuda:0", help="what the benchmark runs on (default %(default)s)")
+    args = parser.parse_args()
+    require_gpu()
+    gpus = _gpus()
+    tests = _tests()
+    bench = _bench(args.device)
+    write(args.out, "gpu_report", {"device": args.device}, {"gpus": gpus, "tests": tests, "bench": bench})
+    print(f"{args.out}: {tests['tally']}, bench {bench['outcome']}")
+    sys.exit(0 if is_good(tests) and bench["outcome"] == "done" else 1)
+
+
+def require_gpu() -> None:
+    """Nothing, where CUDA's driver knows a GPU; else the end."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        sys.exit("gpu_report: no NVIDIA GPU on this machine: it has no driver (libcuda.so.1); nothing was run")
+    n_devices = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(n_devices)) or not n_devices.value:
+        sys.exit("gpu_report: no NVIDIA GPU on this machine: its driver knows none; nothing was run")
+
+
+def outcomes(report: Path) -> dict[str, Any]:
+    """How each test of pytest's JUnit report ended; `tally` says it in one line."""
+    found = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        outcome, said = "passed", None
+        for kind in ("skipped", "failure", "error"):
+            if (element := case.find(kind)) is not None:
+                outcome, said = kind, element.get("message")
+        found[f"{case.get('classname')}::{case.get('name')}"] = {
+            "outcome": outcome,
+            "seconds": float(case.get("time", 0)),
+            **({"said": said} if said else {}),
+        }
+    tally = Counter(test["outcome"] for test in found.values())
+    return {"tally": dict(tally), "each": found}
+
+
+def is_good(tests: Mapping[str, Any]) -> bool:
+    """Whether some tests passed and none failed; one may be skipped, as that of two GPUs is on a machine with one."""
+    return tests["tally"].get("passed", 0) > 0 and not {"failure", "error"} & set(tests["tally"])
+
+
+def _gpus() -> list[dict[str, Any]]:
+    try:
+        from ecgbatch.runtimes import trt
+    except EngineError as err:
+        sys.exit(f"gpu_report: {err}")
+    from cuda.core import Device, system
+
+    return [
+        {
+            "name": device.name,
+            "architecture": f"sm_{device.arch}",
+            "driver": ".".join(map(str, system.get_kernel_mode_driver_version())),
+            "cuda": ".".join(map(str, system.get_user_mode_driver_version())),
+        }
+        for device in (Device(index) for index in range(trt.n_gpus()))
+    ]
+
+
+def _tests() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "junit.xml"
+        command = [sys.executable, "-m", "pytest", "-m", "needs_gpu", f"--junitxml={report}", "tests"]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"ECGBATCH_REQUIRE_GPU": "1"}, check=False)
+        if not report.exists():
+            sys.exit(f"gpu_report: pytest ended with {done.returncode} and no report")
+        return outcomes(report)
+
+
+def _bench(device: str) -> dict[str, Any]:
+    command = [sys.executable, "-P", "-m", "ecgbatch.cli", "bench", "--device", device, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"outcome": f"failed with {done.returncode}", "said": done.stderr.splitlines()[-20:]}
+    return {"outcome": "done", "result": json.loads(done.stdout)}
+
+
+if __name__ == "__main__":
+    main()
