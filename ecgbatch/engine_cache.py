@@ -7,6 +7,7 @@ The folder is named for the model that the engine is of, so that one that was bu
 version of a library is found, and refused by name, instead of being passed over.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -136,8 +137,8 @@ def _take_place(partial: Path, place: Path) -> None:
     while True:
         try:
             partial.rename(place)
-        except OSError:
-            if not place.exists():
+        except OSError as err:
+            if err.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             old = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
             try:

@@ -197,6 +197,11 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "licence": bundle.licence,
         "input": asdict(bundle.input),
         **({"parent": asdict(bundle.parent)} if bundle.parent else {}),
+        **(
+            {"parity": {precision: asdict(found) for precision, found in bundle.parity.items()}}
+            if bundle.parity
+            else {}
+        ),
         "labels": [
             {
                 key: None if isinstance(value, float) and math.isnan(value) else value
@@ -217,6 +222,7 @@ def bundle_text(bundle: Bundle) -> str:
         f"input {', '.join(spec.leads)} · {spec.fs_hz} Hz × {spec.seconds:g} s, at least {spec.min_seconds:g} s",
         f"fingerprint {bundle.fingerprint}",
         *([f"head on {bundle.parent.name}, model.onnx {bundle.parent.sha256}"] if bundle.parent else []),
+        *(found.table(precision) for precision, found in bundle.parity.items()),
         "",
         f"{'code':<8}{'AUC':>6}  {'95 % interval':<15}{'cases':>6}{'threshold':>11}  name",
     ]

@@ -30,9 +30,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(autouse=True)
-def engine_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test sees the engines of the machine it runs on, or leaves any; with another TMPDIR nor do commands."""
+@pytest.fixture(autouse=True, scope="session")
+def own_engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the engines of the machine it runs on, nor leaves any there."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("ECGBATCH_CACHE", str(tmp_path_factory.mktemp("engines")))
+        yield
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of engines, for a test that puts some into it."""
     folder = tmp_path / "engine-cache"
     monkeypatch.setenv("ECGBATCH_CACHE", str(folder))
     return folder

@@ -139,6 +139,7 @@ class Counted:
 
     def __init__(self, engine: cpu.CpuEngine) -> None:
         self.bundle, self.batch, self._engine = engine.bundle, engine.batch, engine
+        self.variant, self.precision = engine.variant, engine.precision
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._engine(x)

@@ -18,7 +18,9 @@ __all__ = ["add"]
 
 
 def add(bundle: Bundle, precision: str, graph: Path, parity: Parity, out: Path) -> Bundle:
-    """Write the bundle with this graph to `out`, new or its own folder, whole or not at all, and load it.
+    """Write the bundle with this graph to `out`, whole or not at all, and load it.
+
+    `out` is new, or the bundle's own folder.
 
     Raises:
         OutputError: the folder cannot be written.

@@ -1,0 +1,199 @@
+"""Int8 graphs: what is rounded, what is held back, and that records do not see each other."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from ecgbatch import synth
+from ecgbatch.bundle import Bundle
+from ecgbatch.feed import host
+
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+
+import onnx  # noqa: E402
+import onnxruntime  # noqa: E402
+from onnx import numpy_helper  # noqa: E402
+
+from ecgbatch.network import Network  # noqa: E402
+from ecgbatch.runtimes import cpu, eager  # noqa: E402
+from ecgbatch.train import export, quantise  # noqa: E402
+
+LAYERS = ["stem.0.weight", "stages.0.first.weight", "stages.0.second.weight", "stages.0.shortcut.1.weight"]
+N = 24
+
+
+@pytest.fixture(scope="module")
+def x(tiny_bundle: Bundle) -> np.ndarray:
+    """Model input of synthetic ECGs."""
+    found = np.empty((N, 8, 2500), np.float32)
+    for seed, row in enumerate(found):
+        host.normalise(synth.record(seed=seed), tiny_bundle.input, row)
+    return found
+
+
+@pytest.fixture
+def int8(tiny_bundle: Bundle, x: np.ndarray, tmp_path: Path) -> Path:
+    """The graph with every layer in int8."""
+    source, out = tiny_bundle.folder / "model.onnx", tmp_path / "model.int8.onnx"
+    quantise.write_int8(onnx.load(source), out, quantise.ranges(source, x)[0.0], held=())
+    return out
+
+
+def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+
+
+def reads_int8(model: onnx.ModelProto) -> set[str]:
+    """Names of the weights of the convolutions whose samples and weights come from 8 bits."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    kinds = {node.name: [made_by.get(name) for name in node.input[:2]] for node in model.graph.node}
+    return {
+        node.input[1].removesuffix("_dequantised")
+        for node in model.graph.node
+        if node.op_type == "Conv" and all(one and one.op_type == "DequantizeLinear" for one in kinds[node.name])
+    }
+
+
+def test_every_convolution_over_time_is_in_int8_and_nothing_else(int8):
+    model = onnx.load(int8)
+
+    assert reads_int8(model) == set(LAYERS)
+    (head,) = [node for node in model.graph.node if node.op_type == "Gemm"]
+    assert constants(model)[head.input[1]].dtype == np.float32
+
+
+def test_scales_are_symmetric_with_one_a_channel_of_the_weights(int8, tiny_bundle):
+    model = onnx.load(int8)
+    values, before = constants(model), constants(onnx.load(tiny_bundle.folder / "model.onnx"))
+
+    assert not any(zero.any() for name, zero in values.items() if name.endswith("_zero"))
+    for name in LAYERS:
+        scale = values[f"{name}_scale"][:, None, None, None]
+        assert values[f"{name}_quantised"].dtype == np.int8
+        assert_allclose(values[f"{name}_quantised"] * scale, before[name], atol=scale.max() / 2 * 1.001)
+
+
+def test_only_what_is_never_negative_is_unsigned(int8):
+    model = onnx.load(int8)
+    values = constants(model)
+    unsigned = {
+        node.input[0]
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and values[node.input[2]].dtype == np.uint8
+    }
+    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+
+    assert {made_by[name] for name in unsigned} == {"Relu", "AveragePool"}
+
+
+def test_the_signed_graph_has_no_unsigned_tensor_and_says_nearly_the_same(int8, tiny_bundle, x, tmp_path):
+    quantise.write_signed(int8, tmp_path / "signed.onnx")
+
+    kinds = {values.dtype for values in constants(onnx.load(tmp_path / "signed.onnx")).values()}
+    assert np.uint8 not in kinds
+    signed, unsigned = (
+        cpu.load(tiny_bundle, batch=8, precision="int8", graph=graph)(x)[0]
+        for graph in (tmp_path / "signed.onnx", int8)
+    )
+    assert_allclose(tiny_bundle.probabilities(signed), tiny_bundle.probabilities(unsigned), atol=0.1)
+
+
+def test_two_libraries_say_the_same_of_an_int8_graph(int8, tiny_bundle, x):
+    session = onnxruntime.InferenceSession(int8, providers=["CPUExecutionProvider"])
+
+    other = session.run(["logits"], {"x": x})[0]
+
+    found = cpu.load(tiny_bundle, batch=8, precision="int8", graph=int8)(x)[0]
+    assert_allclose(tiny_bundle.probabilities(found), tiny_bundle.probabilities(other), atol=0.03)
+
+
+def test_openvino_runs_the_convolutions_in_int8(int8):
+    import openvino as ov
+
+    model = ov.Core().read_model(int8)
+    model.reshape({"x": [8, 8, 2500]})
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    infos = [op.get_rt_info() for op in compiled.get_runtime_model().get_ordered_ops()]
+    kinds = [info["primitiveType"].astype(str) for info in infos if info["layerType"].astype(str) == "Convolution"]
+    assert len([kind for kind in kinds if kind.endswith("_I8")]) == len(LAYERS)
+
+
+def test_with_all_layers_held_back_the_graph_is_that_of_the_model(tiny_bundle, x, tmp_path):
+    source = tiny_bundle.folder / "model.onnx"
+    quantise.write_int8(
+        onnx.load(source),
+        tmp_path / "held.onnx",
+        quantise.ranges(source, x)[0.0],
+        held=quantise.convolutions(onnx.load(source)),
+    )
+
+    one, other = (cpu.load(tiny_bundle, batch=8, graph=graph)(x)[0] for graph in (source, tmp_path / "held.onnx"))
+
+    assert_array_equal(one, other)
+
+
+def test_a_range_is_the_largest_value_or_leaves_out_the_share_it_may(tiny_bundle, x):
+    found = quantise.ranges(tiny_bundle.folder / "model.onnx", x)
+
+    assert found[0.0]["unsqueeze"] == pytest.approx(np.abs(x).max(), rel=1e-6)
+    for share in quantise.CLIPPED[1:]:
+        assert (np.abs(x) > found[share]["unsqueeze"]).mean() <= share
+        assert found[share]["unsqueeze"] <= found[0.0]["unsqueeze"]
+
+
+def spoilt(bundle: Bundle) -> Network:
+    """The bundle's network with weights in one layer that are huge, but meet a channel that is always zero."""
+    network = eager.load(bundle).network
+    block = network.stages[0]
+    with torch.no_grad():
+        block.first[1].bias[0] = -1e4  # so that its ReLU is 0
+        block.second[0].weight[:, 0] = 1e3
+    return network
+
+
+def test_the_layer_that_harms_is_held_back_first_and_no_more_than_is_needed(tiny_bundle, x, tmp_path):
+    source, out = tmp_path / "model.onnx", tmp_path / "model.int8.onnx"
+    export.write_onnx(source, spoilt(tiny_bundle), n_leads=8, n_samples=2500)
+
+    def logits(graph: Path) -> np.ndarray:
+        return cpu.load(tiny_bundle, batch=8, graph=graph)(x)[0]
+
+    expected = logits(source)
+    choice = quantise.chosen(source, out, x, logits, lambda told: np.abs(told - expected).mean() < 0.1)
+
+    assert choice.held == ("stages.0.second.weight",)
+    assert reads_int8(onnx.load(out)) == set(LAYERS) - set(choice.held)
+
+
+def test_where_nothing_is_near_enough_all_layers_are_held_back(tiny_bundle, x, tmp_path):
+    source, out = tiny_bundle.folder / "model.onnx", tmp_path / "model.int8.onnx"
+
+    def logits(graph: Path) -> np.ndarray:
+        return cpu.load(tiny_bundle, batch=8, graph=graph)(x)[0]
+
+    choice = quantise.chosen(source, out, x, logits, lambda told: bool((told == logits(source)).all()))
+
+    assert set(choice.held) == set(LAYERS)
+    assert choice.error == 0
+
+
+def test_an_int8_score_does_not_depend_on_the_records_beside_it(int8, tiny_bundle, x):
+    engine = cpu.load(tiny_bundle, batch=8, precision="int8", graph=int8)
+    beside = x.copy()
+    beside[:3] *= 40
+    beside[4:] = x[::-1][: len(x) - 4] * 0.01
+
+    among, alone = engine(x)[0][3], engine(x[3:4])[0][0]
+
+    assert_array_equal(engine(beside)[0][3], among)
+    assert_array_equal(alone, among)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 32])
+def test_an_int8_score_does_not_depend_on_the_size_of_the_batch(int8, tiny_bundle, x, batch):
+    one, other = (cpu.load(tiny_bundle, batch=n, precision="int8", graph=int8)(x)[0] for n in (8, batch))
+
+    assert_allclose(tiny_bundle.probabilities(other), tiny_bundle.probabilities(one), atol=1e-5)
