@@ -5,21 +5,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ecgbatch import admission, engine_cache, parity
-from ecgbatch.bundle import VARIANTS, Bundle, find, is_bundle
+from ecgbatch import admission, engine_cache, parity, progress
+from ecgbatch.bundle import VARIANTS, Bundle
 from ecgbatch.engine_cache import Kept
-from ecgbatch.errors import BundleError, EngineError, UsageError
+from ecgbatch.errors import EngineError, UsageError
 from ecgbatch.parity import LIMITS, Parity
 from ecgbatch.runtimes import BATCH, Engine, open_engine
 
 if TYPE_CHECKING:
     from ecgbatch.train.calibration import Calibration
 
-__all__ = ["Order", "build", "subject"]
+__all__ = ["Order", "build"]
 
 _HEADROOM = 0.6
 """Of the limits, what a graph must keep on the ECGs that it is calibrated on, so that others keep the limits."""
@@ -41,22 +41,6 @@ class Order:
     def __post_init__(self) -> None:
         if self.labels is not None and not self.calibrate:
             raise UsageError("--labels without --calibrate, expected the ECGs that the labels are of")
-
-
-def subject(name: str) -> Bundle:
-    """The bundle of that name or folder, or the one that the training in that folder has ended in.
-
-    Raises:
-        BundleError: there is none.
-    """
-    folder = Path(name).parent if Path(name).name == "checkpoint.safetensors" else Path(name)
-    if is_bundle(folder) or not (folder / "checkpoint.safetensors").exists():
-        return find(name)
-    made = sorted(path.parent for path in folder.glob("*/bundle.toml"))
-    if len(made) != 1:
-        missing = "calibration, thresholds and labels are chosen when the training ends; finish it with --resume"
-        raise BundleError(f"{folder}: a training with {len(made)} bundles, expected the one that it ends in; {missing}")
-    return Bundle.load(made[0])
 
 
 def build(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda _: None) -> Path:
@@ -175,12 +159,52 @@ def _on_cpu(
 
 
 def _on_gpu(bundle: Bundle, order: Order, ecgs: "Calibration | None", say: Callable[[str], None]) -> Path:
-    """The runtime for GPUs builds and keeps its engines itself, when it opens them; here they are verified."""
-    engine = open_engine(bundle, order.device, order.precision)
-    found = _verified(open_engine(bundle, "cpu", "fp32"), engine, ecgs)
-    say(found.table(engine.precision))
-    parity.require(found, engine.precision, where=f"model {bundle.name!r} on {engine}")
-    return engine_cache.folder()
+    """Compile, verify, measure and keep, for one GPU; `auto` is fp16."""
+    from ecgbatch.runtimes import on_gpu
+
+    precision = "fp16" if order.precision == "auto" else order.precision
+    reference = admission.admitted(open_engine(bundle, "cpu", "fp32"))
+
+    def verify(engine: Engine) -> dict[str, Any]:
+        found = _verified(reference, engine, ecgs)
+        say(found.table(precision))
+        parity.require(found, precision, where=f"model {bundle.name!r} on {engine}")
+        return {"parity": asdict(found)}
+
+    with TemporaryDirectory() as scratch, progress.building(f"{bundle.name} {precision}") as observe:
+        kept = on_gpu.keep(
+            bundle,
+            _gpu_graph(bundle, precision, ecgs, Path(scratch), say),
+            order.device,
+            precision,
+            batch=None,
+            cache=engine_cache,
+            verify=verify,
+            timings_in=engine_cache.folder(),
+            observe=observe,
+        )
+    left = kept.told["left_in_float32"]
+    say(f"{kept.told['ecg_per_s']:.0f} ECG/s · layers left in float32: {', '.join(left) or 'none'}")
+    return kept.path("")
+
+
+def _gpu_graph(
+    bundle: Bundle, precision: str, ecgs: "Calibration | None", scratch: Path, say: Callable[[str], None]
+) -> Path:
+    """The graph as TensorRT takes it: precision written into it, no uint8."""
+    out = scratch / f"model.{precision}.gpu.onnx"
+    match precision:
+        case "fp16" | "bf16":
+            from ecgbatch.train import half
+
+            half.write_half(bundle.folder / "model.onnx", out, precision=precision)
+        case "int8":
+            from ecgbatch.train import quantise
+
+            quantise.write_signed(_graph(bundle, precision, ecgs, scratch, say), out)
+        case _:
+            return bundle.folder / "model.onnx"
+    return out
 
 
 def _verified(reference: Engine, engine: Engine, ecgs: "Calibration | None") -> Parity:

@@ -16,7 +16,7 @@ def add_commands(app: Typer) -> None:
 
 
 def build_command(
-    model: Annotated[str, Argument(help="Shipped bundle, bundle folder, or folder of a finished training.")],
+    model: Annotated[str, Argument(help="Shipped bundle, bundle folder, or training or checkpoint.")],
     device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, Option(help="auto, fp32 or int8; on a GPU also fp16 or bf16.")] = "auto",
     calibrate: Annotated[
@@ -36,11 +36,12 @@ def build_command(
 
     with report_errors(), needs("train"):
         from ecgbatch import building
+        from ecgbatch.train import checkpoint
 
         order = building.Order(
             device=device, precision=precision, calibrate=tuple(calibrate or ()), labels=labels, out=out
         )
-        made = building.build(building.subject(model), order, say=say)
+        made = building.build(checkpoint.find(model), order, say=say)
     print(made)
 
 

@@ -13,6 +13,7 @@ from ecgbatch.errors import UsageError
 from ecgbatch.facts import Facts, is_finished, recount
 from ecgbatch.feed.batch import Batch, batches
 from ecgbatch.output import Output, Outputs, exclusive
+from ecgbatch.runtimes import placement
 from ecgbatch.tally import Tally, spaced
 from ecgbatch.trunk import Trunk, opened
 
@@ -50,9 +51,10 @@ class Options:
             raise UsageError(f"--reject-poor {self.reject_poor}, expected 0 to 1")
 
 
-def score(feed: Iterable[Batch], trunks: Sequence[Trunk], out: Output, tally: Tally, observe: Observer) -> None:
-    """Score every batch; each entry ends as exactly one score row or one reject row."""
-    for batch, outputs in tally.timed(_scored(tally.timed(feed, "wait-feed"), trunks), "wait-engine"):
+def score(devices: Sequence[tuple[Iterable[Batch], Sequence[Trunk], Output]], tally: Tally, observe: Observer) -> None:
+    """Score every batch of every device's feed; each entry ends as exactly one score row or one reject row."""
+    for at, (batch, outputs) in tally.timed(_together(devices, tally), "wait-engine"):
+        out = devices[at][2]
         started = perf_counter()
         out.add(batch.rows, batch.rejects, outputs)
         if batch.is_last:
@@ -83,13 +85,16 @@ def run(
     existed = os.path.exists(folder)
     planning.spare_foreign(folder)
     planning.require_sources(sources)
-    trunks = opened(bundles, options.device, options.precision, batch=options.batch)
-    tally = Tally(", ".join(dict.fromkeys(str(trunk.engine) for trunk in trunks)))
+    gpus = [
+        opened(bundles, device, options.precision, batch=options.batch) for device in placement.split(options.device)
+    ]
+    trunks = gpus[0]
+    tally = Tally(", ".join(dict.fromkeys(str(trunk.engine) for each in gpus for trunk in each)))
     say(f"device: {tally.engine}")
     with exclusive(folder):
         plan = planning.planned(folder, sources, _settings(sources, bundles, trunks, options), existed=existed)
         embeddings = [trunk.name for trunk in trunks] if options.embeddings else []
-        out = Output(folder, bundles, fingerprint=plan.fingerprint, embeddings=embeddings)
+        outs = [Output(folder, bundles, fingerprint=plan.fingerprint, embeddings=embeddings) for _ in gpus]
         facts = Facts(folder, plan, bundles, tally)
         done = parts.committed(folder)
         if len(done) < plan.n_shards and (n_restored := duplicates.restore(folder, plan)):
@@ -103,18 +108,31 @@ def run(
             recount(folder, plan, found)
         else:
             specs = list(dict.fromkeys(bundle.input for bundle in bundles))
-            feed = batches(
-                plan.shards(done=done),
-                specs,
-                size=trunks[0].engine.batch,
-                workers=options.workers,
-                least_quality=options.reject_poor,
-            )
+            feeds = [
+                batches(
+                    placement.own_shards(plan.shards(done=done), at, len(gpus)),
+                    specs,
+                    size=each[0].engine.batch,
+                    workers=-(-options.workers // len(gpus)),
+                    least_quality=options.reject_poor,
+                )
+                for at, each in enumerate(gpus)
+            ]
             with facts.kept(found):
-                score(feed, trunks, out, tally, observe)
+                score(list(zip(feeds, gpus, outs, strict=True)), tally, observe)
         if options.deduplicate:
             tally.count(duplicates.take_out(folder, plan, say=say))
     return tally
+
+
+def _together(
+    devices: Sequence[tuple[Iterable[Batch], Sequence[Trunk], Output]], tally: Tally
+) -> Iterator[tuple[int, tuple[Batch, Outputs]]]:
+    """Each scored batch and the place of its device, whose shards are its own; several devices run at once."""
+    if len(devices) == 1:
+        (feed, trunks, _), *_ = devices
+        return ((0, item) for item in _scored(tally.timed(feed, "wait-feed"), trunks))
+    return placement.merged([_scored(feed, trunks) for feed, trunks, _ in devices])
 
 
 def _scored(feed: Iterable[Batch], trunks: Sequence[Trunk]) -> Iterator[tuple[Batch, Outputs]]:

@@ -263,16 +263,6 @@ def test_the_int8_graph_that_ships_keeps_its_limits_on_ecgs_it_was_not_made_of(d
     assert abs(change[1] - change[0]) <= LIMITS["int8"].auc_change
 
 
-def test_the_folder_of_a_training_stands_for_the_bundle_it_ended_in(tiny_bundle, tmp_path):
-    (tmp_path / "checkpoint.safetensors").touch()
-    with pytest.raises(BundleError, match="finish it with --resume"):
-        building.subject(str(tmp_path))
-    shutil.copytree(tiny_bundle.folder, tmp_path / "tiny")
-
-    assert building.subject(str(tmp_path)).folder == tmp_path / "tiny"
-    assert building.subject(str(tmp_path / "checkpoint.safetensors")).folder == tmp_path / "tiny"
-
-
 def test_out_is_refused_before_anything_is_done(tiny_bundle, source, tmp_path, cache):
     with pytest.raises(UsageError, match="is there already"):
         building.build(tiny_bundle, building.Order(precision="int8", calibrate=(str(source),), out=tmp_path))

@@ -312,6 +312,10 @@ def test_a_checkpoint_is_a_bundle_to_begin_from_that_says_it_is_not_calibrated(t
     assert "not calibrated" in (found.folder / "CARD.md").read_text("utf-8")
 
 
+def test_a_training_that_has_ended_is_the_bundle_it_ended_in(tiny):
+    assert checkpoint.find(str(tiny.folder.parent)).fingerprint == tiny.fingerprint
+
+
 @pytest.mark.parametrize("content", [b"", b"none"], ids=["empty", "other"])
 def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path, content):
     (tmp_path / "checkpoint.safetensors").write_bytes(content)

@@ -299,6 +299,33 @@ def test_builds_for_one_gpu_share_their_timings(machine, trt, tiny_bundle, other
     assert machine.timings_read == [b"", b"measured"]
 
 
+def test_two_gpus_score_an_archive_by_shard_as_the_cpu_does(machine, trt, tiny_bundle, tmp_path):
+    import polars as pl
+
+    from ecgbatch import building, score, synth
+
+    machine.n_gpus = 2
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for seed in range(37):
+        (archive / f"{seed:02}.xml").write_bytes(synth.muse_xml(synth.record(seed=seed)))
+    building.build(tiny_bundle, building.Order(device="cuda:0", precision="fp32"))
+
+    def scored(device, name):
+        options = score.Options(device=device, precision="fp32", batch=None, shard_size=4)
+        tally = score.run([archive], tmp_path / name, (tiny_bundle,), options)
+        assert tally.n_scored == 37
+        parts = [pl.read_parquet(part) for part in sorted((tmp_path / name / "scores").glob("*.parquet"))]
+        return str(tally), pl.concat(parts)
+
+    (gpu, one), (_, other) = scored("cuda:0,1", "gpu"), scored("cpu", "cpu")
+
+    assert "cuda:0 tensorrt fp32, cuda:1 tensorrt fp32" in gpu
+    assert one["record_id"].to_list() == other["record_id"].to_list()
+    labels = [f"tiny/{code}" for code in tiny_bundle.codes]
+    np.testing.assert_allclose(one.select(labels).to_numpy(), other.select(labels).to_numpy(), atol=1e-4)
+
+
 def test_a_graph_that_the_parser_refuses_is_an_error(trt, tiny_bundle, tmp_path):
     graph = tmp_path / "model.onnx"
     graph.write_bytes(b"no graph")

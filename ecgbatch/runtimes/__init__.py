@@ -1,8 +1,6 @@
 """Runtimes: a bundle becomes an engine on one device. They know arrays, not records."""
 
 from collections.abc import Iterable, Iterator
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -58,7 +56,8 @@ def open_engine(bundle: Bundle, device: str, precision: str, *, batch: int | Non
     """Open `bundle` on exactly that device in exactly that precision.
 
     `auto` takes the CPU, and the fastest engine that is within its limits of parity: of those that `build` has kept in
-    the cache, or of the bundle's own graphs. Without `batch` it is what `build` has measured to be best, or `BATCH`.
+    the cache, or of the bundle's own graphs; on a GPU only of the kept ones. Without `batch` it is what `build` has
+    measured to be best, or `BATCH`.
 
     Raises:
         EngineError: the device or precision cannot be had, or a kept engine is not to be trusted.
@@ -68,11 +67,12 @@ def open_engine(bundle: Bundle, device: str, precision: str, *, batch: int | Non
             from ecgbatch.runtimes import choice  # OpenVINO takes a while to import
 
             return choice.on_cpu(bundle, precision, batch=batch, default=BATCH)
-        case "cuda" if find_spec("ecgbatch.runtimes.trt"):
-            trt = import_module("ecgbatch.runtimes.trt")
-            engine: Engine = trt.load(bundle, device=device, precision=precision, batch=batch or BATCH)
-            return engine
-    raise EngineError(f"device {device!r}, expected 'auto' or 'cpu': this version scores on CPUs only")
+        case "cuda":
+            from ecgbatch import engine_cache
+            from ecgbatch.runtimes import on_gpu
+
+            return on_gpu.opened(bundle, device, precision, batch=batch, cache=engine_cache)
+    raise EngineError(f"device {device!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:<index>'")
 
 
 def open_head(bundle: Bundle, engine: Engine) -> Head:

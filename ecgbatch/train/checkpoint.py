@@ -16,11 +16,11 @@ from ecgbatch.train.statements import NAMES
 
 __all__ = ["bundle_of", "find"]
 
-_FILE = "checkpoint.safetensors"
+_FILE, _FOLDER = "checkpoint.safetensors", "checkpoint"
 
 
 def find(name: str) -> Bundle:
-    """The bundle of that name or folder; of a checkpoint or a training's folder, the bundle made of its best weights.
+    """The bundle of that name or folder; of a training's folder, the one that it has ended in, or that of its checkpoint.
 
     Raises:
         BundleError: it is none of these.
@@ -28,9 +28,10 @@ def find(name: str) -> Bundle:
     path = Path(name)
     if path.suffix == ".safetensors" and path.is_file():
         return bundle_of(path)
-    if not bundle.is_bundle(path) and (path / _FILE).is_file():
-        return bundle_of(path / _FILE)
-    return bundle.find(name)
+    if bundle.is_bundle(path) or not (path / _FILE).is_file():
+        return bundle.find(name)
+    ended = [made.parent for made in path.glob("*/bundle.toml") if made.parent.name != _FOLDER]
+    return Bundle.load(ended[0]) if len(ended) == 1 else bundle_of(path / _FILE)
 
 
 def bundle_of(path: Path) -> Bundle:
@@ -55,8 +56,8 @@ def bundle_of(path: Path) -> Bundle:
         raise BundleError(f"{path}: no epoch has ended yet, expected one at least; let the training go on")
     epoch = 1 + int(np.argmax([row["auc_choose"] for row in history]))
     found = Bundle(
-        folder=path.parent / "checkpoint",
-        name="checkpoint",
+        folder=path.parent / _FOLDER,
+        name=_FOLDER,
         version=f"0.0.{epoch}",
         licence=facts["licence"],
         input=spec,
