@@ -20,7 +20,7 @@ _FILE, _FOLDER = "checkpoint.safetensors", "checkpoint"
 
 
 def find(name: str) -> Bundle:
-    """The bundle of that name or folder; of a training's folder, the one that it has ended in, or that of its checkpoint.
+    """The bundle of that name or folder; of a training, the one it has ended in, or that of its checkpoint.
 
     Raises:
         BundleError: it is none of these.
