@@ -121,6 +121,9 @@ def score_command(
     ],
     device: Annotated[str, Option(help="auto or cpu.")] = "auto",
     precision: Annotated[str, Option(help="auto or fp32.")] = "auto",
+    feed: Annotated[
+        str, Option(help="Who makes model input of decoded ECGs: host, or dali (on the engine's device).")
+    ] = "host",
     batch: Annotated[int, Option(help="ECGs the engine takes at once.", min=1, max=_MANY)] = 32,
     shard_size: Annotated[
         int, Option(help="Entries committed together: what a crash can lose.", min=1, max=_MANY)
@@ -145,6 +148,7 @@ def score_command(
         options = score.Options(
             device=device,
             precision=precision,
+            feed=feed,
             batch=batch,
             shard_size=shard_size,
             embeddings=embeddings,

@@ -11,7 +11,8 @@ from ecgbatch import duplicates, gate, parts, planning
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import UsageError
 from ecgbatch.facts import Facts, is_finished, recount
-from ecgbatch.feed.batch import Batch, batches
+from ecgbatch.feed import FEEDS, open_feed
+from ecgbatch.feed.batch import Batch
 from ecgbatch.output import Output, Outputs, exclusive
 from ecgbatch.tally import Tally, spaced
 from ecgbatch.trunk import Trunk, opened
@@ -23,10 +24,15 @@ Observer = Callable[[Tally], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to score. A run that is gone on with may change `device`, `batch`, `workers`, `deduplicate`, nothing else."""
+    """How to score.
+
+    A run that is gone on with may change `device`, `feed`, `batch`, `workers`, `deduplicate`, nothing else.
+    """
 
     device: str = "auto"
     precision: str = "auto"
+    feed: str = "host"
+    """Who makes model input of decoded records: one of `feed.FEEDS`."""
     batch: int = 32
     """Records the engine takes at once."""
     shard_size: int = 4096
@@ -46,6 +52,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value}, expected at least 1")
+        if self.feed not in FEEDS:
+            raise UsageError(f"--feed {self.feed!r}, expected {' or '.join(map(repr, FEEDS))}")
         if self.reject_poor is not None and not 0 <= self.reject_poor <= 1:
             raise UsageError(f"--reject-poor {self.reject_poor}, expected 0 to 1")
 
@@ -85,12 +93,20 @@ def run(
     planning.require_sources(sources)
     trunks = opened(bundles, options.device, options.precision, batch=options.batch)
     tally = Tally(str(trunks[0].engine))
+    feed = open_feed(
+        options.feed,
+        list(dict.fromkeys(bundle.input for bundle in bundles)),
+        device=str(trunks[0].engine).partition(" ")[0],
+        size=options.batch,
+        workers=options.workers,
+        least_quality=options.reject_poor,
+    )
     say(f"device: {tally.engine}")
     with exclusive(folder):
         plan = planning.planned(folder, sources, _settings(sources, bundles, options), existed=existed)
         embeddings = [trunk.name for trunk in trunks] if options.embeddings else []
         out = Output(folder, bundles, fingerprint=plan.fingerprint, embeddings=embeddings)
-        facts = Facts(folder, plan, bundles, tally)
+        facts = Facts(folder, plan, bundles, tally, options.feed)
         done = parts.committed(folder)
         if len(done) < plan.n_shards and (n_restored := duplicates.restore(folder, plan)):
             say(f"{spaced(n_restored)} duplicates are among the scores again until the run is finished")
@@ -102,16 +118,8 @@ def run(
             parts.reconcile(folder, plan, found)
             recount(folder, plan, found)
         else:
-            specs = list(dict.fromkeys(bundle.input for bundle in bundles))
-            feed = batches(
-                plan.shards(done=done),
-                specs,
-                size=options.batch,
-                workers=options.workers,
-                least_quality=options.reject_poor,
-            )
             with facts.kept(found):
-                score(feed, trunks, out, tally, observe)
+                score(feed(plan.shards(done=done)), trunks, out, tally, observe)
         if options.deduplicate:
             tally.count(duplicates.take_out(folder, plan, say=say))
     return tally

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from struct import Struct
 from time import perf_counter
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import xxhash
@@ -39,8 +39,8 @@ class Batch:
     is_last: bool
     """Whether it ends its shard."""
     rows: list[Row]
-    x: dict[InputSpec, np.ndarray]
-    """float32 (record, lead, time) for every input spec; whatever `Inputs` puts there while a batch is being made."""
+    x: dict[InputSpec, Any]
+    """float32 (record, lead, time) for every input spec: NumPy's, or of a GPU one that speaks DLPack."""
     rejects: list[Reject]
     decode_s: float = 0.0
     """Time of reading and decoding, summed over the feed's threads."""
