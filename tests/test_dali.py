@@ -33,24 +33,6 @@ INPUT = 1e-6
 GPU_INPUT = 2e-5
 
 
-@pytest.fixture(scope="session")
-def operator_cache(tmp_path_factory) -> Path:
-    """A cache with an operator, compiled once."""
-    pytest.importorskip("nvidia.dali", reason="needs the extra 'dali'")
-    shutil.which("g++") or pytest.skip("needs g++")
-    folder = tmp_path_factory.mktemp("operator")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ECGBATCH_CACHE", str(folder))
-        dali_operator.build()
-    return folder
-
-
-@pytest.fixture
-def operator(operator_cache, monkeypatch) -> dali_operator.Operator:
-    monkeypatch.setenv("ECGBATCH_CACHE", str(operator_cache))
-    return dali_operator.found()
-
-
 def noisy(rng, *, fs_hz: float = 500, seconds: float = 10, leads=INDEPENDENT_LEADS, dtype: type = np.int16) -> Record:
     counts = rng.normal(0, 250, (round(fs_hz * seconds), len(leads))).astype(dtype).T
     n = len(leads)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -89,7 +90,7 @@ def build(*, say: Callable[[str], None] = lambda _: None) -> Operator:
             log = _compile(partial / _LIBRARY, has_nvcc=_has_nvcc(facts))
             _write(partial, facts, kernels(log))
             partial.chmod(0o755)  # others may use it too
-            _take_place(partial, folder)
+            _take_place(partial, folder, facts)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as err:
@@ -202,17 +203,15 @@ def _checked(folder: Path, facts: Mapping[str, str]) -> Operator:
     try:
         content = json.loads((folder / _FACTS).read_text("utf-8"))
         digest = _digest(folder / _LIBRARY)
-        operator = Operator(
-            folder / _LIBRARY, content["facts"], tuple(Kernel(**kernel) for kernel in content["kernels"])
-        )
-        is_its_own = content["library"] == digest and operator.facts == facts
+        is_its_own = content["library"] == digest and content["facts"] == facts
+        found_kernels = tuple(Kernel(**kernel) for kernel in content["kernels"])
     except FileNotFoundError:
         raise EngineError(f"DALI operator: none built for {told}; {REMEDY}") from None
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise EngineError(f"DALI operator {folder}: cannot be read: {err}; {REMEDY}") from err
     if not is_its_own:
         raise EngineError(f"DALI operator {folder}: altered since it was built; {REMEDY}")
-    return operator
+    return Operator(folder / _LIBRARY, facts, found_kernels)
 
 
 def _write(folder: Path, facts: Mapping[str, str], found_kernels: tuple[Kernel, ...]) -> None:
@@ -227,15 +226,23 @@ def _write(folder: Path, facts: Mapping[str, str], found_kernels: tuple[Kernel, 
         sync(path)
 
 
-def _take_place(partial: Path, folder: Path) -> None:
-    """Rename a whole operator into its place; one that is there was altered, or is another builder's."""
-    if folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-    try:
-        partial.rename(folder)
-    except OSError:
-        if not (folder / _FACTS).exists():  # else another builder was faster, and its operator is as good
-            raise
+def _take_place(partial: Path, folder: Path, facts: Mapping[str, str]) -> None:
+    """Rename a whole operator into its place, unless another builder was faster; what was altered makes way."""
+    while True:
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+        else:
+            return
+        with suppress(EngineError):
+            _checked(folder, facts)
+            return
+        aside = tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
+        with suppress(FileNotFoundError):  # another builder has moved it
+            folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _digest(path: Path) -> str:
