@@ -182,6 +182,27 @@ def _train_memory(result: Result) -> str:
     )
 
 
+def _dali(result: Result) -> str:
+    names = {**_CONTAINERS, "pack": "a pack"}
+    n = result["settings"]["workers"]
+    threads = f"{n} thread{'s' if n > 1 else ''} each"
+    rows = [(f"files to batches, {names[name]}", found) for name, found in result["feeds"].items()]
+    rows.append(("records in memory to batches", result["input"]))
+    rates = _table(
+        (f"on a CPU, {threads}", "host feed", "DALI feed", "DALI to host"),
+        (
+            (
+                name,
+                f"{_number(found['host_ecg_per_s'])} ECG/s",
+                f"{_number(found['dali_ecg_per_s'])} ECG/s",
+                _range(found["ratio"]),
+            )
+            for name, found in rows
+        ),
+    )
+    return f"{rates}\n\nBase64 and check sums of a MUSE file: {result['base64_us']['median']:.0f} µs on one core."
+
+
 def _containers(result: Result) -> str:
     return _table(
         ("container", "leads, rate, length", "file", "ECG/s on one core"),
@@ -274,6 +295,7 @@ def _spaced(n: int) -> str:
 _TABLES: Mapping[str, Callable[[Result], str]] = MappingProxyType(
     {
         "containers": _containers,
+        "dali": _dali,
         "decode": _decode,
         "engine": _engine,
         "end_to_end": _end_to_end,

@@ -28,8 +28,15 @@ class ModelInput:
     def __call__(self, nv: NDArray[np.int32], out: NDArray[np.float32]) -> None:
         """Write (lead, time) in nV into out (lead, time)."""
 
-    def by_sample(self, nv: NDArray[np.int32], out: NDArray[np.float32]) -> None:
-        """The same through the function of one output sample that a GPU thread runs: for tests, slow."""
+class Jobs:
+    """Records on their way to one model, each of them a payload, taps and a recipe, as the DALI operator takes them."""
+
+    def __init__(self, payloads: list[tuple[NDArray[np.int16], NDArray[np.float32], bytes]]) -> None: ...
+    def __call__(self, clip: float, out: NDArray[np.float32]) -> None:
+        """Write out (record, lead, time) as the operator does on a CPU."""
+
+    def by_sample(self, clip: float, out: NDArray[np.float32]) -> None:
+        """Write it as a GPU's threads do, one after the other: slow."""
 
 class DicomPaths:
     """Elements wanted from DICOM data sets, by path of tags (group * 65536 + element); an item is 0xFFFEE000.

@@ -121,8 +121,11 @@ def score_command(
     model: Annotated[list[str], Option(help="Shipped bundle or bundle folder; several are scored in one pass.")] = [  # noqa: B006
         "foundation"
     ],
-    device: Annotated[str, Option(help="auto or cpu.")] = "auto",
+    device: Annotated[str, Option(help="auto, cpu, cuda, or several GPUs: cuda:0,1.")] = "auto",
     precision: Annotated[str, Option(help="auto (the fastest that is within its limits), fp32 or int8.")] = "auto",
+    feed: Annotated[
+        str, Option(help="Who makes model input of decoded ECGs: host, or dali (on the engine's device).")
+    ] = "host",
     batch: Annotated[
         int | None, Option(help="ECGs the engine takes at once; what `build` found best, or 32.", min=1, max=_MANY)
     ] = None,
@@ -149,6 +152,7 @@ def score_command(
         options = score.Options(
             device=device,
             precision=precision,
+            feed=feed,
             batch=batch,
             shard_size=shard_size,
             embeddings=embeddings,

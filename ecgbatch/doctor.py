@@ -65,7 +65,11 @@ def build_operator() -> str:
     """
     from ecgbatch.feed import dali_operator
 
-    return f"operator: {dali_operator.build()}"
+    made = dali_operator.build()
+    kernels = [
+        f"{each.architecture}: {each.registers} registers, {each.spilled_bytes} B spilled" for each in made.kernels
+    ]
+    return f"operator: {made.library} ({'; '.join(kernels) or 'CPU only: no nvcc'})"
 
 
 def told(found: Examination) -> str:

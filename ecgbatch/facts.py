@@ -34,6 +34,8 @@ class Facts:
     bundles: Sequence[Bundle] | None
     """The models of a run; None of a pack."""
     tally: Tally
+    feed: str | None = None
+    """Who made model input of the records of a run; None of a pack."""
 
     def write(self, status: str, counts: Counter[str]) -> None:
         """Write the report; `counts` are those of `parts.counts`."""
@@ -71,7 +73,7 @@ class Facts:
     def _work(self) -> dict[str, Any]:
         if self.bundles is None:
             return {"encoding": self.tally.engine}
-        return {"engine": self.tally.engine, "models": [_model(bundle) for bundle in self.bundles]}
+        return {"engine": self.tally.engine, "feed": self.feed, "models": [_model(bundle) for bundle in self.bundles]}
 
     def _invocation(self) -> dict[str, Any]:
         """Rates of this invocation: of each stage by itself, and the stage that held it back."""

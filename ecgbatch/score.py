@@ -11,7 +11,8 @@ from ecgbatch import duplicates, gate, parts, planning
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import UsageError
 from ecgbatch.facts import Facts, is_finished, recount
-from ecgbatch.feed.batch import Batch, batches
+from ecgbatch.feed import FEEDS, Feed, open_feed
+from ecgbatch.feed.batch import Batch
 from ecgbatch.output import Output, Outputs, exclusive
 from ecgbatch.runtimes import placement
 from ecgbatch.tally import Tally, spaced
@@ -20,14 +21,21 @@ from ecgbatch.trunk import Trunk, opened
 __all__ = ["Options", "run", "score"]
 
 Observer = Callable[[Tally], None]
+Lane = tuple[Iterable[Batch], Sequence[Trunk], Output]
+"""What one device does: what it is fed, the networks on it, and where its rows go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to score. A run that is gone on with may change `device`, `batch`, `workers`, `deduplicate`, nothing else."""
+    """How to score.
+
+    A run that is gone on with may change `device`, `feed`, `batch`, `workers`, `deduplicate`, nothing else.
+    """
 
     device: str = "auto"
     precision: str = "auto"
+    feed: str = "host"
+    """Who makes model input of decoded records: one of `feed.FEEDS`."""
     batch: int | None = None
     """Records the engine takes at once; what suits it by default."""
     shard_size: int = 4096
@@ -47,14 +55,16 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value}, expected at least 1")
+        if self.feed not in FEEDS:
+            raise UsageError(f"--feed {self.feed!r}, expected {' or '.join(map(repr, FEEDS))}")
         if self.reject_poor is not None and not 0 <= self.reject_poor <= 1:
             raise UsageError(f"--reject-poor {self.reject_poor}, expected 0 to 1")
 
 
-def score(devices: Sequence[tuple[Iterable[Batch], Sequence[Trunk], Output]], tally: Tally, observe: Observer) -> None:
+def score(lanes: Sequence[Lane], tally: Tally, observe: Observer) -> None:
     """Score every batch of every device's feed; each entry ends as exactly one score row or one reject row."""
-    for at, (batch, outputs) in tally.timed(_together(devices, tally), "wait-engine"):
-        out = devices[at][2]
+    for at, (batch, outputs) in tally.timed(_together(lanes, tally), "wait-engine"):
+        out = lanes[at][2]
         started = perf_counter()
         out.add(batch.rows, batch.rejects, outputs)
         if batch.is_last:
@@ -85,17 +95,18 @@ def run(
     existed = os.path.exists(folder)
     planning.spare_foreign(folder)
     planning.require_sources(sources)
-    gpus = [
+    devices = [
         opened(bundles, device, options.precision, batch=options.batch) for device in placement.split(options.device)
     ]
-    trunks = gpus[0]
-    tally = Tally(", ".join(dict.fromkeys(str(trunk.engine) for each in gpus for trunk in each)))
+    trunks = devices[0]
+    tally = Tally(", ".join(dict.fromkeys(str(trunk.engine) for each in devices for trunk in each)))
+    feeds = [_feed(bundles, each, options, n_devices=len(devices)) for each in devices]
     say(f"device: {tally.engine}")
     with exclusive(folder):
         plan = planning.planned(folder, sources, _settings(sources, bundles, trunks, options), existed=existed)
         embeddings = [trunk.name for trunk in trunks] if options.embeddings else []
-        outs = [Output(folder, bundles, fingerprint=plan.fingerprint, embeddings=embeddings) for _ in gpus]
-        facts = Facts(folder, plan, bundles, tally)
+        outs = [Output(folder, bundles, fingerprint=plan.fingerprint, embeddings=embeddings) for _ in devices]
+        facts = Facts(folder, plan, bundles, tally, options.feed)
         done = parts.committed(folder)
         if len(done) < plan.n_shards and (n_restored := duplicates.restore(folder, plan)):
             say(f"{spaced(n_restored)} duplicates are among the scores again until the run is finished")
@@ -107,32 +118,35 @@ def run(
             parts.reconcile(folder, plan, found)
             recount(folder, plan, found)
         else:
-            specs = list(dict.fromkeys(bundle.input for bundle in bundles))
-            feeds = [
-                batches(
-                    placement.own_shards(plan.shards(done=done), at, len(gpus)),
-                    specs,
-                    size=each[0].engine.batch,
-                    workers=-(-options.workers // len(gpus)),
-                    least_quality=options.reject_poor,
-                )
-                for at, each in enumerate(gpus)
+            lanes = [
+                (feed(placement.own_shards(plan.shards(done=done), at, len(devices))), each, out)
+                for at, (feed, each, out) in enumerate(zip(feeds, devices, outs, strict=True))
             ]
             with facts.kept(found):
-                score(list(zip(feeds, gpus, outs, strict=True)), tally, observe)
+                score(lanes, tally, observe)
         if options.deduplicate:
             tally.count(duplicates.take_out(folder, plan, say=say))
     return tally
 
 
-def _together(
-    devices: Sequence[tuple[Iterable[Batch], Sequence[Trunk], Output]], tally: Tally
-) -> Iterator[tuple[int, tuple[Batch, Outputs]]]:
-    """Each scored batch and the place of its device, whose shards are its own; several devices run at once."""
-    if len(devices) == 1:
-        (feed, trunks, _), *_ = devices
+def _feed(bundles: Sequence[Bundle], trunks: Sequence[Trunk], options: Options, *, n_devices: int) -> Feed:
+    """What feeds the engines of one device."""
+    return open_feed(
+        options.feed,
+        list(dict.fromkeys(bundle.input for bundle in bundles)),
+        device=str(trunks[0].engine).partition(" ")[0],
+        size=trunks[0].engine.batch,
+        workers=-(-options.workers // n_devices),
+        least_quality=options.reject_poor,
+    )
+
+
+def _together(lanes: Sequence[Lane], tally: Tally) -> Iterator[tuple[int, tuple[Batch, Outputs]]]:
+    """Each scored batch and the place of its lane, whose shards are its own; several devices run at once."""
+    if len(lanes) == 1:
+        (feed, trunks, _), *_ = lanes
         return ((0, item) for item in _scored(tally.timed(feed, "wait-feed"), trunks))
-    return placement.merged([_scored(feed, trunks) for feed, trunks, _ in devices])
+    return placement.merged([_scored(feed, trunks) for feed, trunks, _ in lanes])
 
 
 def _scored(feed: Iterable[Batch], trunks: Sequence[Trunk]) -> Iterator[tuple[Batch, Outputs]]:

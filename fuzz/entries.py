@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ecgbatch import archive, container, formats
+from ecgbatch import _kernels, archive, container, formats
 from ecgbatch.bundle import InputSpec
 from ecgbatch.errors import RecordError
-from ecgbatch.feed import batch
+from ecgbatch.feed import batch, host, payload
 from ecgbatch.record import FIRST_YEAR, INDEPENDENT_LEADS, LEADS, RATES_HZ, UV_PER_COUNT, Reason, Record, Reject
 
 __all__ = ["SEPARATOR", "TARGETS", "decoded", "most_bytes", "peak_bytes", "unpacked"]
@@ -98,14 +98,23 @@ def _prepared(record: Record) -> Reason | None:
     _require_sound(record)
     out = np.full((len(SPEC.leads), SPEC.samples), np.nan, np.float32)
     try:
-        row = batch._prepare(ENTRY, record, [SPEC], [out])
+        row = batch._prepare(ENTRY, record, {SPEC: out}, host)
     except RecordError as defect:
         return _reason(defect.reason, defect.detail)
     assert np.isfinite(out).all()
+    _require_payload(record, out)
     quality = row.quality
     assert 0 <= quality.quality <= 1
     assert all(map(isfinite, (quality.amplitude_uv, quality.spike_uv, quality.noise_uv, quality.qrs_agreement)))
     return None
+
+
+def _require_payload(record: Record, expected: np.ndarray) -> None:
+    """What the host scores, a device can: nothing in a DALI graph may fail on a record that has come this far."""
+    one = payload.of(record, SPEC, host.flat_leads(record))
+    out = np.full((1, *expected.shape), np.nan, np.float32)
+    _kernels.Jobs([(one.counts, one.taps, one.recipe.tobytes())])(SPEC.clip, out)
+    assert np.array_equal(out[0], expected)
 
 
 def _require_sound(record: Record) -> None:

@@ -131,6 +131,7 @@ def samples(raw: bytes) -> dict[str, list[bytes]]:
         ],
         "normalise": [struct.pack("<20H", *[7 * k] * 20) + raw for k in range(4)],
         "quality": [bytes([rate, is_narrow]) + raw for rate in range(16) for is_narrow in (0, 1)],
+        "recipe": [struct.pack("<40H", *[k] * 40) + raw for k in range(1, 9)],
         "wfdb": [bytes([k]) + raw for k in range(10)],
     }
 

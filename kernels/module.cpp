@@ -23,6 +23,7 @@
 #include "file.h"
 #include "normalise.h"
 #include "quality.h"
+#include "recipe.h"
 #include "sample.h"
 #include "table.h"
 #include "scp.h"
@@ -105,19 +106,6 @@ public:
         model_inputs(nv.data(), n, resampler_, per_nv_, clip_, samples, out.data());
     }
 
-    void by_sample(Dense<int32_t, 2> nv, Out<float, 2> out) const {
-        const int64_t n = checked(nv, out), samples = static_cast<int64_t>(out.shape(1));
-        const Resampler& r = resampler_;
-        nb::gil_scoped_release free;
-        float* to = out.data();
-        for (size_t row = 0; row < per_nv_.size(); ++row) {
-            const int32_t* from = nv.data() + row * nv.shape(1);
-            for (int64_t t = 0; t < samples; ++t) {
-                *to++ = model_input(from, n, t, r.up, r.down, r.half, r.taps.data(), r.n_taps, per_nv_[row], clip_);
-            }
-        }
-    }
-
 private:
     static Resampler checked(int64_t up, int64_t down, int64_t half, const Dense<float, 2>& taps) {
         require(up > 0 && down > 0 && half >= 0, "up and down are positive");
@@ -135,6 +123,57 @@ private:
     Resampler resampler_;
     std::vector<float> per_nv_;
     float clip_;
+};
+
+// Payload, taps and recipe of a record, as the DALI operator is given them.
+using Payload = std::tuple<Dense<int16_t, 1>, Dense<float, 2>, nb::bytes>;
+
+// The operator without DALI: what it writes for a batch on a CPU, and what its CUDA threads do.
+class Jobs {
+public:
+    explicit Jobs(const std::vector<Payload>& payloads) : payloads_(payloads) {
+        for (const auto& [counts, taps, bytes] : payloads_) {
+            const Recipe& recipe = recipes_.emplace_back(bytes.c_str(), bytes.size());
+            require(recipe.is_sound(static_cast<int64_t>(counts.size()), static_cast<int64_t>(taps.size())),
+                    "a recipe reaches nothing but its payload and taps");
+            require(recipe.leads.size() == recipes_.front().leads.size(), "all recipes are of one model");
+        }
+    }
+
+    void by_record(float clip, Out<float, 3> out) {
+        const std::vector<Job> jobs = checked(out);
+        nb::gil_scoped_release free;
+        for (size_t i = 0; i < jobs.size(); ++i) {
+            write_record(recipes_[i], jobs[i].payload, *resamplers_.of(jobs[i].layout, jobs[i].taps), clip,
+                         static_cast<int64_t>(out.shape(2)), jobs[i].out);
+        }
+    }
+
+    void by_sample(float clip, Out<float, 3> out) {
+        const std::vector<Job> jobs = checked(out);
+        nb::gil_scoped_release free;
+        for (int64_t i = 0; i < n_blocks(static_cast<int64_t>(out.size())) * kThreads; ++i) {
+            write_input(jobs.data(), static_cast<int64_t>(jobs.size()), static_cast<int64_t>(out.shape(1)),
+                        static_cast<int64_t>(out.shape(2)), clip, i);
+        }
+    }
+
+private:
+    std::vector<Job> checked(const Out<float, 3>& out) const {
+        require(out.shape(0) == recipes_.size(), "out is (record, lead, time)");
+        std::vector<Job> jobs;
+        for (size_t i = 0; i < recipes_.size(); ++i) {
+            require(out.shape(1) == recipes_[i].leads.size(), "out is (record, lead, time)");
+            const auto& [counts, taps, _] = payloads_[i];
+            jobs.push_back({recipes_[i].layout, reinterpret_cast<const uint16_t*>(counts.data()), taps.data(),
+                            recipes_[i].leads.data(), out.data() + i * out.shape(1) * out.shape(2)});
+        }
+        return jobs;
+    }
+
+    std::vector<Payload> payloads_;
+    std::vector<Recipe> recipes_;
+    Resamplers resamplers_;
 };
 
 using Spans = std::vector<std::pair<int64_t, int64_t>>;
@@ -449,8 +488,11 @@ NB_MODULE(_kernels, m) {
     nb::class_<ModelInput>(m, "ModelInput")
         .def(nb::init<int64_t, int64_t, int64_t, Dense<float, 2>, Dense<float, 1>, float>(), "up"_a, "down"_a, "half"_a,
              "taps"_a.noconvert(), "per_nv"_a.noconvert(), "clip"_a)
-        .def("__call__", &ModelInput::whole_leads, "nv"_a.noconvert(), "out"_a.noconvert())
-        .def("by_sample", &ModelInput::by_sample, "nv"_a.noconvert(), "out"_a.noconvert());
+        .def("__call__", &ModelInput::whole_leads, "nv"_a.noconvert(), "out"_a.noconvert());
+    nb::class_<Jobs>(m, "Jobs")
+        .def(nb::init<const std::vector<Payload>&>(), "payloads"_a)
+        .def("__call__", &Jobs::by_record, "clip"_a, "out"_a.noconvert())
+        .def("by_sample", &Jobs::by_sample, "clip"_a, "out"_a.noconvert());
     m.def("base64_blocks", &base64_blocks, "text"_a, "spans"_a, "out"_a.noconvert());
     m.def("crc16", &crc_of, "data"_a, "begin"_a, "end"_a);
     m.def("crc32", [](nb::bytes data) { return crc32(reinterpret_cast<const uint8_t*>(data.c_str()), data.size()); });

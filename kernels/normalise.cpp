@@ -14,7 +14,6 @@
 #endif
 
 #include "clones.h"
-#include "sample.h"
 
 namespace ecg {
 namespace {
@@ -86,12 +85,6 @@ ECG_CLONES int64_t n_missing_of(const int32_t* nv, int64_t n) {
     return n_missing;
 }
 
-// A count equal to `mark` is missing; a mark that no Count can equal marks nothing.
-template <class Count, class Wide>
-inline int32_t one(Count count, double nv_per_count, double zero, Wide mark) {
-    return count == mark ? kInvalid : saturate_nv((count - zero) * nv_per_count);
-}
-
 // One channel of whole nanovolts a count; how many are missing.
 ECG_CLONES int64_t whole_nanovolts(const int16_t* counts, int64_t n, int32_t gain, int32_t offset, int32_t mark,
                                   int32_t* out) {
@@ -110,12 +103,12 @@ ECG_CLONES int64_t whole_nanovolts(const int16_t* counts, int64_t n, int32_t gai
 
 ECG_CLONES void any_nanovolts(const int16_t* counts, int64_t n, double nv_per_count, double zero, int32_t mark,
                               int32_t* out) {
-    for (int64_t t = 0; t < n; ++t) out[t] = one(counts[t], nv_per_count, zero, mark);
+    for (int64_t t = 0; t < n; ++t) out[t] = nanovolts(counts[t], nv_per_count, zero, mark);
 }
 
 ECG_CLONES void any_nanovolts(const int32_t* counts, int64_t n, double nv_per_count, double zero, int64_t mark,
                               int32_t* out) {
-    for (int64_t t = 0; t < n; ++t) out[t] = one(counts[t], nv_per_count, zero, mark);
+    for (int64_t t = 0; t < n; ++t) out[t] = nanovolts(counts[t], nv_per_count, zero, mark);
 }
 
 template <class Count>
@@ -136,19 +129,14 @@ int64_t one_channel(const Count* counts, int64_t n, double nv_per_count, double 
 }
 
 template <class Count>
-int64_t nanovolts(const Counts<Count>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
+int64_t one_lead(const Counts<Count>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
     const int64_t n = counts.n_samples;
     const Count* first = counts.data + mix.channel[0] * counts.channel_stride;
     if (mix.nv_per_count[1] == 0) {
         return one_channel(first, n, mix.nv_per_count[0], mix.zero_counts[0], invalid, out);
     }
     const Count* second = counts.data + mix.channel[1] * counts.channel_stride;
-    for (int64_t t = 0; t < n; ++t) {
-        const bool is_missing = first[t] == invalid || second[t] == invalid;
-        out[t] = is_missing ? kInvalid
-                            : saturate_nv((first[t] - mix.zero_counts[0]) * mix.nv_per_count[0] +
-                                          (second[t] - mix.zero_counts[1]) * mix.nv_per_count[1]);
-    }
+    for (int64_t t = 0; t < n; ++t) out[t] = nanovolts(first[t], second[t], mix, invalid);
     return n_missing_of(out, n);
 }
 
@@ -284,11 +272,11 @@ Counts<int32_t> planar(const Counts<int32_t>& counts, int64_t n_channels, std::v
 }
 
 int64_t lead_nanovolts(const Counts<int16_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
-    return nanovolts(counts, mix, invalid, out);
+    return one_lead(counts, mix, invalid, out);
 }
 
 int64_t lead_nanovolts(const Counts<int32_t>& counts, const Mix& mix, int64_t invalid, int32_t* out) {
-    return nanovolts(counts, mix, invalid, out);
+    return one_lead(counts, mix, invalid, out);
 }
 
 Resampler::Resampler(int64_t up_, int64_t down_, int64_t half_, int64_t n_taps_, std::vector<float> taps_)

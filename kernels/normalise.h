@@ -4,14 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace ecg {
+#include "sample.h"
 
-// A lead as a sum of at most two stored channels.
-struct Mix {
-    int64_t channel[2];
-    double nv_per_count[2];  // 0 where there is no second channel
-    double zero_counts[2];
-};
+namespace ecg {
 
 // Samples of one record as they lie in memory; strides count samples.
 template <class Count>

@@ -18,11 +18,31 @@ namespace ecg {
 // "No sample here", in nanovolts; `record.INVALID`.
 constexpr int32_t kInvalid = INT32_MIN;
 
-// Nanovolts of a sum of at most two channels, each (count - zero) * nv_per_count; saturates short of kInvalid.
+// Whole nanovolts, short of kInvalid.
 ECG_HD int32_t saturate_nv(double nv) {
     nv = nv < -2147483647.0 ? -2147483647.0 : nv;
     nv = nv > 2147483647.0 ? 2147483647.0 : nv;
     return static_cast<int32_t>(nearbyint(nv));
+}
+
+// A lead as a sum of at most two stored channels.
+struct Mix {
+    int64_t channel[2];
+    double nv_per_count[2];  // 0 where there is no second channel
+    double zero_counts[2];
+};
+
+// A count equal to `mark` is missing; a mark that no Count can equal marks nothing.
+template <class Count, class Wide>
+ECG_HD int32_t nanovolts(Count count, double nv_per_count, double zero, Wide mark) {
+    return count == mark ? kInvalid : saturate_nv((count - zero) * nv_per_count);
+}
+
+template <class Count, class Wide>
+ECG_HD int32_t nanovolts(Count first, Count second, const Mix& mix, Wide mark) {
+    return first == mark || second == mark ? kInvalid
+                                           : saturate_nv((first - mix.zero_counts[0]) * mix.nv_per_count[0] +
+                                                         (second - mix.zero_counts[1]) * mix.nv_per_count[1]);
 }
 
 // Where output sample t of a polyphase resampler lies: a row of the tap bank, and the first input it weighs.
@@ -47,8 +67,10 @@ ECG_HD float limit(float x, float clip) {
     return x > clip ? clip : x;
 }
 
-// Output sample t of one lead, ready for the model. `per_nv` = 1e-6 / scale_mv.
-ECG_HD float model_input(const int32_t* nv, int64_t n, int64_t t, int64_t up, int64_t down, int64_t half,
+// Output sample t of one lead, ready for the model: of nv[0] to nv[n - 1], whatever they are computed from.
+// `per_nv` = 1e-6 / scale_mv.
+template <class Nanovolts>
+ECG_HD float model_input(const Nanovolts& nv, int64_t n, int64_t t, int64_t up, int64_t down, int64_t half,
                          const float* taps, int64_t n_taps, float per_nv, float clip) {
     if (t >= resampled_length(n, up, down)) return 0.0f;  // padding at the end of a short record
     const Position at = position(t, up, down, half, n_taps);

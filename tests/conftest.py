@@ -3,6 +3,7 @@
 import ctypes
 import os
 import random
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 
 from ecgbatch.bundle import Bundle, InputSpec, Label
+from ecgbatch.feed.dali_operator import Operator
 from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Record
 from ecgbatch.tally import Tally
 
@@ -82,6 +84,29 @@ def ecg() -> Record:
     from ecgbatch import synth
 
     return synth.record(seed=7, rhythm="sinus")
+
+
+@pytest.fixture(scope="session")
+def operator_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with a DALI operator, compiled once."""
+    from ecgbatch.feed import dali_operator
+
+    pytest.importorskip("nvidia.dali", reason="needs the extra 'dali'")
+    shutil.which("g++") or pytest.skip("needs g++")
+    folder = tmp_path_factory.mktemp("operator")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ECGBATCH_CACHE", str(folder))
+        dali_operator.build()
+    return folder
+
+
+@pytest.fixture
+def operator(operator_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Operator:
+    """The operator in that cache, which is the test's."""
+    from ecgbatch.feed import dali_operator
+
+    monkeypatch.setenv("ECGBATCH_CACHE", str(operator_cache))
+    return dali_operator.found()
 
 
 Scored = Callable[..., tuple[Tally, pl.DataFrame, pl.DataFrame]]

@@ -77,6 +77,16 @@ def test_the_engine_benchmark_relates_every_batch_size_to_the_matrix_product(fol
         assert found["share"]["median"] == pytest.approx(share, rel=1e-4)
 
 
+def test_the_dali_benchmark_compares_the_feeds(folder, operator):
+    result = _result(folder, "dali", "--n", "64", "--rounds", "1")
+
+    assert set(result["feeds"]) == {"muse-xml", "wfdb", "pack"}
+    for found in (*result["feeds"].values(), result["input"]):
+        ratio = found["dali_ecg_per_s"]["median"] / found["host_ecg_per_s"]["median"]
+        assert found["ratio"]["median"] == pytest.approx(ratio, rel=1e-4)
+    assert 0 < result["base64_us"]["median"] < 10_000
+
+
 def test_the_end_to_end_benchmark_compares_rates_and_scores(folder, bundle):
     few = ["--n", "24", "--batch", "8", "--rounds", "1", "--plain-workers", "0"]
     result = _result(folder, "end_to_end", "--model", bundle, *few)

@@ -241,18 +241,6 @@ def test_model_input_is_the_references(rng, fs_hz, to_hz, n_samples):
     assert_allclose(model_input(record, spec), expected, rtol=0, atol=MODEL_INPUT_TOLERANCE)
 
 
-@pytest.mark.parametrize("fs_hz", RATES_HZ, ids=lambda f: f"{f}Hz")
-def test_one_sample_at_a_time_is_the_same_as_whole_leads(rng, fs_hz):
-    record = noisy(rng, fs_hz=fs_hz, seconds=8.37)
-    bank = waveform.polyphase(fs_hz, SPEC.fs_hz)
-    per_nv = (1e-6 / np.array(SPEC.scale_mv)).astype(np.float32)
-    out = np.empty((8, SPEC.samples), np.float32)
-    nv = waveform.nanovolts(record, SPEC.leads)
-    _kernels.ModelInput(bank.up, bank.down, bank.half, bank.taps, per_nv, SPEC.clip).by_sample(nv, out)
-
-    assert_allclose(out, model_input(record, SPEC), rtol=0, atol=MODEL_INPUT_TOLERANCE)
-
-
 def test_what_lies_above_the_models_band_does_not_fold_into_it():
     t_s = np.arange(5000) / 500
     counts = np.round(1000 * np.sin(2 * np.pi * 200 * t_s)).astype(np.int16)

@@ -2,14 +2,14 @@
 
 import ctypes
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from struct import Struct
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import xxhash
@@ -22,7 +22,7 @@ from ecgbatch.feed import host
 from ecgbatch.plan import Shard
 from ecgbatch.record import INDEPENDENT_LEADS, Reason, Record, Reject, Row
 
-__all__ = ["Batch", "ahead", "batches", "keep_freed_memory", "read", "read_all", "waveform_hash"]
+__all__ = ["Batch", "Inputs", "ahead", "batches", "keep_freed_memory", "read", "read_all", "waveform_hash"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,13 +39,39 @@ class Batch:
     is_last: bool
     """Whether it ends its shard."""
     rows: list[Row]
-    x: dict[InputSpec, np.ndarray]
-    """float32 (record, lead, time) for every input spec."""
+    x: dict[InputSpec, Any]
+    """float32 (record, lead, time) for every input spec: NumPy's, or of a GPU one that speaks DLPack."""
     rejects: list[Reject]
     decode_s: float = 0.0
     """Time of reading and decoding, summed over the feed's threads."""
     prepare_s: float = 0.0
     """Time of hashing, measuring and normalising, likewise."""
+
+
+class Inputs(Protocol):
+    """What becomes of a record that is to be scored: `host`, or `payload` for what is computed elsewhere."""
+
+    def room(self, n_records: int, spec: InputSpec, /) -> np.ndarray:
+        """Place for so many records."""
+        ...
+
+    def put(
+        self,
+        record: Record,
+        spec: InputSpec,
+        out: np.ndarray,
+        /,
+        *,
+        flat: tuple[str, ...],
+        independent_nv: np.ndarray,
+        has_gaps: bool,
+    ) -> None:
+        """Fill a row of `room`.
+
+        Raises:
+            RecordError: it is not to be scored after all.
+        """
+        ...
 
 
 def batches(
@@ -55,6 +81,7 @@ def batches(
     size: int,
     workers: int,
     least_quality: float | None = None,
+    inputs: Inputs = host,
 ) -> Iterator[Batch]:
     """Every entry of every shard, in order, in batches of at most `size` records; full ones but at a shard's end.
 
@@ -62,7 +89,8 @@ def batches(
     """
     keep_freed_memory()
     chunks = ((shard, start) for shard in shards for start in range(0, len(shard.entries), size))
-    yield from _filled(ahead(lambda chunk: _load(*chunk, size, specs, least_quality), chunks, workers), size)
+    load = partial(_load, size=size, specs=specs, least_quality=least_quality, inputs=inputs)
+    yield from _filled(ahead(lambda chunk: load(*chunk), chunks, workers), size)
 
 
 @cache
@@ -134,10 +162,18 @@ def waveform_hash(nv: np.ndarray, fs_hz: float) -> str:
     return digest.hexdigest()
 
 
-def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec], least_quality: float | None) -> Batch:
+def _load(
+    shard: Shard,
+    start: int,
+    *,
+    size: int,
+    specs: Sequence[InputSpec],
+    least_quality: float | None,
+    inputs: Inputs,
+) -> Batch:
     """`size` entries of a shard from `start` on."""
     entries = shard.entries[start : start + size]
-    x = [np.empty((len(entries), len(spec.leads), spec.samples), np.float32) for spec in specs]
+    x = {spec: inputs.room(len(entries), spec) for spec in specs}
     rows: list[Row] = []
     rejects: list[Reject] = []
     decode_s = prepare_s = 0.0
@@ -146,7 +182,7 @@ def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec], least
         decoded = perf_counter()
         if isinstance(record, Record):
             try:
-                row = _prepare(entry, record, specs, [array[len(rows)] for array in x])
+                row = _prepare(entry, record, {spec: array[len(rows)] for spec, array in x.items()}, inputs)
                 _refuse_poor(row, least_quality)
                 rows.append(row)
             except RecordError as defect:
@@ -160,14 +196,14 @@ def _load(shard: Shard, start: int, size: int, specs: Sequence[InputSpec], least
         shard=shard.index,
         is_last=start + size >= len(shard.entries),
         rows=rows,
-        x={spec: array[: len(rows)] for spec, array in zip(specs, x, strict=True)},
+        x={spec: array[: len(rows)] for spec, array in x.items()},
         rejects=rejects,
         decode_s=decode_s,
         prepare_s=prepare_s,
     )
 
 
-def _prepare(entry: Entry, record: Record, specs: Sequence[InputSpec], out: Sequence[np.ndarray]) -> Row:
+def _prepare(entry: Entry, record: Record, out: Mapping[InputSpec, np.ndarray], inputs: Inputs) -> Row:
     """Write the record's input for every spec, and say what is known of it."""
     flat = host.flat_leads(record)
     compared = gate.comparable(record.leads, flat)
@@ -175,11 +211,8 @@ def _prepare(entry: Entry, record: Record, specs: Sequence[InputSpec], out: Sequ
     nv = all_nv[: len(INDEPENDENT_LEADS)]
     if len(flat) == len(record.leads):
         raise RecordError(Reason.NO_SIGNAL, f"all {len(flat)} leads are flat")
-    for spec, row in zip(specs, out, strict=True):
-        if spec.leads == INDEPENDENT_LEADS:
-            host.model_input(nv, record.fs_hz, spec, row, has_gaps=n_missing > 0)
-        else:
-            host.model_input(host.nanovolts(record, spec.leads, flat), record.fs_hz, spec, row)
+    for spec, row in out.items():
+        inputs.put(record, spec, row, flat=flat, independent_nv=nv, has_gaps=n_missing > 0)
     return Row(
         record_id=entry.record_id,
         source_path=entry.source_path,

@@ -1,21 +1,46 @@
 """Records to model input on the host: the compiled twin of `waveform.py`."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Float64, Int32, Int64
 from numpy import ndarray
 
 from ecgbatch import _kernels
 from ecgbatch.bundle import InputSpec
 from ecgbatch.errors import RecordError
-from ecgbatch.record import INVALID, LEADS, Reason, Record
+from ecgbatch.record import INDEPENDENT_LEADS, INVALID, LEADS, Reason, Record
 from ecgbatch.waveform import mixing, polyphase
 
-__all__ = ["flat_leads", "leads_derived", "measured", "model_input", "nanovolts", "normalise"]
+__all__ = [
+    "Mixes",
+    "flat_leads",
+    "leads_derived",
+    "mark",
+    "measured",
+    "mixes",
+    "model_input",
+    "nanovolts",
+    "normalise",
+    "per_nv",
+    "put",
+    "refuse_gaps",
+    "refuse_short",
+    "room",
+]
 
 _NO_MARK = 2**40
 """No count of any type equals it: for containers that do not mark missing samples."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixes:
+    """How leads follow from channels: the tables (lead, 2) of `_kernels.Mixer`."""
+
+    channel: Int64[ndarray, "lead 2"]
+    nv_per_count: Float64[ndarray, "lead 2"]
+    zero_counts: Float64[ndarray, "lead 2"]
 
 
 def flat_leads(record: Record) -> tuple[str, ...]:
@@ -43,12 +68,23 @@ def measured(
     Raises:
         RecordError: a lead is neither stored nor a sum of stored ones.
     """
-    if not flat or not set(flat) & set(leads):
-        return _mixed(record, record.leads, leads)
-    alive = tuple(lead for lead in record.leads if lead not in flat)
-    rows = [_mixed(record, alive if _follows(alive, lead) else record.leads, (lead,)) for lead in leads]
-    nv, n_missing = zip(*rows, strict=True)
-    return np.concatenate(nv), sum(n_missing)
+    mixer = _mixer(record.leads, record.uv_per_count, record.zero_counts, _replaced(flat, leads), leads)
+    nv = np.empty((len(leads), record.n_samples), np.int32)
+    return nv, mixer(record.counts, mark(record), nv)
+
+
+def mark(record: Record) -> int:
+    """The count that marks a missing sample: one that no count equals, where the container has no such mark."""
+    return _NO_MARK if record.invalid_count is None else record.invalid_count
+
+
+def mixes(record: Record, leads: tuple[str, ...], flat: tuple[str, ...] = ()) -> Mixes:
+    """How the asked leads follow from the record's channels, as `measured` has it.
+
+    Raises:
+        RecordError: a lead is neither stored nor a sum of stored ones.
+    """
+    return _mixes(record.leads, record.uv_per_count, record.zero_counts, _replaced(flat, leads), leads)
 
 
 def normalise(record: Record, spec: InputSpec, out: Float32[ndarray, "lead samples"]) -> None:
@@ -58,6 +94,31 @@ def normalise(record: Record, spec: InputSpec, out: Float32[ndarray, "lead sampl
         RecordError: leads are missing, the record is too short, or has missing samples where the model looks.
     """
     model_input(nanovolts(record, spec.leads, flat_leads(record)), record.fs_hz, spec, out)
+
+
+def room(n_records: int, spec: InputSpec) -> Float32[ndarray, "record lead samples"]:
+    """Place for the model input of so many records: float32 (record, lead, time)."""
+    return np.empty((n_records, len(spec.leads), spec.samples), np.float32)
+
+
+def put(
+    record: Record,
+    spec: InputSpec,
+    out: Float32[ndarray, "lead samples"],
+    *,
+    flat: tuple[str, ...],
+    independent_nv: Int32[ndarray, "independent time"],
+    has_gaps: bool,
+) -> None:
+    """Write a record's model input into `out`, a row of `room`; `independent_nv` spares computing it once more.
+
+    Raises:
+        RecordError: leads are missing, the record is too short, or has missing samples where the model looks.
+    """
+    if spec.leads == INDEPENDENT_LEADS:
+        model_input(independent_nv, record.fs_hz, spec, out, has_gaps=has_gaps)
+    else:
+        model_input(nanovolts(record, spec.leads, flat), record.fs_hz, spec, out)
 
 
 def model_input(
@@ -75,14 +136,37 @@ def model_input(
     Raises:
         RecordError: too short, or missing samples where the model looks.
     """
-    n_samples = nv.shape[1]
+    refuse_short(nv.shape[1], fs_hz, spec)
+    if has_gaps:
+        refuse_gaps(nv, fs_hz, spec)
+    _resampler(fs_hz, spec)(nv, out)
+
+
+def refuse_short(n_samples: int, fs_hz: float | int, spec: InputSpec) -> None:
+    """Nothing, for a record that is as long as the model demands.
+
+    Raises:
+        RecordError: it is not.
+    """
     if n_samples < spec.min_seconds * fs_hz:
         detail = f"{n_samples / fs_hz:.2f} s, expected at least {spec.min_seconds:g} s"
         raise RecordError(Reason.TOO_SHORT, detail)
-    if has_gaps and (seen := nv[:, : _seen(fs_hz, spec)]).min() == INVALID:
+
+
+def refuse_gaps(nv: Int32[ndarray, "lead time"], fs_hz: float | int, spec: InputSpec) -> None:
+    """Nothing, for a record that has every sample which the model's input depends on.
+
+    Raises:
+        RecordError: it has not.
+    """
+    if (seen := nv[:, : _seen(fs_hz, spec)]).min() == INVALID:
         detail = f"{int((seen == INVALID).any(axis=0).sum())} missing samples in the first {spec.seconds:g} s"
         raise RecordError(Reason.INVALID_SAMPLES, detail)
-    _resampler(fs_hz, spec.fs_hz, spec.scale_mv, spec.clip)(nv, out)
+
+
+def per_nv(spec: InputSpec) -> Float32[ndarray, " lead"]:
+    """What nanovolts of each lead are multiplied by."""
+    return (1e-6 / np.array(spec.scale_mv)).astype(np.float32)
 
 
 def _seen(fs_hz: float | int, spec: InputSpec) -> int:
@@ -92,10 +176,9 @@ def _seen(fs_hz: float | int, spec: InputSpec) -> int:
 
 
 @lru_cache(maxsize=64)
-def _resampler(fs_hz: float | int, to_hz: int, scale_mv: tuple[float, ...], clip: float | int) -> _kernels.ModelInput:
-    bank = polyphase(fs_hz, to_hz)
-    per_nv = (1e-6 / np.array(scale_mv)).astype(np.float32)
-    return _kernels.ModelInput(bank.up, bank.down, bank.half, bank.taps, per_nv, clip)
+def _resampler(fs_hz: float | int, spec: InputSpec) -> _kernels.ModelInput:
+    bank = polyphase(fs_hz, spec.fs_hz)
+    return _kernels.ModelInput(bank.up, bank.down, bank.half, bank.taps, per_nv(spec), spec.clip)
 
 
 @lru_cache(maxsize=1024)
@@ -113,10 +196,9 @@ def _follows(stored: tuple[str, ...], lead: str) -> bool:
     return True
 
 
-def _mixed(record: Record, stored: tuple[str, ...], leads: tuple[str, ...]) -> tuple[ndarray, int]:
-    mixer = _mixer(record.leads, record.uv_per_count, record.zero_counts, stored, leads)
-    nv = np.empty((len(leads), record.n_samples), np.int32)
-    return nv, mixer(record.counts, _NO_MARK if record.invalid_count is None else record.invalid_count, nv)
+def _replaced(flat: tuple[str, ...], leads: tuple[str, ...]) -> tuple[str, ...]:
+    """The flat leads, where any of the asked ones is among them."""
+    return flat if set(flat) & set(leads) else ()
 
 
 @lru_cache(maxsize=1024)
@@ -124,18 +206,31 @@ def _mixer(
     channels: tuple[str, ...],
     uv_per_count: tuple[float, ...],
     zero_counts: tuple[float, ...],
-    stored: tuple[str, ...],
+    flat: tuple[str, ...],
     leads: tuple[str, ...],
 ) -> _kernels.Mixer:
-    """The kernel for a mixing from `stored`, a part of the record's `channels`."""
-    weights = mixing(stored, leads)
-    channel = np.zeros((len(leads), 2), np.int64)
-    nv_per_count = np.zeros((len(leads), 2))
-    zero = np.zeros((len(leads), 2))
-    for row, weight in enumerate(weights):
-        for slot, column in enumerate(np.flatnonzero(weight)):
+    mix = _mixes(channels, uv_per_count, zero_counts, flat, leads)
+    return _kernels.Mixer(mix.channel, mix.nv_per_count, mix.zero_counts)
+
+
+@lru_cache(maxsize=1024)
+def _mixes(
+    channels: tuple[str, ...],
+    uv_per_count: tuple[float, ...],
+    zero_counts: tuple[float, ...],
+    flat: tuple[str, ...],
+    leads: tuple[str, ...],
+) -> Mixes:
+    """Each lead from the channels that are not flat, and from all of them where those do not do."""
+    mixing(channels, leads)  # raises, naming all that are missing
+    alive = tuple(lead for lead in channels if lead not in flat)
+    mix = Mixes(np.zeros((len(leads), 2), np.int64), np.zeros((len(leads), 2)), np.zeros((len(leads), 2)))
+    for row, lead in enumerate(leads):
+        stored = alive if _follows(alive, lead) else channels
+        (weights,) = mixing(stored, (lead,))
+        for slot, column in enumerate(np.flatnonzero(weights)):
             at = channels.index(stored[column])
-            channel[row, slot] = at
-            nv_per_count[row, slot] = weight[column] * uv_per_count[at] * 1000
-            zero[row, slot] = zero_counts[at]
-    return _kernels.Mixer(channel, nv_per_count, zero)
+            mix.channel[row, slot] = at
+            mix.nv_per_count[row, slot] = weights[column] * uv_per_count[at] * 1000
+            mix.zero_counts[row, slot] = zero_counts[at]
+    return mix
