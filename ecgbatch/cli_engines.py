@@ -104,7 +104,7 @@ def doctor_command(
         from ecgbatch import doctor
 
         if build_operator:
-            say(doctor.build_operator())
+            say(doctor.build_operator(say=say))
         found = doctor.examined()
     print(doctor.told(found))
-    raise Exit(0 if all(check.is_passed for check in found.checks) else 1)
+    raise Exit(1 if any(check.is_passed is False for check in found.checks) else 0)

@@ -38,7 +38,8 @@ class Check:
     """One self-test."""
 
     name: str
-    is_passed: bool
+    is_passed: bool | None
+    """None for what could not be tested yet."""
     detail: str
 
 
@@ -57,17 +58,18 @@ def examined() -> Examination:
     return Examination(libraries=tuple(_libraries()), devices=tuple(_devices()), checks=tuple(_checks()))
 
 
-def build_operator() -> str:
-    """Compile the DALI operator; a line that says where it lies.
+def build_operator(*, say: Callable[[str], None]) -> str:
+    """Compile the DALI operator; a line that says where it lies and what its GPU kernels take.
 
     Raises:
         EcgbatchError: DALI or a compiler is missing, or it does not compile.
     """
     from ecgbatch.feed import dali_operator
 
-    made = dali_operator.build()
+    made = dali_operator.build(say=say)
     kernels = [
-        f"{each.architecture}: {each.registers} registers, {each.spilled_bytes} B spilled" for each in made.kernels
+        f"{kernel.architecture}: {kernel.registers} registers, {kernel.spilled_bytes} B spilled"
+        for kernel in made.kernels
     ]
     return f"operator: {made.library} ({'; '.join(kernels) or 'CPU only: no nvcc'})"
 
@@ -82,7 +84,8 @@ def told(found: Examination) -> str:
         missing = f"; not installed: {', '.join(absent)} (pip install 'ecgbatch[{extra}]')" if absent else ""
         lines.append(f"{extra:<8} {listed}{missing}")
     lines += ["", *found.devices, ""]
-    lines += [f"{'passed' if check.is_passed else 'FAILED'}  {check.name}: {check.detail}" for check in found.checks]
+    verdict = {True: "passed", False: "FAILED", None: "not run"}
+    lines += [f"{verdict[check.is_passed]:<8}{check.name}: {check.detail}" for check in found.checks]
     return "\n".join(lines)
 
 
@@ -131,8 +134,8 @@ def _checks() -> Iterator[Check]:
     model = bundle.find("foundation")
     if find_spec("torch"):
         yield _tested(f"{model.name} in PyTorch, the oracle", partial(_oracle, model))
-    if _has_dali():
-        yield _tested("feed dali, cpu backend", partial(_dali, model))
+    if find_spec("nvidia") and find_spec("nvidia.dali"):
+        yield _dali(model)
 
 
 def _engines(shipped: Bundle) -> Iterator[Check]:
@@ -175,12 +178,19 @@ def _oracle(model: Bundle) -> float:
     return _require_near(_worst(model.probabilities(eager.load(model)(x)[0]), expected))
 
 
-def _has_dali() -> bool:
-    return bool(find_spec("nvidia") and find_spec("nvidia.dali"))
+def _dali(model: Bundle) -> Check:
+    from ecgbatch.feed import dali_operator
+
+    name = "feed dali, cpu backend"
+    try:
+        dali_operator.found()
+    except EcgbatchError as err:
+        return Check(name=name, is_passed=None, detail=str(err))
+    return _tested(name, partial(_fed_alike, model))
 
 
-def _dali(model: Bundle) -> float:
-    """The largest difference of its input from the host feed's, on synthetic files of two rates."""
+def _fed_alike(model: Bundle) -> float:
+    """The largest difference of DALI's model input from the host's, on synthetic files of two rates."""
     from ecgbatch.feed import open_feed
 
     with TemporaryDirectory() as name:

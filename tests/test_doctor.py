@@ -24,7 +24,8 @@ def test_every_shipped_bundle_is_tested_on_the_cpu_in_every_precision_it_has(fou
     for shipped in bundle.shipped():
         if shipped.parent is None:
             assert {f"{shipped.name} on cpu in {precision}" for precision in ("fp32", *shipped.parity)} <= names
-    assert all(check.is_passed for check in found.checks), found.checks
+    assert not [check for check in found.checks if check.is_passed is False]
+    assert [check for check in found.checks if check.is_passed]
 
 
 def test_what_is_not_installed_is_named_with_its_extra(found):
