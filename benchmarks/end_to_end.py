@@ -1,11 +1,12 @@
-"""How near a whole run comes to the engine's own rate, and how far it leaves the plain PyTorch script behind.
+"""How near a whole run comes to the engine's own rate, and how far it leaves what people would write instead behind.
 
     python benchmarks/end_to_end.py --out benchmarks/results/end_to_end.json
 
-Three subjects take turns over the same MUSE XML files in the page cache: `ecgbatch score`, from the plan to the last
-commit; the engine alone, fed from memory; `plain_pytorch.py` with the number of DataLoader processes that serves it
-best, from the first file to the closed CSV. Starting up and loading the model is in none of the three; the whole time
-of each command stands beside it. At the end the scores of both are compared.
+All take turns over the same ECGs in the page cache: `ecgbatch score` in each precision, from the files and from a pack
+of them, from the plan to the last commit; the engines alone, fed from memory; `plain_pytorch.py` on each of its
+runtimes with the number of DataLoader processes that serves it best, from the first file to the closed CSV. Starting up
+and loading the model is in none of them; the whole time of each command stands beside it. At the end the scores of fp32
+are compared with the plain script's.
 """
 
 import json
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,35 +26,45 @@ import inputs
 import tables
 from measurement import arguments, interleaved, ratios, spread, write
 
+from ecgbatch import pack
 from ecgbatch.bundle import Bundle, find
-from ecgbatch.runtimes import cpu
+from ecgbatch.runtimes import choice
 
 N_TRIAL = 600
 """Files that each number of DataLoader processes is tried with."""
+RUNTIMES = ("eager", "compile", "onnxruntime")
+TARGETS = {
+    "fp32 files": {"engine": 0.90, "eager": 2.5},
+    "int8 files": {"engine": 0.82, "eager": 7.0, "fp32 files": 2.3},
+    "int8 pack": {"engine": 0.90},
+}
+"""What a run is to reach of its engine, and how many times others' rates."""
 
 
 class Commands:
-    """The two commands, each started anew for every measurement, and how long they took as a whole."""
+    """The commands, each started anew for every measurement, and how long they took as a whole."""
 
     def __init__(self, work: Path, *, model: str, batch: int) -> None:
         self.archive = work / "archive"
+        self.pack = work / "pack"
         self.run = work / "run"
         self.csv = work / "scores.csv"
         self.whole_s: dict[str, list[float]] = defaultdict(list)
         self._options = ["--model", model, "--batch", str(batch)]
 
-    def ecgbatch(self) -> float:
+    def ecgbatch(self, name: str, source: Path, *, precision: str) -> float:
         """ECG/s of `ecgbatch score`."""
         shutil.rmtree(self.run, ignore_errors=True)
-        self._timed("ecgbatch", ["-P", "-m", "ecgbatch.cli", "score", str(self.archive), "--out", str(self.run)])
+        options = ["--out", str(self.run), "--precision", precision]
+        self._timed(name, ["-P", "-m", "ecgbatch.cli", "score", str(source), *options])
         return float(self.facts()["ecg_per_s"])
 
-    def plain(self, *, workers: int, limit: int | None = None) -> float:
+    def plain(self, runtime: str, *, workers: int, limit: int | None = None) -> float:
         """ECG/s of the plain script."""
         script = str(Path(__file__).with_name("plain_pytorch.py"))
-        options = ["--csv", str(self.csv), "--workers", str(workers)]
+        options = ["--csv", str(self.csv), "--workers", str(workers), "--runtime", runtime]
         options += [] if limit is None else ["--limit", str(limit)]
-        return float(json.loads(self._timed("plain", [script, str(self.archive), *options]))["ecg_per_s"])
+        return float(json.loads(self._timed(runtime, [script, str(self.archive), *options]))["ecg_per_s"])
 
     def facts(self) -> dict[str, Any]:
         """What the last run of `ecgbatch score` says of its own rates."""
@@ -74,6 +85,8 @@ def main() -> None:
     parser.add_argument("--model", default="foundation")
     parser.add_argument("--n", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--precision", nargs="+", default=["fp32", "int8"])
+    parser.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), help="of the plain script")
     parser.add_argument("--plain-workers", type=int, nargs="+", default=[0, 1, 2], help="the best of these is taken")
     parser.add_argument("--container", choices=inputs.CONTAINERS, default="muse-xml")
     args = parser.parse_args()
@@ -81,10 +94,14 @@ def main() -> None:
     with TemporaryDirectory() as work:
         commands = Commands(Path(work), model=str(bundle.folder), batch=args.batch)
         inputs.write_archive(commands.archive, args.container, args.n)
+        pack.run([commands.archive], commands.pack, pack.Options())
         trials = _trials(commands, args.plain_workers)
         workers = max(trials, key=lambda n: trials[n], default=args.plain_workers[0])
         commands.whole_s.clear()
-        measured = _measure(commands, bundle, n=args.n, batch=args.batch, workers=workers, rounds=args.rounds)
+        subjects = _subjects(
+            commands, bundle, args.precision, args.runtime, n=args.n, batch=args.batch, workers=workers
+        )
+        measured = _measure(commands, bundle, subjects, rounds=args.rounds)
     settings = {"model": bundle.name, "version": bundle.version, "container": args.container, "n": args.n}
     settings |= {"batch": args.batch, "rounds": args.rounds, "plain_workers": workers}
     measured["plain_trials_ecg_per_s"] = {str(n): rate for n, rate in trials.items()}
@@ -95,29 +112,58 @@ def _trials(commands: Commands, plain_workers: list[int]) -> dict[int, float]:
     """ECG/s of the plain script with each number of DataLoader processes, where there is a choice."""
     if len(plain_workers) == 1:
         return {}
-    return {n: commands.plain(workers=n, limit=N_TRIAL) for n in plain_workers}
+    return {n: commands.plain("eager", workers=n, limit=N_TRIAL) for n in plain_workers}
 
 
-def _measure(commands: Commands, bundle: Bundle, *, n: int, batch: int, workers: int, rounds: int) -> dict[str, Any]:
+def _subjects(
+    commands: Commands,
+    bundle: Bundle,
+    precisions: Sequence[str],
+    runtimes: Sequence[str],
+    *,
+    n: int,
+    batch: int,
+    workers: int,
+) -> dict[str, Callable[[], float]]:
+    """What is measured, by name: `int8 files`, `int8 pack`, `int8 engine`, `eager`."""
+    x = engine.records(bundle)
+    subjects: dict[str, Callable[[], float]] = {}
+    for precision in precisions:
+        alone = choice.on_cpu(bundle, precision, batch=batch, default=batch)
+        engine.ecg_per_s(alone, x, n=max(n // 4, batch))
+        for kind, source in (("pack", commands.pack), ("files", commands.archive)):
+            name = f"{precision} {kind}"
+            subjects[name] = partial(commands.ecgbatch, name, source, precision=precision)
+        subjects[f"{precision} engine"] = partial(engine.ecg_per_s, alone, x, n=n)
+    return subjects | {runtime: partial(commands.plain, runtime, workers=workers) for runtime in runtimes}
+
+
+def _measure(
+    commands: Commands, bundle: Bundle, subjects: dict[str, Callable[[], float]], *, rounds: int
+) -> dict[str, Any]:
     import plain_pytorch
 
-    alone, x = cpu.load(bundle, batch=batch), engine.records(bundle)
-    engine.ecg_per_s(alone, x, n=max(n // 4, batch))
-    subjects: dict[str, Callable[[], float]] = {
-        "ecgbatch": commands.ecgbatch,
-        "engine": partial(engine.ecg_per_s, alone, x, n=n),
-        "plain": partial(commands.plain, workers=workers),
-    }
     rates = {name: spread(values) for name, values in interleaved(subjects, rounds).items()}
-    return {
-        "ecg_per_s": rates,
-        "to_engine": {**ratios(rates["ecgbatch"], rates["engine"]), "target": 0.90},
-        "to_plain": {**ratios(rates["ecgbatch"], rates["plain"]), "target": 2.5},
-        "whole_command_s": {name: spread(seconds) for name, seconds in commands.whole_s.items()},
-        "largest_difference": plain_pytorch.largest_difference(commands.csv, commands.run, bundle),
-        "tolerance": plain_pytorch.TOLERANCE,
-        "run": commands.facts(),
-    }
+    compared = {}
+    for name, rate in rates.items():
+        precision, _, kind = name.partition(" ")
+        others = {"engine": f"{precision} engine", "eager": "eager", "fp32 files": f"fp32 {kind}"}
+        if kind in ("files", "pack"):
+            compared[name] = {
+                to: {**ratios(rate, rates[other]), "target": TARGETS.get(name, {}).get(to)}
+                for to, other in others.items()
+                if other in rates and other != name
+            }
+    told: dict[str, Any] = {}
+    if {"fp32 files", "eager"} <= set(rates):
+        commands.ecgbatch("fp32 files", commands.archive, precision="fp32")
+        commands.plain("eager", workers=0)
+        told = {
+            "largest_difference": plain_pytorch.largest_difference(commands.csv, commands.run, bundle),
+            "tolerance": plain_pytorch.TOLERANCE,
+        }
+    whole = {name: spread(seconds) for name, seconds in commands.whole_s.items()}
+    return {"ecg_per_s": rates, "ratios": compared, "whole_command_s": whole, **told}
 
 
 if __name__ == "__main__":

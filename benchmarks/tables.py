@@ -113,42 +113,50 @@ def _stage_cells(containers: Iterable[Result], stage: str) -> Iterable[str]:
 
 
 def _engine(result: Result) -> str:
-    head = (f"engine alone, {result['gflop_per_ecg']:.2f} GFLOP an ECG", "ECG/s", "GFLOP/s", "of the matrix product")
-    rows = [
-        (
-            f"batch {batch}, {found['n_streams']} streams",
-            _number(found["ecg_per_s"]),
-            _number(found["gflop_per_s"]),
-            f"{found['share']['median']:.0%}",
-        )
-        for batch, found in result["batches"].items()
-    ]
-    rows.append(("fp32 matrix product, 2048³", "–", _number(result["matrix_gflop_per_s"]), "100%"))
+    head = (f"engine alone, {result['gflop_per_ecg']:.2f} GFLOP an ECG", "ECG/s", "GOP/s", "of the matrix product")
+    rows = []
+    for precision, found in result["precisions"].items():
+        rows += [
+            (
+                f"{precision}, batch {batch}, {at_batch['n_streams']} streams",
+                _number(at_batch["ecg_per_s"]),
+                _number(at_batch["gop_per_s"]),
+                f"{at_batch['share']['median']:.0%}",
+            )
+            for batch, at_batch in found["batches"].items()
+        ]
+        rows.append((f"{precision} matrix product, 2048³", "–", _number(found["product_gop_per_s"]), "100%"))
     return _table(head, rows)
 
 
 def _end_to_end(result: Result) -> str:
     rates, whole = result["ecg_per_s"], result["whole_command_s"]
-    files = f"{_spaced(result['settings']['n'])} files, {_CONTAINERS[result['settings']['container']]}"
-    names = {
-        "ecgbatch": "**ecgbatch score**",
-        "engine": "its engine alone",
-        "plain": f"plain PyTorch script, DataLoader with {result['settings']['plain_workers']} processes",
-    }
-    head = (files, "ECG/s", "ecgbatch to it", "whole command")
-    shares = {"engine": result["to_engine"], "plain": result["to_plain"]}
-    return _table(
-        head,
+    files = f"{_spaced(result['settings']['n'])} ECGs, {_CONTAINERS[result['settings']['container']]}"
+    head = (files, "ECG/s", "of its engine", "times plain eager", "times fp32", "whole command")
+    rows = (
         (
-            (
-                text,
-                _number(rates[name]),
-                _range(shares[name]) if name in shares else "1",
-                f"{whole[name]['median']:.1f} s" if name in whole else "–",
-            )
-            for name, text in names.items()
-        ),
+            _subject(name, result["settings"]),
+            _number(rate),
+            *(
+                _range(result["ratios"][name][to]) if to in result["ratios"].get(name, {}) else "–"
+                for to in ("engine", "eager", "fp32 files")
+            ),
+            f"{whole[name]['median']:.1f} s" if name in whole else "–",
+        )
+        for name, rate in rates.items()
     )
+    return _table(head, rows)
+
+
+def _subject(name: str, settings: Result) -> str:
+    precision, _, kind = name.partition(" ")
+    plain = {"eager": "PyTorch eager", "compile": "torch.compile", "onnxruntime": "ONNX Runtime, fp32"}
+    match kind:
+        case "files" | "pack":
+            return f"**ecgbatch score, {precision}**, from {'the files' if kind == 'files' else 'a pack of them'}"
+        case "engine":
+            return f"the {precision} engine alone, fed from memory"
+    return f"plain script, {plain[name]}, DataLoader with {settings['plain_workers']} processes"
 
 
 def _memory(result: Result) -> str:

@@ -69,11 +69,13 @@ def test_the_decoding_benchmark_times_every_stage_of_both_containers(folder):
 
 
 def test_the_engine_benchmark_relates_every_batch_size_to_the_matrix_product(folder, bundle):
-    result = _result(folder, "engine", "--model", bundle, "--batch", "2", "4", "--seconds", "0.05", "--rounds", "1")
+    short = ["--precision", "fp32", "--batch", "2", "4", "--seconds", "0.05", "--rounds", "1"]
+    result = _result(folder, "engine", "--model", bundle, *short)
 
-    assert set(result["batches"]) == {"2", "4"}
-    for found in result["batches"].values():
-        share = found["ecg_per_s"]["median"] * result["gflop_per_ecg"] / result["matrix_gflop_per_s"]["median"]
+    fp32 = result["precisions"]["fp32"]
+    assert set(fp32["batches"]) == {"2", "4"}
+    for found in fp32["batches"].values():
+        share = found["ecg_per_s"]["median"] * result["gflop_per_ecg"] / fp32["product_gop_per_s"]["median"]
         assert found["share"]["median"] == pytest.approx(share, rel=1e-4)
 
 
@@ -89,10 +91,14 @@ def test_the_dali_benchmark_compares_the_feeds(folder, operator):
 
 def test_the_end_to_end_benchmark_compares_rates_and_scores(folder, bundle):
     few = ["--n", "24", "--batch", "8", "--rounds", "1", "--plain-workers", "0"]
+    few += ["--precision", "fp32", "--runtime", "eager", "onnxruntime"]
     result = _result(folder, "end_to_end", "--model", bundle, *few)
 
-    assert set(result["ecg_per_s"]) == {"ecgbatch", "engine", "plain"}
-    assert result["to_plain"]["median"] > 0
+    assert set(result["ecg_per_s"]) == {"fp32 files", "fp32 pack", "fp32 engine", "eager", "onnxruntime"}
+    rates = {name: found["median"] for name, found in result["ecg_per_s"].items()}
+    assert result["ratios"]["fp32 files"]["eager"]["median"] == pytest.approx(
+        rates["fp32 files"] / rates["eager"], rel=1e-4
+    )
     assert result["largest_difference"] <= 1e-4
 
 

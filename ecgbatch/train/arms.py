@@ -103,6 +103,11 @@ class Trunk:
         network.load_state_dict(weights)
         return network.eval()
 
+    def blank(self) -> Network:
+        """The same network with a head of zeros."""
+        n_features = self.network.head.in_features
+        return self.headed(Probe(weights=np.zeros(n_features), intercept=0.0, penalty=0.0))
+
     def fresh(self, seed: int) -> Network:
         """A network of the same shape with random weights."""
         with torch.random.fork_rng(devices=[]):
@@ -137,7 +142,7 @@ def learn(arm: Arm, trunk: Trunk, known: Known, budget: Budget, *, seed: int) ->
     is_out = held_out(known.y, known.patients, parts=_CHOOSING, seed=seed)
     assert not set(known.patients[is_out]) & set(known.patients[~is_out])
     training, choosing = known.only(~is_out), known.only(is_out)
-    begun = _begun(arm, trunk, training, seed)
+    begun = _begun(arm, trunk, training, budget, seed)
     tried: list[tuple[Tuned, float]] = []
     for rate in budget.rates:
         recipe = budget.recipe(arm, rate=rate, seed=seed)
@@ -151,21 +156,25 @@ def learn(arm: Arm, trunk: Trunk, known: Known, budget: Budget, *, seed: int) ->
 
 def on_all(arm: Arm, trunk: Trunk, known: Known, budget: Budget, *, rate: float, epochs: int, seed: int) -> Network:
     """A network trained on all records, so long and at such a rate as was found best before."""
-    begun = _begun(arm, trunk, known, seed)
+    begun = _begun(arm, trunk, known, budget, seed)
     if not epochs:
         return begun
     recipe = budget.recipe(arm, rate=rate, seed=seed, epochs=epochs)
     return tune(begun, known.examples, None, recipe, spec=trunk.spec, device=budget.device).network
 
 
-def _begun(arm: Arm, trunk: Trunk, training: Known, seed: int) -> Network:
-    """Where training begins: the trunk with the best linear head for it, so that its weights are not torn; or nowhere.
+def _begun(arm: Arm, trunk: Trunk, training: Known, budget: Budget, seed: int) -> Network:
+    """Where training begins: the trunk with a head that says nothing yet; nowhere for scratch.
 
-    Kumar et al., Fine-tuning can distort pretrained features and underperform out-of-distribution (ICLR 2022).
+    Where only the head is trained, it begins as a linear probe. Where the stages are, that was measured to be a trap:
+    the probe is a minimum that training leaves only uphill, and patience ended it there (the opposite of what Kumar et
+    al., Fine-tuning can distort pretrained features, ICLR 2022, found out of distribution).
     """
     if arm == "scratch":
         return trunk.fresh(seed)
-    return trunk.headed(probe.chosen(training.embedding, training.y, training.patients, seed=seed))
+    if budget.depth == "head":
+        return trunk.headed(probe.chosen(training.embedding, training.y, training.patients, seed=seed))
+    return trunk.blank()
 
 
 def _threshold(negatives: np.ndarray) -> float:

@@ -41,14 +41,14 @@ class Recipe:
     learning_rate: float
     """Of the head."""
     depth: Depth = "all"
-    stage_decay: float = 0.6
+    stage_decay: float = 0.9
     """What the rate of each stage is to that of the next one: early stages, which fit any ECG, change least."""
     batch: int = 32
     weight_decay: float = 0.05
     mixup_alpha: float = 0.2
     average_decay: float = 0.98
     """Of the running average of the weights, a step."""
-    patience: int = 6
+    patience: int = 10
     """Epochs without a better one after which training ends."""
     least_positive: float = 0.25
     """Share of the examples drawn that are positive, at least: rare ones are drawn more often."""
