@@ -411,7 +411,7 @@ def pretrain_command(
     epochs: Annotated[int, Option(help="Passes over the training side, at most.")] = 60,
     batch: Annotated[int, Option(help="ECGs a step.")] = 64,
     lr: Annotated[float, Option(help="Peak of the learning rate.")] = 2e-3,
-    seed: Annotated[int, Option(help="The same seed gives the same split and network.")] = 1,
+    seed: Annotated[int, Option(help="The same seed gives the same split and network.", min=0)] = 1,
     min_positives: Annotated[int, Option(help="Training positives that a label needs.", min=1)] = 20,
     balanced: Annotated[bool, Option("--balanced", help="Weigh a label's positives as much as its negatives.")] = False,
     licence: Annotated[str, Option(help="Licence of the data, which the weights carry.")] = "not stated",
@@ -467,7 +467,7 @@ def finetune_command(
     rate: Annotated[list[float] | None, Option(help="Learning rate to try; repeat it for several.")] = None,
     folds: Annotated[int, Option(help="Folds of the cross-validation.", min=2)] = 5,
     batch: Annotated[int, Option(help="ECGs a step.", min=2)] = 32,
-    seed: Annotated[int, Option(help="The same seed gives the same bundle.")] = 1,
+    seed: Annotated[int, Option(help="The same seed gives the same bundle.", min=0)] = 1,
     device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Make a bundle of one new label from a few ECGs and a bundle that knows ECGs.
@@ -507,7 +507,7 @@ def probe_command(
     title: Annotated[str | None, Option(help="What the label stands for; the label by default.")] = None,
     licence: Annotated[str, Option(help="Licence of the data, which the weights carry.")] = "not stated",
     folds: Annotated[int, Option(help="Folds of the cross-validation.", min=2)] = 5,
-    seed: Annotated[int, Option(help="The same seed gives the same bundle.")] = 1,
+    seed: Annotated[int, Option(help="The same seed gives the same bundle.", min=0)] = 1,
 ) -> None:
     """Make a bundle of one new label, in seconds, from the embeddings that a run has stored.
 
@@ -551,7 +551,7 @@ def compare_command(
     epochs: Annotated[int, Option(help="Passes over the training patients, at most.", min=1)] = 30,
     rate: Annotated[list[float] | None, Option(help="Learning rate every arm tries; repeat it for several.")] = None,
     batch: Annotated[int, Option(help="ECGs a step.", min=2)] = 32,
-    seed: Annotated[int, Option(help="Of the first partition into folds; each repeat's is one more.")] = 0,
+    seed: Annotated[int, Option(help="Of the first partition into folds; each repeat's is one more.", min=0)] = 0,
     seconds: Annotated[
         float | None, Option(help="Look at so many seconds of each ECG only, so that their length tells nothing.")
     ] = None,
@@ -590,6 +590,8 @@ def compare_command(
 def card_command(
     model: Annotated[str, Argument(help="Bundle folder whose CARD.md is written anew.")],
     data: Annotated[list[str] | None, Argument(help="What it was pre-trained on: its figures are taken anew.")] = None,
+    labels: Annotated[Path | None, Option(help="Table of labels that it was pre-trained with.")] = None,
+    label: Annotated[list[str] | None, Option(help="Label columns that it was pre-trained with; repeat it.")] = None,
     comparison: Annotated[list[Path] | None, Option(help="Folder of train compare to show; repeat it.")] = None,
 ) -> None:
     """Write a bundle's card anew: figures taken again from its weights, and what comparisons found.
@@ -597,12 +599,17 @@ def card_command(
     Example: ecgbatch train card bundles/foundation ptbxl.parquet --comparison cmp-brugada --comparison cmp-chagas
     """
     with report_errors(), needs("train"):
-        from ecgbatch import bundle
-        from ecgbatch.train import pretrain, transfer
+        from ecgbatch.train import checkpoint, pretrain, transfer
+        from ecgbatch.train import labels as tables
 
-        made = bundle.find(model)
-        text = pretrain.card_of(made, data) if data else (made.folder / "CARD.md").read_text("utf-8")
-        path = transfer.added(made, text, [transfer.read(folder) for folder in comparison or ()])
+        made = checkpoint.find(model)
+        compared = [transfer.read(folder, made) for folder in comparison or ()]
+        if data:
+            given = tables.read(labels, label_columns=label or ()) if labels else None
+            text = pretrain.card_of(made, data, labels=given, columns=label or ())
+        else:
+            text = transfer.card(made)
+        path = transfer.added(made, text, compared)
     print(path)
 
 

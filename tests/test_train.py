@@ -27,8 +27,9 @@ torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from ecgbatch.feed import host  # noqa: E402
 from ecgbatch.runtimes import eager  # noqa: E402
-from ecgbatch.train import augment, calibrate, checkpoint, metrics  # noqa: E402
+from ecgbatch.train import augment, calibrate, card, checkpoint, evaluation, metrics  # noqa: E402
 from ecgbatch.train.pretrain import card_of, pretrain  # noqa: E402
+from ecgbatch.train.scored import Scored  # noqa: E402
 from ecgbatch.train.training import Recipe, Training  # noqa: E402
 
 TINY = {
@@ -289,11 +290,38 @@ def test_the_card_can_be_had_again_from_weights_and_data(cohort_path, tiny, tmp_
     assert (copied / "CARD.md").read_text("utf-8") == text
 
 
-def test_a_card_is_not_made_of_other_data(tiny, tmp_path):
-    other = write_cohort(tmp_path / "other.parquet", patients=[f"q{at}" for at in range(45)])
+@pytest.mark.parametrize("changed", ["patients", "labels"])
+def test_a_card_is_not_made_of_other_data(tiny, tmp_path, changed):
+    patients = [f"q{at}" for at in range(45)] if changed == "patients" else None
+    other = write_cohort(tmp_path / "other.parquet", patients=patients)
+    if changed == "labels":
+        frame = pl.read_parquet(other)
+        frame.with_columns(pl.concat([frame["scp_codes"][1:], frame["scp_codes"][:1]])).write_parquet(other)
 
     with pytest.raises(UsageError, match="was made of other data"):
         card_of(tiny, [other])
+
+
+def test_the_card_tells_subgroups_and_the_calibration_of_labels_with_many_positives(tiny):
+    rng = np.random.default_rng(1)
+    truth = rng.random((400, 2)) < 0.3
+    scored = Scored(
+        model={},
+        labels=tuple({"code": label.code, "name": label.name, "threshold": 0.5} for label in tiny.labels),
+        probability=np.clip(0.3 + 0.4 * (truth - 0.3) + rng.normal(0, 0.1, truth.shape), 0.01, 0.99),
+        is_positive=truth.astype(np.float32),
+        patients=np.arange(400).astype(str),
+        groups=pl.DataFrame({"sex": ["female", "male"] * 200}),
+        facts={},
+    )
+    report = evaluation.measure(scored, by=["sex"])
+    text = card.text(tiny, report, n_parameters=1, gflop=0.1)
+
+    figures = report.figures.filter(pl.col("label") == tiny.codes[0], pl.col("group").is_null()).row(0, named=True)
+    n, slope = figures["n_positive"], figures["calibration_slope"]
+    assert f"| {tiny.codes[0]} | {n} | {slope:.3f} (" in text.partition("## Calibration")[2]
+    of_women = report.figures.filter(pl.col("label") == "macro", pl.col("level") == "female").row(0, named=True)
+    assert f"| sex | female | 200 | {of_women['auc']:.3f} (" in text
 
 
 @pytest.mark.parametrize("named", ["", "checkpoint.safetensors"], ids=["folder", "file"])

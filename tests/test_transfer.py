@@ -20,10 +20,11 @@ AUC = {
 CARD = "# a model\n\nwords\n\n## How it was made\n\n    a command\n"
 
 
-def comparison(folder: Path, label: str, auc: dict[str, dict[str, float]]) -> Path:
+def comparison(folder: Path, label: str, auc: dict[str, dict[str, float]], *, begun: str) -> Path:
     folder.mkdir()
     few = {"n_positives": 4, "arm": "finetune", "auc": {"value": 0.5, "low": 0.4, "high": 0.6}}
     facts = {"n_records": 363, "n_patients": 360, "n_positive": 69, "n_folds": 5, "n_repeats": 1, "n_seeds": 2}
+    facts |= {"from": f"tiny {begun[:16]}", "epochs": 25, "rates": [0.002]}
     rows = [few, *({"n_positives": None, "arm": arm, "auc": figure} for arm, figure in auc.items())]
     (folder / "figures.json").write_text(
         json.dumps({"label": label, **facts, "provenance": "made up", "figures": rows}), "utf-8"
@@ -39,19 +40,22 @@ def bundle(tiny_bundle: Bundle, tmp_path: Path) -> Bundle:
 
 
 def test_the_card_has_a_row_a_disease_of_what_all_positives_gave(bundle, tmp_path):
-    folders = [comparison(tmp_path / "one", "constriction", AUC), comparison(tmp_path / "two", "doming", AUC)]
-    text = transfer.added(bundle, CARD, [transfer.read(folder) for folder in folders]).read_text("utf-8")
+    diseases = ("constriction", "doming")
+    folders = [comparison(tmp_path / name, name, AUC, begun=bundle.fingerprint) for name in diseases]
+    text = transfer.added(bundle, CARD, [transfer.read(folder, bundle) for folder in folders]).read_text("utf-8")
 
-    row = "| 363 | 69 | 0.883 (0.850 to 0.910) | 0.689 (0.620 to 0.750) | +0.194 (0.120 to 0.270) | – |"
+    row = "| 363 | 69 | 0.883 (0.850 to 0.910) | 0.689 (0.620 to 0.750) | +0.194 (+0.120 to +0.270) | – |"
     assert f"| constriction {row}\n| doming {row}\n" in text
-    assert "5 folds by patient of 360 patients, 1 partition, 2 trainings of each fold" in text
+    assert (
+        "5 folds by patient of 360 patients, 1 partition, 2 trainings of each fold, at most 25 epochs at 0.002." in text
+    )
     assert text.startswith("# a model\n\nwords\n\n")
     assert text.endswith("\n## How it was made\n\n    a command\n")
 
 
 def test_a_card_written_again_has_the_new_part_only(bundle, tmp_path):
-    old, new = (comparison(tmp_path / name, name, AUC) for name in ("old", "new"))
-    transfer.added(bundle, CARD, [transfer.read(old)])
+    old, new = (comparison(tmp_path / name, name, AUC, begun=bundle.fingerprint) for name in ("old", "new"))
+    transfer.added(bundle, CARD, [transfer.read(old, bundle)])
     args = ["train", "card", str(bundle.folder), "--comparison", str(new)]
 
     assert CliRunner().invoke(app, args).exit_code == 0
@@ -62,10 +66,25 @@ def test_a_card_written_again_has_the_new_part_only(bundle, tmp_path):
     assert (bundle.folder / "CARD.md").read_text("utf-8") == CARD
 
 
-def test_a_comparison_without_training_from_scratch_has_no_place_on_a_card(tmp_path):
-    folder = comparison(tmp_path / "one", "constriction", {"finetune": AUC["finetune"]})
+def test_a_comparison_without_training_from_scratch_has_no_place_on_a_card(bundle, tmp_path):
+    folder = comparison(tmp_path / "one", "constriction", {"finetune": AUC["finetune"]}, begun=bundle.fingerprint)
 
     with pytest.raises(UsageError, match="compares finetune, expected finetune and scratch"):
-        transfer.read(folder)
+        transfer.read(folder, bundle)
     with pytest.raises(UsageError, match="expected a folder of train compare"):
-        transfer.read(tmp_path)
+        transfer.read(tmp_path, bundle)
+
+
+def test_another_models_comparison_has_no_place_on_a_card(bundle, tmp_path):
+    folder = comparison(tmp_path / "one", "constriction", AUC, begun="0" * 16)
+
+    with pytest.raises(UsageError, match="began with tiny 0+, expected 'tiny' or its parent"):
+        transfer.read(folder, bundle)
+
+
+def test_a_card_that_cannot_be_read_is_one_line(bundle):
+    (bundle.folder / "CARD.md").write_bytes(b"\xff")
+
+    result = CliRunner().invoke(app, ["train", "card", str(bundle.folder)])
+    assert result.exit_code == 1
+    assert "CARD.md cannot be read" in result.output

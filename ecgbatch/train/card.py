@@ -45,7 +45,7 @@ A residual network over time. It reads {spec.seconds:g} s of {len(spec.leads)} l
 * Rare labels rest on few positives: mind the counts and the intervals. Under {JUDGED} positives no AUC is stated.
 * Records of less than {spec.min_seconds:g} s are refused. Shorter than {spec.seconds:g} s, they are padded with zeros,
   as some were in training.
-* Children, paced rhythms and rare arrhythmias are few in the data.
+{_few(facts["provenance"])}
 * Thresholds weigh sensitivity and specificity alike and were chosen on few positives: choose your own for your purpose.
 
 ## Data and split
@@ -56,8 +56,8 @@ The weights are derived from these data; licence: {bundle.licence}.
 
 The split is by patient (folds: {facts["folds"]}): {facts["n_train"]} ECGs trained the weights, {facts["n_choose"]}
 chose the epoch and fitted calibration and thresholds, {facts["n_report"]} gave the figures below. Nothing was trained
-again on all of them. ECGs left out: {facts["left_out"]}. A statement counts as present when it is listed, whatever its
-likelihood; those with at least {facts["n_positives"]} training positives became labels.
+again on all of them. ECGs left out: {facts["left_out"]}. What is listed counts as present, whatever its likelihood;
+labels are those with at least {facts["n_positives"]} training positives.
 
 ## Figures
 
@@ -82,6 +82,12 @@ than always saying the label's frequency. Of labels with at least {MANY} positiv
 
 {_facts(bundle)}
 """
+
+
+def _few(provenance: str) -> str:
+    """What there is little of in these data, as far as it is known."""
+    few = "children, paced rhythms and rare arrhythmias" if "PTB-XL" in provenance else "rare labels"
+    return f"* Of {few} there are few ECGs in the data."
 
 
 def labels(report: Evaluation) -> list[dict[str, Any]]:
@@ -153,6 +159,7 @@ def _groups(report: Evaluation) -> str:
 {chr(10).join(heads + rows)}
 
 Each of the labels that have {JUDGED} positives and negatives in the group, so rows are not of the same labels.
+Intervals are of {report.facts["n_draws_groups"]} draws.
 """
 
 

@@ -16,7 +16,7 @@ from ecgbatch.train.statements import NAMES
 
 __all__ = ["bundle_of", "find"]
 
-_FILE, _FOLDER = "checkpoint.safetensors", "checkpoint"
+_FILE = "checkpoint.safetensors"
 
 
 def find(name: str) -> Bundle:
@@ -30,12 +30,12 @@ def find(name: str) -> Bundle:
         return bundle_of(path)
     if bundle.is_bundle(path) or not (path / _FILE).is_file():
         return bundle.find(name)
-    ended = [made.parent for made in path.glob("*/bundle.toml") if made.parent.name != _FOLDER]
+    ended = [made.parent for made in path.glob("*/bundle.toml") if not made.parent.name.startswith("checkpoint-")]
     return Bundle.load(ended[0]) if len(ended) == 1 else bundle_of(path / _FILE)
 
 
 def bundle_of(path: Path) -> Bundle:
-    """Write the bundle of a checkpoint beside it, in a folder `checkpoint`.
+    """Write the bundle of a checkpoint beside it, in a folder `checkpoint-EPOCH`: heads of it keep their parent.
 
     Raises:
         BundleError: the file is no checkpoint of `train pretrain`, or no epoch of it has ended.
@@ -56,8 +56,8 @@ def bundle_of(path: Path) -> Bundle:
         raise BundleError(f"{path}: no epoch has ended yet, expected one at least; let the training go on")
     epoch = 1 + int(np.argmax([row["auc_choose"] for row in history]))
     found = Bundle(
-        folder=path.parent / _FOLDER,
-        name=_FOLDER,
+        folder=path.parent / f"checkpoint-{epoch}",
+        name=f"checkpoint-{epoch}",
         version=f"0.0.{epoch}",
         licence=facts["licence"],
         input=spec,

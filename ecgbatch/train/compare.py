@@ -200,7 +200,9 @@ def _report(out: Path, units: Sequence[_Unit], task: Task, plan: Plan) -> Path:
     try:
         (out / "curve.svg").write_text(curve, "utf-8")
         (out / "REPORT.md").write_text(text, "utf-8")
-        write_json(out / "figures.json", comparison_report.figures_of(scores, task, found, arms=plan.arms))
+        write_json(
+            out / "figures.json", comparison_report.figures_of(scores, task, found, arms=plan.arms, settings=settings)
+        )
     except OSError as err:
         raise OutputError(f"{out}: cannot be written: {parts.cause(err)}") from err
     return out / "REPORT.md"
@@ -233,9 +235,10 @@ def _same_settings(out: Path, settings: dict[str, Any]) -> None:
     """
     path = out / "comparison.json"
     if path.exists():
-        kept = json.loads(path.read_text("utf-8"))
-        if other := [f"{name} {kept.get(name)}" for name, value in settings.items() if kept.get(name) != value]:
-            raise OutputError(f"{out}: holds a comparison with {', '.join(other)}; use another --out for another one")
+        kept = {"seed": 0, **json.loads(path.read_text("utf-8"))}  # 0 before it could be asked for
+        other = [f"{name} {kept.get(name)}, not {value}" for name, value in settings.items() if kept.get(name) != value]
+        if other:
+            raise OutputError(f"{out}: holds a comparison with {'; '.join(other)}; use another --out for another one")
         return
     if foreign := set(os.listdir(out)) - {".lock", "comparison.json.partial"}:  # noqa: PTH208
         raise OutputError(f"{out}: holds {min(foreign)!r}, expected a new folder or a comparison")

@@ -40,7 +40,9 @@ def found(scores: pl.DataFrame, task: Task, *, arms: Sequence[str]) -> Found:
     }
 
 
-def figures_of(scores: pl.DataFrame, task: Task, found: Found, *, arms: Sequence[str]) -> dict[str, Any]:
+def figures_of(
+    scores: pl.DataFrame, task: Task, found: Found, *, arms: Sequence[str], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """The figures and those of paired differences, with 95 % intervals, for programs and for a bundle's card."""
     most = _n_training(scores, task)
     rows = [
@@ -58,6 +60,7 @@ def figures_of(scores: pl.DataFrame, task: Task, found: Found, *, arms: Sequence
     ]
     return {
         "label": task.code,
+        **{name: settings[name] for name in ("from", "depth", "seconds", "epochs", "rates")},
         "n_records": len(task.y),
         "n_patients": len(set(task.patients.tolist())),
         "n_positive": int(task.y.sum()),

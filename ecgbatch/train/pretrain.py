@@ -138,20 +138,26 @@ def pretrain(
     return export.write(bundle, network, card=_card(bundle, network, report))
 
 
-def card_of(bundle: Bundle, data: Sequence[str | Path], *, columns: Sequence[str] = ()) -> str:
+def card_of(
+    bundle: Bundle, data: Sequence[str | Path], *, labels: Labels | None = None, columns: Sequence[str] = ()
+) -> str:
     """The card of a bundle that `pretrain` made, its figures taken anew from its weights and the data it came from.
 
     Raises:
         UsageError: the bundle was not made of these data, or not by `pretrain`.
     """
     facts = bundle.training
-    if "split_sha256" not in facts:
-        raise UsageError(f"bundle {bundle.name!r}: was not pre-trained, expected one of train pretrain")
+    where = f"bundle {bundle.name!r}"
+    if not {"folds", "split_sha256"} <= set(facts) or "calibration" in facts:
+        raise UsageError(f"{where}: calibrated again, or not the end of a training, expected one of train pretrain")
     folds = facts["folds"] if re.match(r"\d", facts["folds"]) else None
-    cohort = sources.read(data, columns=columns)
+    cohort = sources.read(data, labels=labels, columns=columns)
     parts, _ = prepared(cohort, bundle.input.leads, folds, facts["seed"], facts["n_positives"])
-    if parts.sha256 != facts["split_sha256"]:
-        raise UsageError(f"bundle {bundle.name!r}: was made of other data, or of another split of them")
+    made_of = {name: facts[name] for name in ("data_sha256", "split_sha256")}
+    if made_of != {"data_sha256": parts.cohort.sha256, "split_sha256": parts.sha256} or (
+        list(parts.cohort.codes) != bundle.codes
+    ):
+        raise UsageError(f"{where}: was made of other data, or of another split of them")
     network = eager.load(bundle).network
     return _card(bundle, network, _judged(bundle, parts, network))
 

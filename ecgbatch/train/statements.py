@@ -116,7 +116,7 @@ def with_superclasses(codes: Sequence[str], targets: np.ndarray) -> tuple[tuple[
     added, columns = [], []
     for name, members in SUPERCLASSES.items():
         at = [column for column, code in enumerate(codes) if code in members]
-        if at and name not in codes:
+        if len(at) > 1 and name not in codes:  # of one alone it would be the same label twice
             added.append(name)
             columns.append(targets[:, at].max(axis=1))  # NaN where one is unknown
     return (*codes, *added), np.column_stack([targets, *columns]).astype(np.float32)

@@ -6,29 +6,45 @@ from pathlib import Path
 from typing import Any
 
 from ecgbatch.bundle import Bundle
-from ecgbatch.errors import OutputError, UsageError
+from ecgbatch.errors import BundleError, OutputError, UsageError
 
-__all__ = ["added", "read", "section"]
+__all__ = ["added", "card", "read", "section"]
 
 _HEADING = "## Does it help where cases are few?"
 _BEFORE = "## How it was made"
 """The heading of every card that the part stands before."""
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """The figures of a comparison that `compare` has written.
+def read(folder: Path, bundle: Bundle) -> dict[str, Any]:
+    """The figures of a comparison that began with this bundle, or with its parent, as `compare` has written them.
 
     Raises:
-        UsageError: there are none, or nothing was fine-tuned or trained from scratch on all positives.
+        UsageError: there are none, they are another model's, or nothing was fine-tuned or trained from scratch on all
+            positives.
     """
     try:
         found: dict[str, Any] = json.loads((folder / "figures.json").read_text("utf-8"))
-        arms = _arms(found)
+        arms, begun = _arms(found), found["from"].split()[-1]
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise UsageError(f"{folder}: no figures.json of a comparison, expected a folder of train compare") from err
     if not {"finetune", "scratch", "finetune - scratch"} <= set(arms):
         raise UsageError(f"{folder}: compares {', '.join(arms)}, expected finetune and scratch on all positives")
+    own = {bundle.fingerprint, str(bundle.training.get("parent_fingerprint", ""))}
+    if not any(fingerprint.startswith(begun) for fingerprint in own):
+        raise UsageError(f"{folder}: began with {found['from']}, expected {bundle.name!r} or its parent")
     return found
+
+
+def card(bundle: Bundle) -> str:
+    """The card of a bundle.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    try:
+        return (bundle.folder / "CARD.md").read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        raise BundleError(f"bundle {bundle.name!r}: CARD.md cannot be read: {err}") from err
 
 
 def section(comparisons: Sequence[Mapping[str, Any]]) -> str:
@@ -39,8 +55,8 @@ def section(comparisons: Sequence[Mapping[str, Any]]) -> str:
     ]
     for found in comparisons:
         arms = _arms(found)
-        cells = [_shown(arms.get(arm)) for arm in ("finetune", "scratch", "finetune - scratch", "probe")]
-        cells[2] = "+" * (arms["finetune - scratch"]["value"] >= 0) + cells[2]
+        cells = [_shown(arms[arm]) for arm in ("finetune", "scratch")]
+        cells += [_shown(arms["finetune - scratch"], sign="+"), _shown(arms.get("probe"))]
         rows.append(f"| {found['label']} | {found['n_records']} | {found['n_positive']} | {' | '.join(cells)} |")
     return f"""{_HEADING}
 
@@ -66,8 +82,10 @@ def added(bundle: Bundle, text: str, comparisons: Sequence[Mapping[str, Any]]) -
         before, _, after = text.partition(_BEFORE)
         text = f"{before}{section(comparisons)}\n{_BEFORE}{after}"
     path = bundle.folder / "CARD.md"
+    partial = path.with_name("CARD.md.partial")
     try:
-        path.write_text(text, "utf-8")
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
     except OSError as err:
         raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
     return path
@@ -78,17 +96,22 @@ def _arms(found: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     return {row["arm"]: row["auc"] for row in found["figures"] if row["n_positives"] is None}
 
 
-def _shown(auc: Mapping[str, float] | None) -> str:
-    return "–" if auc is None else f"{auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f})"
+def _shown(auc: Mapping[str, float] | None, *, sign: str = "") -> str:
+    return "–" if auc is None else f"{auc['value']:{sign}.3f} ({auc['low']:{sign}.3f} to {auc['high']:{sign}.3f})"
 
 
 def _how(found: Mapping[str, Any]) -> str:
     return (
         f"* {found['label']}: {found['n_folds']} folds by patient of {found['n_patients']} patients, "
-        f"{_times(found['n_repeats'], 'partition')}, {_times(found['n_seeds'], 'training')} of each fold. "
+        f"{_times(found['n_repeats'], 'partition')}, {_times(found['n_seeds'], 'training')} of each fold, at most "
+        f"{found['epochs']} epochs at {_listed(found['rates'])}. "
         f"{found['provenance']}."
     )
 
 
 def _times(n: int, noun: str) -> str:
     return f"{n} {noun}{'s' * (n != 1)}"
+
+
+def _listed(rates: Sequence[float]) -> str:
+    return " or ".join(f"{rate:g}" for rate in rates)
