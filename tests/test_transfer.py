@@ -78,7 +78,7 @@ def test_a_comparison_without_training_from_scratch_has_no_place_on_a_card(bundl
 def test_another_models_comparison_has_no_place_on_a_card(bundle, tmp_path):
     folder = comparison(tmp_path / "one", "constriction", AUC, begun="0" * 16)
 
-    with pytest.raises(UsageError, match="began with tiny 0+, expected 'tiny' or its parent"):
+    with pytest.raises(UsageError, match=r"began with tiny 0+, expected 'tiny' or its parent"):
         transfer.read(folder, bundle)
 
 
