@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option, Typer
+from typer import Argument, Exit, Option, Typer
+
+from ecgbatch.console import needs, report_errors, say
 
 __all__ = ["add_commands"]
 
@@ -32,8 +34,6 @@ def build_command(
 
     Example: ecgbatch build foundation --precision int8 --calibrate /data/2024
     """
-    from ecgbatch.cli import needs, report_errors, say
-
     with report_errors(), needs("train"):
         from ecgbatch import building
         from ecgbatch.train import checkpoint
@@ -63,8 +63,6 @@ def bench_command(
 
     Example: ecgbatch bench --json bench.json --plot bench.svg --watts 250
     """
-    from ecgbatch.cli import report_errors, say
-
     with report_errors():
         from ecgbatch import bench, bench_report, bundle
 
@@ -96,10 +94,6 @@ def doctor_command(
 
     Example: ecgbatch doctor
     """
-    from typer import Exit
-
-    from ecgbatch.cli import report_errors, say
-
     with report_errors():
         from ecgbatch import doctor
 

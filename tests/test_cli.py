@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner, Result
 
-from ecgbatch import cli, inspection, synth
+from ecgbatch import cli, console, inspection, synth
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import BundleError, MissingExtraError
 from ecgbatch.feed import host
@@ -294,12 +294,12 @@ def test_a_called_label_is_shown_with_its_threshold(run_folder, tiny_bundle):
 
 @pytest.mark.parametrize("name", ["torch", "onnx.helper"])
 def test_a_missing_library_of_the_extra_is_named(name):
-    with pytest.raises(MissingExtraError, match="train"), cli.needs("train"):
+    with pytest.raises(MissingExtraError, match="train"), console.needs("train"):
         raise ModuleNotFoundError(name=name)
 
 
 def test_any_other_missing_module_is_a_bug_and_propagates():
-    with pytest.raises(ModuleNotFoundError, match="nosuch"), cli.needs("train"):
+    with pytest.raises(ModuleNotFoundError, match="nosuch"), console.needs("train"):
         import ecgbatch.nosuch  # noqa: F401
 
 

@@ -55,7 +55,9 @@ TIERS = (
         "inspection",
         "progress",
     },
-    {"cli", "cli_engines"},
+    {"console"},
+    {"cli_engines", "cli_train"},
+    {"cli"},
 )
 """From the bottom up: a module imports its own tier and those below it, never one above."""
 TIER = {name: level for level, tier in enumerate(TIERS) for name in tier}

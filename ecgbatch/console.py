@@ -1,0 +1,62 @@
+"""What every command does alike: speak to the person, turn errors into a line and an exit code, name missing extras."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from typer import Exit
+
+from ecgbatch.errors import EcgbatchError, MissingExtraError, RecordError, UsageError
+
+__all__ = ["needs", "report_errors", "say", "spoken"]
+
+_EXTRAS = {
+    "train": {
+        "lightning_fabric",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "safetensors",
+        "tensorboard",
+        "tomli_w",
+        "torch",
+    }
+}
+"""The libraries that an extra brings."""
+
+
+@contextmanager
+def report_errors(path: Path | None = None) -> Iterator[None]:
+    """What ecgbatch raises on purpose becomes one line on stderr and an exit code; `path` is the only record's."""
+    try:
+        yield
+    except EcgbatchError as err:
+        label = f"{path}: {err.reason}: " if isinstance(err, RecordError) else ""
+        say(f"error: {label}{err}")
+        raise Exit(2 if isinstance(err, UsageError) else 3 if isinstance(err, RecordError) else 1) from err
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from here")
+        raise Exit(1) from None
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """A library that is not installed becomes the name of the extra that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as err:
+        if (err.name or "").partition(".")[0] not in _EXTRAS[extra]:
+            raise
+        raise MissingExtraError(f"this command ({err.name})", extra) from err
+
+
+def say(line: str) -> None:
+    """Print a message for the person at the terminal."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def spoken() -> str:
+    """The command as it was given, without the folders of its paths."""
+    return shlex.join(["ecgbatch", *(word.rpartition("/")[2] or word for word in sys.argv[1:])])
