@@ -45,7 +45,8 @@ def render(result: Result) -> str:
     """The table of a result, in Markdown, and a line that says where it comes from."""
     machine, versions = result["machine"], result["versions"]
     where = f"{machine['cpu']}, {machine['cores']} cores, {result['date'][:10]}, ecgbatch {versions['ecgbatch']}"
-    how = f"{where}, medians of {_rounds(result)}" if "rounds" in result["settings"] else "computed, not measured"
+    how = {"paper_estimate": "computed, not measured", "transfer": where}.get(result["benchmark"])
+    how = how or f"{where}, medians of {_rounds(result)}"
     return f"{_TABLES[result['benchmark']](result)}\n\n`{result['command']}` · {how}"
 
 
@@ -257,6 +258,31 @@ def _networks(result: Result) -> str:
     return _table((*head, *(f"{name}, ECG/s" for name in precisions)), rows)
 
 
+def _transfer(result: Result) -> str:
+    head = ("AUC (95 %)", "positive patients to train on", "fine-tuned", "from scratch", "difference", "linear probe")
+    rows = (
+        (
+            f"{found['label']}, {found['n_records']} ECGs, {found['n_positive']} positive",
+            f"about {found['n_positive_training']}, all" if n is None else str(n),
+            *(
+                _interval(arms[arm], sign="+" if " - " in arm else "") if arm in arms else "–"
+                for arm in ("finetune", "scratch", "finetune - scratch", "probe")
+            ),
+        )
+        for found in result["comparisons"]
+        for n, arms in _by_positives(found).items()
+    )
+    return _table(head, rows)
+
+
+def _by_positives(found: Result) -> dict[int | None, dict[str, Result]]:
+    """The AUC of each arm and difference, by growing numbers of positives to train on."""
+    by_number: dict[int | None, dict[str, Result]] = {}
+    for row in found["figures"]:
+        by_number.setdefault(row["n_positives"], {})[row["arm"]] = row["auc"]
+    return by_number
+
+
 def _interval(figure: Result, *, sign: str = "") -> str:
     return f"{figure['value']:{sign}.3f} ({figure['low']:{sign}.3f} to {figure['high']:{sign}.3f})"
 
@@ -312,6 +338,7 @@ _TABLES: Mapping[str, Callable[[Result], str]] = MappingProxyType(
         "networks": _networks,
         "paper_estimate": _paper_estimate,
         "train_memory": _train_memory,
+        "transfer": _transfer,
     }
 )
 
