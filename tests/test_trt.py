@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import weakref
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
@@ -23,11 +23,14 @@ import pytest
 
 ort = pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT computes with it")
 
-from ecgbatch import progress  # noqa: E402
+from ecgbatch import engine_cache, progress  # noqa: E402
 from ecgbatch.errors import EngineError  # noqa: E402
+from ecgbatch.parity import Parity  # noqa: E402
 from ecgbatch.runtimes import cpu, on_gpu, placement, profiles  # noqa: E402
 
 BATCH = 8
+GOOD = Parity(n_ecgs=3, worst_probability=1e-5, flip_share=0.0)
+FAST = {"ecg_per_s": 1000.0, "parity": asdict(GOOD)}
 OURS = ("ecgbatch.runtimes.trt", "ecgbatch.runtimes.cuda_slot")
 
 
@@ -58,11 +61,6 @@ def raw(trt, tiny_bundle):
 @pytest.fixture
 def engine(trt, tiny_bundle, raw):
     return trt.load(tiny_bundle, raw, index=0, precision="fp32", batch=BATCH)
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return Cache(tmp_path / "cache")
 
 
 @pytest.fixture
@@ -247,24 +245,44 @@ def test_layers_left_in_float32_are_told(engine):
 
 
 def test_what_was_built_is_what_scoring_opens(trt, tiny_bundle, cache, x):
-    kept(tiny_bundle, cache, "fp32")
+    found = kept(tiny_bundle, "fp32")
 
-    engine = on_gpu.opened(tiny_bundle, "cuda:0", "fp32", batch=BATCH, cache=cache)
+    engine = opened(tiny_bundle)
 
     np.testing.assert_allclose(engine(x)[0], cpu.load(tiny_bundle, batch=BATCH)(x)[0], atol=1e-4)
     assert engine.variant == engine.precision == "fp32"
-    assert cache.told["fp32"]["left_in_float32"] == ["Gemm stem", "Gemm head"]
+    assert engine.batch == on_gpu.BATCH
+    assert found.told["left_in_float32"] == ["Gemm stem", "Gemm head"]
+
+
+@pytest.mark.parametrize("batch", [1, 8, 16, 17, 256], ids=str)
+def test_an_engine_takes_any_batch_up_to_the_largest_it_was_built_for(machine, trt, tiny_bundle, cache, x, batch):
+    stored(trt, tiny_bundle, "fp32")
+    machine.free_bytes = before = 2**30
+
+    engine = opened(tiny_bundle, batch=batch)
+
+    assert engine.batch == batch
+    np.testing.assert_allclose(engine(x)[0], cpu.load(tiny_bundle, batch=BATCH)(x)[0], atol=1e-4)
+    assert before - machine.free_bytes < 4 * 4 * batch * 90_000  # buffers are no larger than the profile that holds it
+
+
+def test_a_larger_batch_than_the_engine_was_built_for_is_refused(trt, tiny_bundle, cache):
+    stored(trt, tiny_bundle, "fp32")
+
+    with pytest.raises(EngineError, match="cuda:0: batch of 257 records, expected at most 256; take a smaller --batch"):
+        opened(tiny_bundle, batch=257)
 
 
 def test_auto_opens_the_fastest_that_was_built(trt, tiny_bundle, cache):
     for precision, rate in (("fp16", 300.0), ("int8", 200.0), ("fp32", 100.0)):
-        kept(tiny_bundle, cache, precision)
-        cache.told[precision]["ecg_per_s"] = rate
+        stored(trt, tiny_bundle, precision, {"ecg_per_s": rate, "parity": asdict(GOOD)})
 
-    engine = on_gpu.opened(tiny_bundle, "cuda", "auto", batch=BATCH, cache=cache)
+    engine = opened(tiny_bundle, "cuda", "auto")
 
     assert str(engine) == "cuda:0 tensorrt fp16"
     assert re.fullmatch(r"fp16 [0-9a-f]{16}", engine.variant)
+    assert set(on_gpu.kept(tiny_bundle, "cuda")) == {"fp16", "int8", "fp32"}
 
 
 @pytest.mark.parametrize(
@@ -280,7 +298,7 @@ def test_auto_opens_the_fastest_that_was_built(trt, tiny_bundle, cache):
 )
 def test_what_was_not_built_is_not_opened(trt, tiny_bundle, cache, device, precision, said):
     with pytest.raises(EngineError, match=said):
-        on_gpu.opened(tiny_bundle, device, precision, batch=BATCH, cache=cache)
+        opened(tiny_bundle, device, precision)
 
 
 def test_an_engine_that_is_not_verified_is_not_kept(trt, tiny_bundle, cache):
@@ -288,13 +306,49 @@ def test_an_engine_that_is_not_verified_is_not_kept(trt, tiny_bundle, cache):
         raise EngineError("differs by 0.4")
 
     with pytest.raises(EngineError, match=r"differs by 0.4"):
-        kept(tiny_bundle, cache, "fp32", verify=refuse)
-    assert cache.told == {}
+        kept(tiny_bundle, "fp32", verify=refuse)
+    assert on_gpu.kept(tiny_bundle, "cuda") == {}
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"ecg_per_s": 1.0}, "its parity cannot be read"),
+        ({"ecg_per_s": 1.0, "parity": {"n_ecgs": 3}}, "its parity cannot be read"),
+        ({"ecg_per_s": 1.0, "parity": {**asdict(GOOD), "flip_share": None}}, "its parity cannot be read"),
+        ({"ecg_per_s": 1.0, "parity": {**asdict(GOOD), "worst_probability": 0.4}}, "not within its limits"),
+        ({"parity": asdict(GOOD)}, "cannot be read"),
+    ],
+    ids=["no parity", "half a parity", "parity of another kind", "beyond its limits", "no rate"],
+)
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_an_engine_without_parity_within_its_limits_is_refused(trt, tiny_bundle, cache, precision, told, said):
+    stored(trt, tiny_bundle, "fp32", told)
+
+    with pytest.raises(EngineError, match=said):
+        opened(tiny_bundle, precision=precision)
+
+
+def test_a_cache_that_cannot_be_made_is_one_line(trt, tiny_bundle, cache, monkeypatch):
+    cache.write_text("no folder", "utf-8")
+    monkeypatch.setenv("ECGBATCH_CACHE", str(cache / "below"))
+
+    with pytest.raises(EngineError, match=r"engine cache .*below: cannot be written: Not a directory"):
+        kept(tiny_bundle, "fp32")
+
+
+def test_timings_that_cannot_be_written_leave_nothing_behind(trt, tiny_bundle, tmp_path):
+    timings = tmp_path / "timings"
+    timings.mkdir()
+
+    with pytest.raises(OSError, match="timings"):
+        trt._replace(timings, b"measured")
+    assert list(tmp_path.iterdir()) == [timings]
 
 
 def test_builds_for_one_gpu_share_their_timings(machine, trt, tiny_bundle, other_bundle, cache):
-    kept(tiny_bundle, cache, "fp32")
-    kept(other_bundle, cache, "fp16")
+    kept(tiny_bundle, "fp32")
+    kept(other_bundle, "fp16")
 
     assert machine.timings_read == [b"", b"measured"]
 
@@ -417,51 +471,33 @@ def test_a_library_that_is_not_installed_is_one_line_that_names_the_extra(machin
         importlib.import_module("ecgbatch.runtimes.trt")
 
 
-def built(trt, bundle, *, graph=None, index=0, timings=None, observe=lambda *_: None):
+def built(trt, bundle, *, graph=None, index=0, precision="fp32", batch=BATCH, timings=None, observe=lambda *_: None):
     return trt.build(
         bundle,
         graph or bundle.folder / "model.onnx",
         index=index,
-        precision="fp32",
-        batch=BATCH,
+        precision=precision,
+        batch=batch,
         timings=timings,
         observe=observe,
     )
 
 
-def kept(bundle, cache, precision, *, verify=lambda engine: {}):
+def kept(bundle, precision, *, verify=lambda engine: GOOD):
     return on_gpu.keep(
-        bundle,
-        bundle.folder / "model.onnx",
-        "cuda:0",
-        precision,
-        batch=BATCH,
-        cache=cache,
-        verify=verify,
-        timings_in=cache.folder,
-        observe=lambda *_: None,
+        bundle, bundle.folder / "model.onnx", "cuda:0", precision, verify=verify, observe=lambda *_: None
     )
 
 
-class Cache:
-    """The least that a cache of engines must be: a folder for each precision."""
+def stored(trt, bundle, precision, told=FAST):
+    """An engine in the cache, of which this was told."""
+    raw = built(trt, bundle, precision=precision, batch=on_gpu.BATCH)
+    facts = trt.facts(bundle, index=0, precision=precision, batch=on_gpu.BATCH)
+    return engine_cache.keep(facts, lambda folder: (folder / "model.engine").write_bytes(raw), told)
 
-    def __init__(self, folder):
-        self.folder, self.told, self.facts = folder, {}, {}
 
-    def kept(self, facts):
-        precision = facts["precision"]
-        if precision not in self.told:
-            return None
-        assert self.facts[precision] == facts
-        return SimpleNamespace(told=self.told[precision], path=lambda name: self.folder / precision / name)
-
-    def keep(self, facts, write, told):
-        place = self.folder / facts["precision"]
-        place.mkdir(parents=True)
-        write(place)
-        self.told[facts["precision"]], self.facts[facts["precision"]] = dict(told), facts
-        return self.kept(facts)
+def opened(bundle, device="cuda:0", precision="fp32", *, batch=None):
+    return on_gpu.opened(bundle, device, precision, batch=batch, cache=engine_cache)
 
 
 def host(view):

@@ -102,11 +102,16 @@ def build(
         return engine_file.packed(about, sha256(graph.read_bytes()).hexdigest(), bytes(memoryview(plan)))
 
 
-def load(bundle: Bundle, raw: bytes, *, index: int, precision: str, batch: int) -> "TrtEngine":
-    """The engine of an engine file, on GPU `index`, ready to run.
+def load(
+    bundle: Bundle, raw: bytes, *, index: int, precision: str, batch: int, at_once: int | None = None
+) -> "TrtEngine":
+    """The engine of an engine file that was built for `batch`, on GPU `index`, ready to run.
+
+    It takes `at_once` records at once, by default `batch`, and has no more memory than these need.
 
     Raises:
-        EngineError: it was built of another model, for another GPU, version or batch; or the GPU has no memory for it.
+        EngineError: it was built of another model, for another GPU, version or batch, or for fewer at once; or the GPU
+            has no memory for it.
     """
     where = f"model {bundle.name!r} on cuda:{index}"
     about = facts(bundle, index=index, precision=precision, batch=batch)
@@ -119,8 +124,10 @@ def load(bundle: Bundle, raw: bytes, *, index: int, precision: str, batch: int) 
         _require(compiled is not None, log, "does not take the plan")
         sizes = profiles.sizes(batch)
         engine_file.refuse_tensors(_tensors(compiled), _sizes(compiled), bundle, sizes=sizes)
+        sizes = sizes[: profiles.size_for(at_once or batch, sizes) + 1]
         variant = precision if precision == "fp32" else f"{precision} {graph[:16]}"
-        return TrtEngine(bundle, (runtime, compiled), device, log, variant=variant, sizes=sizes)
+        plan_of = (runtime, compiled)
+        return TrtEngine(bundle, plan_of, device, log, variant=variant, batch=at_once or batch, sizes=sizes)
 
 
 class TrtEngine:
@@ -134,10 +141,11 @@ class TrtEngine:
         log: "_Log",
         *,
         variant: str,
+        batch: int,
         sizes: Sequence[int],
     ) -> None:
         self.bundle = bundle
-        self.batch = sizes[-1]
+        self.batch = batch
         self.variant = variant
         self._device = device
         self._log = log
@@ -354,6 +362,10 @@ def _told(where: str, log: _Log | None = None) -> Iterator[None]:
 
 def _replace(path: Path, content: bytes) -> None:
     """Two builds may write it at once: whole, and the last one's stays."""
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
-        partial.write(content)
-    Path(partial.name).replace(path)
+    partial = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115
+    try:
+        with partial:
+            partial.write(content)
+        Path(partial.name).replace(path)
+    finally:
+        Path(partial.name).unlink(missing_ok=True)  # where it has not taken its place
