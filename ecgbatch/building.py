@@ -103,9 +103,7 @@ def _gpu_precision(order: Order) -> str:
     from ecgbatch.runtimes import on_gpu
 
     if order.out is not None:
-        raise UsageError(
-            f"--out with device {order.device!r}, expected the cpu: only its int8 graph goes into a bundle"
-        )
+        raise UsageError(f"--out with device {order.device!r}, expected cpu: only its int8 graph goes into a bundle")
     precision = "fp16" if order.precision == "auto" else order.precision
     if precision not in on_gpu.PRECISIONS:
         expected = f"'auto' or one of {', '.join(on_gpu.PRECISIONS)}"
