@@ -23,7 +23,7 @@ import pytest
 
 ort = pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT computes with it")
 
-from ecgbatch import engine_cache, progress  # noqa: E402
+from ecgbatch import bench, bench_report, doctor, engine_cache, progress, score, synth  # noqa: E402
 from ecgbatch.errors import EngineError  # noqa: E402
 from ecgbatch.parity import Parity  # noqa: E402
 from ecgbatch.runtimes import cpu, on_gpu, placement, profiles  # noqa: E402
@@ -356,7 +356,7 @@ def test_builds_for_one_gpu_share_their_timings(machine, trt, tiny_bundle, other
 def test_two_gpus_score_an_archive_by_shard_as_the_cpu_does(machine, trt, tiny_bundle, tmp_path):
     import polars as pl
 
-    from ecgbatch import building, score, synth
+    from ecgbatch import building
 
     machine.n_gpus = 2
     archive = tmp_path / "archive"
@@ -378,6 +378,57 @@ def test_two_gpus_score_an_archive_by_shard_as_the_cpu_does(machine, trt, tiny_b
     assert one["record_id"].to_list() == other["record_id"].to_list()
     labels = [f"tiny/{code}" for code in tiny_bundle.codes]
     np.testing.assert_allclose(one.select(labels).to_numpy(), other.select(labels).to_numpy(), atol=1e-4)
+
+
+def test_gpus_of_two_precisions_do_not_share_a_run(machine, trt, tiny_bundle, cache, tmp_path):
+    machine.n_gpus = 2
+    machine.names = ["stand-in", "another"]
+    (tmp_path / "0.xml").write_bytes(synth.muse_xml(synth.record(seed=0)))
+    for index, fastest in enumerate(("fp32", "fp16")):
+        for precision in ("fp32", "fp16"):
+            stored(trt, tiny_bundle, precision, {**FAST, "ecg_per_s": float(precision == fastest)}, index=index)
+
+    with pytest.raises(EngineError, match="cuda:0 tensorrt fp32 and cuda:1 tensorrt fp16: expected one precision"):
+        score.run([tmp_path / "0.xml"], tmp_path / "run", [tiny_bundle], score.Options(device="cuda:0,1"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_bench_measures_transfer_and_what_a_second_gpu_brings(machine, trt, tiny_bundle, cache):
+    machine.n_gpus = 2
+    stored(trt, tiny_bundle, "fp32")
+    order = bench.Order(n=4, rounds=1, seconds=0.05, batches=(2, 8), devices=("cuda:0,1",), precisions=("fp32",))
+
+    found = bench.measure(tiny_bundle, order)
+
+    told = found["devices"]["cuda:0,1"]
+    assert set(told["engines"]["fp32"]["ecg_per_s_by_batch"]) == {"2", "8"}
+    assert told["engines"]["fp32"]["engine"] == "cuda:0 tensorrt fp32, cuda:1 tensorrt fp32"
+    assert set(told["gpus"]["fp32"]) == {"1", "2"}
+    assert set(told["transfer"]) == {"cuda:0", "cuda:1"}
+    for sent in told["transfer"].values():
+        assert sent["bytes_per_s"] == pytest.approx(sent["ecg_per_s"] * 8 * 2500 * 4)
+    text = bench_report.table(found)
+    assert "transfer to the device" in text
+    assert "cuda:1, batch 8" in text
+
+
+def test_what_is_sent_is_on_the_device_and_nothing_has_run(machine, engine, x):
+    engine.send(x[:5])
+
+    sent = host(SimpleNamespace(ptr=engine._slots[0]._buffers["x"].handle, shape=(8, 8, 2500)))
+    assert np.array_equal(sent[:5], x[:5])
+    assert not sent[5:].any()
+    assert machine.n_enqueued == 0
+
+
+def test_doctor_tests_the_engines_that_were_built_for_a_gpu_and_no_other(machine, trt, tiny_bundle, cache):
+    (before,) = doctor._on_gpu(tiny_bundle, "cuda:0")
+    stored(trt, tiny_bundle, "fp32")
+    (after,) = doctor._on_gpu(tiny_bundle, "cuda:0")
+
+    assert before.is_passed is None
+    assert "`ecgbatch build tiny --device cuda:0`" in before.detail
+    assert (after.name, after.is_passed) == ("tiny on cuda:0 in fp32", True)
 
 
 def test_a_graph_that_the_parser_refuses_is_an_error(trt, tiny_bundle, tmp_path):
@@ -489,10 +540,10 @@ def kept(bundle, precision, *, verify=lambda engine: GOOD):
     )
 
 
-def stored(trt, bundle, precision, told=FAST):
+def stored(trt, bundle, precision, told=FAST, *, index=0):
     """An engine in the cache, of which this was told."""
-    raw = built(trt, bundle, precision=precision, batch=on_gpu.BATCH)
-    facts = trt.facts(bundle, index=0, precision=precision, batch=on_gpu.BATCH)
+    raw = built(trt, bundle, index=index, precision=precision, batch=on_gpu.BATCH)
+    facts = trt.facts(bundle, index=index, precision=precision, batch=on_gpu.BATCH)
     return engine_cache.keep(facts, lambda folder: (folder / "model.engine").write_bytes(raw), told)
 
 
@@ -527,6 +578,7 @@ class Machine:
 
     def __post_init__(self):
         self.thread = threading.local()  # each has a current device of its own
+        self.names = ["stand-in"] * 8
         self.addresses: dict[str, int] = {}
         self.timings_read: list[bytes] = []
         self.flags: set[str] = set()
@@ -630,7 +682,7 @@ def _fill_cuda(machine, core, utils):
 
     class Device:
         def __init__(self, index):
-            self.device_id, self.name, self.arch = index, "stand-in", "90"
+            self.device_id, self.name, self.arch = index, machine.names[index], "90"
 
         @classmethod
         def get_all_devices(cls):

@@ -201,6 +201,11 @@ class TrtEngine:
         with self._running():
             return self._slots[0].on_device(x)
 
+    def send(self, x: np.ndarray) -> None:
+        """Copy at most `batch` records to the GPU and wait until they are there; nothing is computed of them."""
+        with self._running():
+            self._slots[0].send(x)
+
     def left_in_float32(self) -> list[str]:
         """Names of the layers that compute in float32, whatever precision was asked for.
 
