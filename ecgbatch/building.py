@@ -53,7 +53,7 @@ def build(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda _
     if bundle.parent is not None:
         raise UsageError(f"model {bundle.name!r}: a head, expected the model it is on; build {bundle.parent.name!r}")
     is_gpu = order.device.partition(":")[0] == "cuda"
-    precision = _gpu_precision(order) if is_gpu else _precision(bundle, order)
+    precision = _precision_on_gpu(order) if is_gpu else _precision(bundle, order)
     _require_out(bundle, order.out, precision)
     ecgs = _calibration(bundle, order, say)
     if is_gpu:
@@ -98,17 +98,15 @@ def _precision(bundle: Bundle, order: Order) -> str:
     raise EngineError(f"precision {order.precision!r} on cpu, expected 'auto', 'fp32' or 'int8'")
 
 
-def _gpu_precision(order: Order) -> str:
-    """The precision of an engine on a GPU; `auto` is fp16."""
+def _precision_on_gpu(order: Order) -> str:
     from ecgbatch.runtimes import on_gpu
 
+    if order.precision not in ("auto", *on_gpu.PRECISIONS):
+        known = ", ".join(on_gpu.PRECISIONS)
+        raise EngineError(f"precision {order.precision!r} on {order.device}, expected 'auto' or one of {known}")
     if order.out is not None:
-        raise UsageError(f"--out with device {order.device!r}, expected cpu: only its int8 graph goes into a bundle")
-    precision = "fp16" if order.precision == "auto" else order.precision
-    if precision not in on_gpu.PRECISIONS:
-        expected = f"'auto' or one of {', '.join(on_gpu.PRECISIONS)}"
-        raise EngineError(f"precision {precision!r} on {order.device}, expected {expected}")
-    return precision
+        raise UsageError(f"--out on {order.device}, expected --device cpu: a graph for a bundle is made there")
+    return "fp16" if order.precision == "auto" else order.precision
 
 
 def _graph(
@@ -175,7 +173,7 @@ def _on_gpu(bundle: Bundle, order: Order, ecgs: "Calibration | None", say: Calla
     """Compile, verify, measure and keep, for one GPU."""
     from ecgbatch.runtimes import on_gpu
 
-    precision = _gpu_precision(order)
+    precision = _precision_on_gpu(order)
     reference = admission.admitted(open_engine(bundle, "cpu", "fp32"))
 
     def verify(engine: Engine) -> Parity:

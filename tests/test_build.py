@@ -273,8 +273,8 @@ def test_out_is_refused_before_anything_is_done(tiny_bundle, source, tmp_path, c
 @pytest.mark.parametrize(
     ("precision", "out", "error", "said"),
     [
-        ("int8", "new", UsageError, "--out with device 'cuda', expected cpu"),
-        ("auto", "new", UsageError, "--out with device 'cuda', expected cpu"),
+        ("int8", "new", UsageError, "--out on cuda, expected --device cpu"),
+        ("auto", "new", UsageError, "--out on cuda, expected --device cpu"),
         ("int4", None, EngineError, "precision 'int4' on cuda, expected 'auto' or one of int8, fp16, bf16, fp32"),
     ],
 )

@@ -43,6 +43,7 @@ def facts(bundle: Bundle, gpu: Gpu, *, precision: str, sizes: Sequence[int]) -> 
     """All that an engine depends on: another value of any of them is another engine."""
     return {
         "model": bundle.hashes["model.onnx"],
+        "labels": bundle.hashes["labels.csv"],  # calibration and thresholds, which parity depends on
         "precision": precision,
         "device": "cuda",
         "gpu": gpu.name,
