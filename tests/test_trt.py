@@ -60,7 +60,7 @@ def raw(trt, tiny_bundle):
 
 @pytest.fixture
 def engine(trt, tiny_bundle, raw):
-    return trt.load(tiny_bundle, raw, index=0, precision="fp32", batch=BATCH)
+    return trt.load(tiny_bundle, raw, index=0, variant="fp32", batch=BATCH)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_one_record_of_the_device_may_have_any_stride_between_records(engine, ti
 
 
 def test_two_engines_read_one_batch_of_the_device(machine, trt, tiny_bundle, raw, x):
-    engines = [trt.load(tiny_bundle, raw, index=0, precision="fp32", batch=BATCH) for _ in range(2)]
+    engines = [trt.load(tiny_bundle, raw, index=0, variant="fp32", batch=BATCH) for _ in range(2)]
     array = DeviceArray(x[:8])
 
     one, other = (host(engine.on_device(array)[0]) for engine in engines)
@@ -176,8 +176,7 @@ def test_two_engines_read_one_batch_of_the_device(machine, trt, tiny_bundle, raw
 def test_engines_of_two_gpus_take_turns_on_one_thread(machine, trt, tiny_bundle, x):
     machine.n_gpus = 2
     engines = [
-        trt.load(tiny_bundle, built(trt, tiny_bundle, index=at), index=at, precision="fp32", batch=BATCH)
-        for at in (0, 1)
+        trt.load(tiny_bundle, built(trt, tiny_bundle, index=at), index=at, variant="fp32", batch=BATCH) for at in (0, 1)
     ]
     streams = [engine.stream((n, x[:8]) for n in range(6)) for engine in engines]
 
@@ -190,8 +189,7 @@ def test_engines_of_two_gpus_take_turns_on_one_thread(machine, trt, tiny_bundle,
 def test_engines_of_two_gpus_run_on_threads_of_their_own(machine, trt, tiny_bundle, x):
     machine.n_gpus = 2
     engines = [
-        trt.load(tiny_bundle, built(trt, tiny_bundle, index=at), index=at, precision="fp32", batch=BATCH)
-        for at in (0, 1)
+        trt.load(tiny_bundle, built(trt, tiny_bundle, index=at), index=at, variant="fp32", batch=BATCH) for at in (0, 1)
     ]
     shards = range(12)
 
@@ -281,7 +279,7 @@ def test_auto_opens_the_fastest_that_was_built(trt, tiny_bundle, cache):
     engine = opened(tiny_bundle, "cuda", "auto")
 
     assert str(engine) == "cuda:0 tensorrt fp16"
-    assert re.fullmatch(r"fp16 [0-9a-f]{16}", engine.variant)
+    assert engine.variant == "fp16"
     assert set(on_gpu.kept(tiny_bundle, "cuda")) == {"fp16", "int8", "fp32"}
 
 
@@ -313,13 +311,23 @@ def test_an_engine_that_is_not_verified_is_not_kept(trt, tiny_bundle, cache):
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({"ecg_per_s": 1.0}, "its parity cannot be read"),
-        ({"ecg_per_s": 1.0, "parity": {"n_ecgs": 3}}, "its parity cannot be read"),
-        ({"ecg_per_s": 1.0, "parity": {**asdict(GOOD), "flip_share": None}}, "its parity cannot be read"),
+        ({"ecg_per_s": 1.0}, "cannot be read"),
+        ({"ecg_per_s": 1.0, "parity": {"n_ecgs": 3}}, "cannot be read"),
+        ({"ecg_per_s": 1.0, "parity": {**asdict(GOOD), "flip_share": None}}, "cannot be read"),
         ({"ecg_per_s": 1.0, "parity": {**asdict(GOOD), "worst_probability": 0.4}}, "not within its limits"),
         ({"parity": asdict(GOOD)}, "cannot be read"),
+        ({**FAST, "variant": "int8"}, "not within its limits"),
+        ({**FAST, "variant": None}, "cannot be read"),
     ],
-    ids=["no parity", "half a parity", "parity of another kind", "beyond its limits", "no rate"],
+    ids=[
+        "no parity",
+        "half a parity",
+        "parity of another kind",
+        "beyond its limits",
+        "no rate",
+        "another variant",
+        "no variant",
+    ],
 )
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_an_engine_without_parity_within_its_limits_is_refused(trt, tiny_bundle, cache, precision, told, said):
@@ -327,6 +335,26 @@ def test_an_engine_without_parity_within_its_limits_is_refused(trt, tiny_bundle,
 
     with pytest.raises(EngineError, match=said):
         opened(tiny_bundle, precision=precision)
+
+
+def test_an_altered_plan_never_reaches_tensorrt(machine, trt, tiny_bundle, cache):
+    plan = stored(trt, tiny_bundle, "fp32").path("model.engine")
+    machine.load_error = "must not be asked"
+    content = bytearray(plan.read_bytes())
+    content[-1] ^= 1
+    plan.write_bytes(content)
+
+    with pytest.raises(EngineError, match=r"model.engine is not the file that was built"):
+        opened(tiny_bundle)
+
+
+def test_an_engine_that_was_built_for_another_gpu_never_reaches_tensorrt(machine, trt, tiny_bundle, cache):
+    stored(trt, tiny_bundle, "fp32")
+    machine.load_error = "must not be asked"
+    machine.names[0] = "another"
+
+    with pytest.raises(EngineError, match=r"built with gpu stand-in, expected another"):
+        opened(tiny_bundle)
 
 
 def test_a_cache_that_cannot_be_made_is_one_line(trt, tiny_bundle, cache, monkeypatch):
@@ -348,8 +376,9 @@ def test_timings_that_cannot_be_written_leave_nothing_behind(trt, tiny_bundle, t
 
 def test_builds_for_one_gpu_share_their_timings(machine, trt, tiny_bundle, other_bundle, cache):
     kept(tiny_bundle, "fp32")
-    kept(other_bundle, "fp16")
+    found = kept(other_bundle, "fp16")
 
+    assert re.fullmatch(r"fp16 [0-9a-f]{16}", found.told["variant"])
     assert machine.timings_read == [b"", b"measured"]
 
 
@@ -450,28 +479,26 @@ def test_a_plan_that_tensorrt_refuses_is_an_error(machine, trt, tiny_bundle, raw
     machine.load_error = "serialization assertion"
 
     with pytest.raises(EngineError, match="TensorRT does not take the plan: serialization assertion"):
-        trt.load(tiny_bundle, raw, index=0, precision="fp32", batch=BATCH)
+        trt.load(tiny_bundle, raw, index=0, variant="fp32", batch=BATCH)
 
 
-def test_an_engine_of_another_bundle_never_reaches_tensorrt(machine, trt, other_bundle, raw):
-    machine.load_error = "must not be asked"
-
-    with pytest.raises(EngineError, match="built for input '8 x 2500', expected '12 x 600'"):
-        trt.load(other_bundle, raw, index=0, precision="fp32", batch=BATCH)
+def test_the_plan_of_another_bundle_is_refused(trt, other_bundle, raw):
+    with pytest.raises(EngineError, match=r"engine: x is .*8, 2500.* expected FLOAT"):
+        trt.load(other_bundle, raw, index=0, variant="fp32", batch=BATCH)
 
 
 def test_memory_that_runs_out_is_an_error_that_says_so(machine, trt, tiny_bundle, raw):
     machine.free_bytes = 100_000
 
     with pytest.raises(EngineError, match=r"model 'tiny' on cuda:0: CUDAError: CUDA_ERROR_OUT_OF_MEMORY"):
-        trt.load(tiny_bundle, raw, index=0, precision="fp32", batch=BATCH)
+        trt.load(tiny_bundle, raw, index=0, variant="fp32", batch=BATCH)
 
 
 def test_no_memory_for_a_context_is_an_error_that_says_so(machine, trt, tiny_bundle, raw):
     machine.context_error = "out of memory"
 
     with pytest.raises(EngineError, match="no memory for a context; take a smaller --batch: out of memory"):
-        trt.load(tiny_bundle, raw, index=0, precision="fp32", batch=BATCH)
+        trt.load(tiny_bundle, raw, index=0, variant="fp32", batch=BATCH)
 
 
 def test_a_device_that_is_lost_ends_the_stream_and_every_later_one(machine, engine, x):
@@ -522,12 +549,11 @@ def test_a_library_that_is_not_installed_is_one_line_that_names_the_extra(machin
         importlib.import_module("ecgbatch.runtimes.trt")
 
 
-def built(trt, bundle, *, graph=None, index=0, precision="fp32", batch=BATCH, timings=None, observe=lambda *_: None):
+def built(trt, bundle, *, graph=None, index=0, batch=BATCH, timings=None, observe=lambda *_: None):
     return trt.build(
         bundle,
         graph or bundle.folder / "model.onnx",
         index=index,
-        precision=precision,
         batch=batch,
         timings=timings,
         observe=observe,
@@ -542,8 +568,9 @@ def kept(bundle, precision, *, verify=lambda engine: GOOD):
 
 def stored(trt, bundle, precision, told=FAST, *, index=0):
     """An engine in the cache, of which this was told."""
-    raw = built(trt, bundle, index=index, precision=precision, batch=on_gpu.BATCH)
+    raw = built(trt, bundle, index=index, batch=on_gpu.BATCH)
     facts = trt.facts(bundle, index=index, precision=precision, batch=on_gpu.BATCH)
+    told = {"variant": precision, **told}
     return engine_cache.keep(facts, lambda folder: (folder / "model.engine").write_bytes(raw), told)
 
 

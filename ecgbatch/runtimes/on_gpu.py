@@ -50,8 +50,8 @@ def opened(bundle: Bundle, device: str, precision: str, *, batch: int | None, ca
         build = f"`ecgbatch build {bundle.name} --device {device} --precision {precision}`"
         raise EngineError(f"model {bundle.name!r} on {device}: no engine was built in {precision}; run {build}")
     fastest = max(found, key=lambda each: _ecg_per_s(found[each], each))
-    raw = found[fastest].path(_FILE).read_bytes()
-    return trt.load(bundle, raw, index=_one(device), precision=fastest, batch=BATCH, at_once=batch)
+    plan, variant = found[fastest].path(_FILE).read_bytes(), str(found[fastest].told["variant"])
+    return trt.load(bundle, plan, index=_one(device), variant=variant, batch=BATCH, at_once=batch)
 
 
 def kept(bundle: Bundle, device: str, precisions: Iterable[str] = PRECISIONS) -> dict[str, Kept]:
@@ -91,14 +91,16 @@ def keep(
     index = _one(device)
     about = trt.facts(bundle, index=index, precision=precision, batch=BATCH)
     timings = _timings(engine_cache.folder(), about)
-    raw = trt.build(bundle, graph, index=index, precision=precision, batch=BATCH, timings=timings, observe=observe)
-    engine = trt.load(bundle, raw, index=index, precision=precision, batch=BATCH)
+    plan = trt.build(bundle, graph, index=index, batch=BATCH, timings=timings, observe=observe)
+    variant = "fp32" if precision == "fp32" else f"{precision} {sha256(graph.read_bytes()).hexdigest()[:16]}"
+    engine = trt.load(bundle, plan, index=index, variant=variant, batch=BATCH)
     told = {
+        "variant": variant,
         "parity": asdict(verify(engine)),
         "ecg_per_s": _rate(engine),
         "left_in_float32": engine.left_in_float32(),
     }
-    return engine_cache.keep(about, lambda folder: (folder / _FILE).write_bytes(raw), told)
+    return engine_cache.keep(about, lambda folder: (folder / _FILE).write_bytes(plan), told)
 
 
 def _one(device: str) -> int:
@@ -117,8 +119,8 @@ def _ecg_per_s(engine: Kept, precision: str) -> float:
     where = f"engine {engine.folder.name}"
     try:
         found, rate = Parity(**engine.told["parity"]), float(engine.told["ecg_per_s"])
-        is_good = found.keeps(LIMITS[precision])
-    except (KeyError, TypeError, ValueError) as err:
+        is_good = found.keeps(LIMITS[precision]) and engine.told["variant"].partition(" ")[0] == precision
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
         raise EngineError(f"{where}: its parity cannot be read ({err}), expected it told; build it again") from err
     if not is_good:
         raise EngineError(f"{where}: not within its limits, expected each kept; build it again")

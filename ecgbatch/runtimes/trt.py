@@ -8,7 +8,6 @@ cuda_slot those of memory. Precision is the graph's: TensorRT 11 knows no other.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, SupportsInt, TypeVar
@@ -68,17 +67,15 @@ def facts(bundle: Bundle, *, index: int, precision: str, batch: int) -> dict[str
     return engine_file.facts(bundle, gpu, precision=precision, sizes=profiles.sizes(batch))
 
 
-def build(
-    bundle: Bundle, graph: Path, *, index: int, precision: str, batch: int, timings: Path | None, observe: Observer
-) -> bytes:
-    """An engine file: the ONNX graph of `bundle` in that precision, compiled for GPU `index`, a profile for each size.
+def build(bundle: Bundle, graph: Path, *, index: int, batch: int, timings: Path | None, observe: Observer) -> bytes:
+    """A plan: the ONNX graph of `bundle`, compiled for GPU `index`, with a profile for each size.
 
     `timings` keeps what builds on the same GPU have measured; it is read where it exists, and written.
 
     Raises:
         EngineError: TensorRT does not take the graph, or cannot build it.
     """
-    about = facts(bundle, index=index, precision=precision, batch=batch)
+    _device(index)
     log = _Log()
     with _told(f"cuda:{index}, {graph.name}", log):
         builder = trt.Builder(log)
@@ -99,23 +96,21 @@ def build(
         _require(plan is not None, log, "cannot build the engine")
         if timings:
             _replace(timings, bytes(memoryview(config.get_timing_cache().serialize())))
-        return engine_file.packed(about, sha256(graph.read_bytes()).hexdigest(), bytes(memoryview(plan)))
+        return bytes(memoryview(plan))
 
 
 def load(
-    bundle: Bundle, raw: bytes, *, index: int, precision: str, batch: int, at_once: int | None = None
+    bundle: Bundle, plan: bytes, *, index: int, variant: str, batch: int, at_once: int | None = None
 ) -> "TrtEngine":
-    """The engine of an engine file that was built for `batch`, on GPU `index`, ready to run.
+    """The engine of a plan that was built for `batch` on a GPU like `index`, ready to run there.
 
     It takes `at_once` records at once, by default `batch`, and has no more memory than these need.
 
     Raises:
-        EngineError: it was built of another model, for another GPU, version or batch, or for fewer at once; or the GPU
-            has no memory for it.
+        EngineError: TensorRT does not take it here, its tensors are not the bundle's, it was built for another batch or
+            for fewer at once, or the GPU has no memory for it.
     """
     where = f"model {bundle.name!r} on cuda:{index}"
-    about = facts(bundle, index=index, precision=precision, batch=batch)
-    graph, plan = engine_file.unpacked(raw, about, where=where)
     device = _device(index)
     log = _Log()
     with _told(where, log):
@@ -125,9 +120,8 @@ def load(
         sizes = profiles.sizes(batch)
         engine_file.refuse_tensors(_tensors(compiled), _sizes(compiled), bundle, sizes=sizes)
         sizes = sizes[: profiles.size_for(at_once or batch, sizes) + 1]
-        variant = precision if precision == "fp32" else f"{precision} {graph[:16]}"
-        plan_of = (runtime, compiled)
-        return TrtEngine(bundle, plan_of, device, log, variant=variant, batch=at_once or batch, sizes=sizes)
+        loaded = (runtime, compiled)
+        return TrtEngine(bundle, loaded, device, log, variant=variant, batch=at_once or batch, sizes=sizes)
 
 
 class TrtEngine:
