@@ -16,7 +16,6 @@ from ecgbatch import bundle, doctor, engine_cache
 from ecgbatch.cli import app
 from ecgbatch.parity import Parity
 from ecgbatch.runtimes import cpu
-from ecgbatch.runtimes.choice import Profile
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,7 @@ def test_an_int8_engine_that_was_built_here_is_tested_though_none_ships(tiny_bun
     names = [check.name for check in doctor._engines(tiny_bundle)]
     told = {
         "parity": asdict(Parity(n_ecgs=3, worst_probability=0.0, flip_share=0.0)),
-        "profile": asdict(Profile(batch=32, n_streams=1, ecg_per_s=2.0, ecg_per_s_fp32=1.0)),
+        "profile": {"batch": 32, "n_streams": 1, "ecg_per_s": 2.0, "ecg_per_s_fp32": 1.0},
     }
     facts = cpu.facts(tiny_bundle, "int8")
     engine_cache.keep(facts, lambda folder: (folder / "model.int8.onnx").write_bytes(b""), told)

@@ -311,8 +311,6 @@ def test_an_engine_that_is_not_verified_is_not_kept(trt, tiny_bundle, cache):
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({"ecg_per_s": 1.0}, "cannot be read"),
-        ({"ecg_per_s": 1.0, "parity": {"n_ecgs": 3}}, "cannot be read"),
         ({"ecg_per_s": 1.0, "parity": {**asdict(GOOD), "flip_share": None}}, "cannot be read"),
         ({"ecg_per_s": 1.0, "parity": {**asdict(GOOD), "worst_probability": 0.4}}, "not within its limits"),
         ({"parity": asdict(GOOD)}, "cannot be read"),
@@ -320,8 +318,6 @@ def test_an_engine_that_is_not_verified_is_not_kept(trt, tiny_bundle, cache):
         ({**FAST, "variant": None}, "cannot be read"),
     ],
     ids=[
-        "no parity",
-        "half a parity",
         "parity of another kind",
         "beyond its limits",
         "no rate",
