@@ -13,16 +13,21 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from measurement import write
 
+from ecgbatch.bundle import find
 from ecgbatch.errors import EngineError
+from ecgbatch.runtimes import on_gpu, placement
 
 ROOT = Path(__file__).resolve().parents[1]
+MODEL = "foundation"
+BATCHES = "4,16,64,256"
+"""The sizes that engines are built for, on a GPU."""
 
 
 def main() -> None:
@@ -72,6 +77,14 @@ def is_good(tests: Mapping[str, Any]) -> bool:
     return tests["tally"].get("passed", 0) > 0 and not {"failure", "error"} & set(tests["tally"])
 
 
+def commands(device: str, precisions: Sequence[str], figures: Path) -> list[list[str]]:
+    """What has `ecgbatch` build the engine of each precision, then measure all of them into the file `figures`."""
+    first, *_ = placement.split(device)  # engines serve every GPU of its kind
+    build = [["build", MODEL, "--device", first, "--precision", precision] for precision in precisions]
+    options = ["--model", MODEL, "--precision", ",".join(precisions), "--batch", BATCHES, "--json", str(figures)]
+    return [*build, ["bench", "--device", device, *options]]
+
+
 def _gpus() -> list[dict[str, Any]]:
     try:
         from ecgbatch.runtimes import trt
@@ -101,11 +114,23 @@ def _tests() -> dict[str, Any]:
 
 
 def _bench(device: str) -> dict[str, Any]:
-    command = [sys.executable, "-P", "-m", "ecgbatch.cli", "bench", "--device", device, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"outcome": f"failed with {done.returncode}", "said": done.stderr.splitlines()[-20:]}
-    return {"outcome": "done", "result": json.loads(done.stdout)}
+    """The figures of `bench`, of every precision that could be built; and what failed, with its last words."""
+    precisions = [each for each in on_gpu.PRECISIONS if each != "int8" or each in find(MODEL).parity]
+    failed = {}
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "bench.json"
+        for command in commands(device, precisions, figures):
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "ecgbatch.cli", *command],
+                env=os.environ | {"ECGBATCH_CACHE": str(Path(folder) / "cache")},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                failed[" ".join(command[:6])] = done.stderr.splitlines()[-20:]
+        result = json.loads(figures.read_text("utf-8")) if figures.exists() else None
+    return {"outcome": "failed" if failed else "done", "failed": failed, "result": result}
 
 
 if __name__ == "__main__":

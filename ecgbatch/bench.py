@@ -8,13 +8,14 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -25,7 +26,10 @@ from ecgbatch.errors import EngineError, RecordError, UsageError
 from ecgbatch.feed import host
 from ecgbatch.feed.batch import batches
 from ecgbatch.plan import Shard
-from ecgbatch.runtimes import BATCH, Engine, open_engine
+from ecgbatch.runtimes import BATCH, Engine, open_engine, placement
+
+if TYPE_CHECKING:
+    from ecgbatch.runtimes.trt import TrtEngine
 
 __all__ = ["Order", "measure"]
 
@@ -62,8 +66,11 @@ def measure(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda
     """All rates of a model on these devices, for `bench_report`.
 
     Raises:
+        UsageError: the model is a head, or there is no ECG to measure with.
         EcgbatchError: the archive cannot be read, or a device or precision cannot be had.
     """
+    if bundle.parent is not None:
+        raise UsageError(f"model {bundle.name!r}: a head, expected the model it is on; measure {bundle.parent.name!r}")
     with TemporaryDirectory() as name:
         work = Path(name)
         sources = list(order.sources) or [str(_synthetic(work / "archive", order.n))]
@@ -138,13 +145,11 @@ def _batches(bundle: Bundle, entries: Sequence[Entry], *, workers: int) -> Itera
 
 def _stages(bundle: Bundle, entries: Sequence[Entry]) -> dict[str, float]:
     """ECG/s of each stage by itself: the time of one thread in it."""
+    loose = [entry.path for entry in entries if entry.member is None]  # members are read as they are decoded
     started = perf_counter()
-    for entry in entries:
-        if entry.member is None:
-            try:
-                archive.read(entry.path)
-            except RecordError:
-                continue  # the feed makes a reject of it
+    for path in loose:
+        with suppress(RecordError):  # the feed makes a reject of it
+            archive.read(path)
     read_s = perf_counter() - started
     decode_s = prepare_s = 0.0
     n = 0
@@ -159,7 +164,7 @@ def _stages(bundle: Bundle, entries: Sequence[Entry]) -> dict[str, float]:
         host.normalise(record, bundle.input, out)
     normalise_s = (perf_counter() - started) / _N_DISTINCT
     seconds = {
-        "read": read_s / len(entries),
+        **({"read": read_s / len(loose)} if loose else {}),
         "read and decode": decode_s / n,
         "hash, quality, normalise": prepare_s / n,
         "normalise alone": normalise_s,
@@ -169,11 +174,14 @@ def _stages(bundle: Bundle, entries: Sequence[Entry]) -> dict[str, float]:
 
 def _device(bundle: Bundle, device: str, order: Order) -> dict[str, Any]:
     """ECG/s of every engine by batch size, beside the limits of the device; precisions that cannot be had are named."""
-    engines: dict[str, dict[int, Engine]] = {}
+    names = placement.split(device)
+    engines: dict[str, dict[int, list[Engine]]] = {}
     absent: dict[str, str] = {}
     for precision in order.precisions:
         try:
-            engines[precision] = {n: open_engine(bundle, device, precision, batch=n) for n in order.batches}
+            engines[precision] = {
+                n: [open_engine(bundle, each, precision, batch=n) for each in names] for n in order.batches
+            }
         except EngineError as err:
             absent[precision] = str(err).splitlines()[0]
     if not engines:
@@ -184,8 +192,8 @@ def _device(bundle: Bundle, device: str, order: Order) -> dict[str, Any]:
     rates: dict[tuple[str, int], list[float]] = {}
     for at in range(order.rounds + 1):
         for precision, by_batch in engines.items():
-            for n, engine in by_batch.items():
-                rate = _ecg_per_s(engine, x[:n], order.seconds)
+            for n, together in by_batch.items():
+                rate = _ecg_per_s(together, x[:n], order.seconds)
                 if at:  # the first round warms up
                     rates.setdefault((precision, n), []).append(rate)
         limits.measure(order.seconds)
@@ -193,12 +201,50 @@ def _device(bundle: Bundle, device: str, order: Order) -> dict[str, Any]:
     for precision, by_batch in engines.items():
         by_size = {str(n): median(rates[precision, n]) for n in by_batch}
         told[precision] = {
-            "engine": str(next(iter(by_batch.values()))),
+            "engine": ", ".join(map(str, next(iter(by_batch.values())))),
             "ecg_per_s_by_batch": by_size,
             "ecg_per_s": max(by_size.values()),
             **limits.shares(bundle, precision, max(by_size.values())),
         }
-    return {"engines": told, "absent": absent, "threads": _by_threads(bundle, device, list(engines), x, order)}
+    return {
+        "engines": told,
+        "absent": absent,
+        "threads": _by_threads(bundle, device, list(engines), x, order),
+        "gpus": _by_gpus(engines, x, order) if len(names) > 1 else {},
+        "transfer": _transfer(names, engines, x, order) if device.startswith("cuda") else {},
+    }
+
+
+def _by_gpus(
+    engines: Mapping[str, Mapping[int, Sequence[Engine]]], x: np.ndarray, order: Order
+) -> dict[str, dict[str, float]]:
+    """ECG/s of the first 1, 2, … GPUs together, in batches of the largest size."""
+    largest = {precision: by_batch[len(x)] for precision, by_batch in engines.items()}
+    return {
+        precision: {str(n): _ecg_per_s(each[:n], x, order.seconds) for n in range(1, len(each) + 1)}
+        for precision, each in largest.items()
+    }
+
+
+def _transfer(
+    names: Sequence[str], engines: Mapping[str, Mapping[int, Sequence[Engine]]], x: np.ndarray, order: Order
+) -> dict[str, dict[str, float]]:
+    """What one GPU at a time is sent a second of batches of the largest size, each waited for; x is float32 for all."""
+    told = {}
+    for name, engine in zip(names, next(iter(engines.values()))[len(x)], strict=True):
+        rate = median([_sent_per_s(cast("TrtEngine", engine), x, order.seconds) for _ in range(order.rounds)])
+        told[name] = {"batch": len(x), "ecg_per_s": rate, "bytes_per_s": rate * x[0].nbytes}
+    return told
+
+
+def _sent_per_s(engine: "TrtEngine", x: np.ndarray, seconds: float) -> float:
+    engine.send(x)  # the first one touches the memory
+    n_done = 0
+    started = perf_counter()
+    while perf_counter() - started < seconds:
+        engine.send(x)
+        n_done += len(x)
+    return n_done / (perf_counter() - started)
 
 
 def _by_threads(
@@ -214,7 +260,7 @@ def _by_threads(
     return {
         precision: {
             str(n): _ecg_per_s(
-                choice.on_cpu(bundle, precision, batch=BATCH, default=BATCH, n_threads=n), x[:BATCH], order.seconds
+                [choice.on_cpu(bundle, precision, batch=BATCH, default=BATCH, n_threads=n)], x[:BATCH], order.seconds
             )
             for n in counts
         }
@@ -258,14 +304,17 @@ class _Limits:
         return told
 
 
-def _ecg_per_s(engine: Engine, x: np.ndarray, seconds: float) -> float:
+def _ecg_per_s(engines: Sequence[Engine], x: np.ndarray, seconds: float) -> float:
+    """ECGs a second of engines that work at the same time, each with its next batch at hand."""
     started = perf_counter()
 
     def supply() -> Iterator[tuple[None, np.ndarray]]:
         while perf_counter() - started < seconds:
             yield None, x
 
-    n_done = sum(len(logits) for _, logits, _ in engine.stream(supply()))
+    streams = [engine.stream(supply()) for engine in engines]
+    together = placement.merged(streams) if len(streams) > 1 else enumerate(streams[0])
+    n_done = sum(len(logits) for _, (_, logits, _) in together)
     return n_done / (perf_counter() - started)
 
 

@@ -44,6 +44,10 @@ def _parts(found: Mapping[str, Any]) -> Iterator[list[str]]:
     )
     for device, told in found["devices"].items():
         yield _aligned([("engines", "ECG/s", "operations/s", "of a matrix product", "of memory"), *_engines(told)])
+        if told["transfer"]:
+            yield _aligned([("transfer to the device", "ECG/s", "GB/s"), *_transfer(told["transfer"])])
+        if told["gpus"]:
+            yield _aligned([("GPUs", *told["gpus"]), *_threads(told["gpus"])])
         if told["threads"]:
             yield _aligned([("cores", *told["threads"]), *_threads(told["threads"])])
         for precision, why in told["absent"].items():
@@ -64,6 +68,11 @@ def _engines(told: Mapping[str, Any]) -> Iterator[Sequence[str]]:
             )
         if "product_operations_per_s" in engine:
             yield ("  its matrix product, 2048³", "–", f"{engine['product_operations_per_s'] / 1e9:.0f} G", "100%", "–")
+
+
+def _transfer(by_device: Mapping[str, Mapping[str, float]]) -> Iterator[Sequence[str]]:
+    for device, sent in by_device.items():
+        yield f"{device}, batch {sent['batch']}", _rate(sent["ecg_per_s"]), f"{sent['bytes_per_s'] / 1e9:.2f}"
 
 
 def _threads(by_precision: Mapping[str, Mapping[str, float]]) -> Iterator[Sequence[str]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def build(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda _
     if bundle.parent is not None:
         raise UsageError(f"model {bundle.name!r}: a head, expected the model it is on; build {bundle.parent.name!r}")
     is_gpu = order.device.partition(":")[0] == "cuda"
-    precision = order.precision if is_gpu else _precision(bundle, order)
+    precision = _precision_on_gpu(order) if is_gpu else _precision(bundle, order)
     _require_out(bundle, order.out, precision)
     ecgs = _calibration(bundle, order, say)
     if is_gpu:
@@ -96,6 +96,17 @@ def _precision(bundle: Bundle, order: Order) -> str:
         case "fp32" | "int8":
             return order.precision
     raise EngineError(f"precision {order.precision!r} on cpu, expected 'auto', 'fp32' or 'int8'")
+
+
+def _precision_on_gpu(order: Order) -> str:
+    from ecgbatch.runtimes import on_gpu
+
+    if order.precision not in ("auto", *on_gpu.PRECISIONS):
+        known = ", ".join(on_gpu.PRECISIONS)
+        raise EngineError(f"precision {order.precision!r} on {order.device}, expected 'auto' or one of {known}")
+    if order.out is not None:
+        raise UsageError(f"--out on {order.device}, expected --device cpu: a graph for a bundle is made there")
+    return "fp16" if order.precision == "auto" else order.precision
 
 
 def _graph(
@@ -159,17 +170,17 @@ def _on_cpu(
 
 
 def _on_gpu(bundle: Bundle, order: Order, ecgs: "Calibration | None", say: Callable[[str], None]) -> Path:
-    """Compile, verify, measure and keep, for one GPU; `auto` is fp16."""
+    """Compile, verify, measure and keep, for one GPU."""
     from ecgbatch.runtimes import on_gpu
 
-    precision = "fp16" if order.precision == "auto" else order.precision
+    precision = _precision_on_gpu(order)
     reference = admission.admitted(open_engine(bundle, "cpu", "fp32"))
 
-    def verify(engine: Engine) -> dict[str, Any]:
+    def verify(engine: Engine) -> Parity:
         found = _verified(reference, engine, ecgs)
         say(found.table(precision))
         parity.require(found, precision, where=f"model {bundle.name!r} on {engine}")
-        return {"parity": asdict(found)}
+        return found
 
     with TemporaryDirectory() as scratch, progress.building(f"{bundle.name} {precision}") as observe:
         kept = on_gpu.keep(
@@ -177,10 +188,7 @@ def _on_gpu(bundle: Bundle, order: Order, ecgs: "Calibration | None", say: Calla
             _gpu_graph(bundle, precision, ecgs, Path(scratch), say),
             order.device,
             precision,
-            batch=None,
-            cache=engine_cache,
             verify=verify,
-            timings_in=engine_cache.folder(),
             observe=observe,
         )
     left = kept.told["left_in_float32"]

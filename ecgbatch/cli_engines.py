@@ -48,7 +48,7 @@ def build_command(
 def bench_command(
     source: Annotated[list[str] | None, Argument(help="Archive to read; synthetic MUSE XML files by default.")] = None,
     model: Annotated[str, Option(help="Shipped bundle, or bundle folder.")] = "foundation",
-    device: Annotated[str, Option(help="cpu, cuda, or several: cpu,cuda:0,cuda:1.")] = "cpu",
+    device: Annotated[str, Option(help="Devices: cpu,cuda:0,1 is the CPU, and two GPUs together.")] = "cpu",
     precision: Annotated[str, Option(help="Precisions to measure; those that cannot be had are named.")] = "fp32,int8",
     batch: Annotated[str, Option(help="Batch sizes to measure the engines with.")] = "8,16,32,64",
     n: Annotated[int, Option("--n", help="ECGs of a whole run, at most.", min=1)] = 2000,
@@ -65,10 +65,11 @@ def bench_command(
     """
     with report_errors():
         from ecgbatch import bench, bench_report, bundle
+        from ecgbatch.runtimes import placement
 
         order = bench.Order(
             sources=tuple(source or ()),
-            devices=tuple(device.split(",")),
+            devices=tuple(placement.listed(device)),
             precisions=tuple(precision.split(",")),
             batches=bench_report.whole_numbers("--batch", batch),
             n=n,

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from ecgbatch import admission, archive, bundle, formats, synth
+from ecgbatch import admission, archive, bundle, engine_cache, formats, synth
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import EcgbatchError, EngineError
 from ecgbatch.plan import Shard
@@ -26,7 +26,8 @@ __all__ = ["Check", "Examination", "build_operator", "examined", "told"]
 LIBRARIES = {
     "default": ("ecgbatch", "numpy", "polars", "pyarrow", "openvino", "h5py"),
     "train": ("torch", "lightning-fabric", "onnx", "onnxruntime", "onnxscript", "safetensors"),
-    "gpu": ("tensorrt", "nvidia-dali-cuda130", "cuda-python"),
+    "dali": ("nvidia-dali-cuda130",),
+    "gpu": ("tensorrt", "cuda-core"),
     "remote": ("fsspec",),
 }
 """What each extra brings; `default` is there always."""
@@ -35,7 +36,7 @@ _FLAGS = re.compile(r"\b(?:avx2|avx512f|avx512_vnni|avx_vnni|avx512_bf16|amx_int
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One self-test."""
+    """One self-test of what this machine could run."""
 
     name: str
     is_passed: bool | None
@@ -89,6 +90,11 @@ def told(found: Examination) -> str:
     return "\n".join(lines)
 
 
+def _cuda_devices() -> list[str]:
+    """Each GPU that the driver knows, as a device: `cuda:0`."""
+    return [device for device in (line.partition(",")[0] for line in _gpus()) if device[5:].isdigit()]
+
+
 def _libraries() -> Iterator[tuple[str, str, str | None]]:
     for extra, names in LIBRARIES.items():
         for name in names:
@@ -135,26 +141,53 @@ def _checks() -> Iterator[Check]:
     if find_spec("torch"):
         yield _tested(f"{model.name} in PyTorch, the oracle", partial(_oracle, model))
     if find_spec("nvidia") and find_spec("nvidia.dali"):
-        yield _dali(model)
+        yield from _dali(model)
 
 
 def _engines(shipped: Bundle) -> Iterator[Check]:
-    devices = {"cpu": ("fp32", *shipped.parity)}
-    if any(line.startswith("cuda:") and line[5:6].isdigit() for line in _gpus()):
-        devices["cuda"] = ("fp32", "fp16")
-    for device, precisions in devices.items():
-        for precision in precisions:
-            yield _tested(
-                f"{shipped.name} on {device} in {precision}",
-                partial(_engine, shipped, device, precision),
-            )
+    for precision in ("fp32", *(("int8",) if _has_int8(shipped) else ())):
+        yield _tested(f"{shipped.name} on cpu in {precision}", partial(_engine, shipped, "cpu", precision))
+    for device in _cuda_devices():
+        yield from _on_gpu(shipped, device)
+
+
+def _has_int8(shipped: Bundle) -> bool:
+    """Whether it ships in int8, or an engine lies in the cache; one that is not to be trusted fails its test."""
+    from ecgbatch.runtimes import cpu
+
+    try:
+        return "int8" in shipped.parity or engine_cache.kept(cpu.facts(shipped, "int8")) is not None
+    except EngineError:
+        return True
+
+
+def _on_gpu(shipped: Bundle, device: str) -> Iterator[Check]:
+    """A check of each engine that was built for that GPU; where there is none, what is to be done first."""
+    from ecgbatch.runtimes import on_gpu
+
+    name = f"{shipped.name} on {device}"
+    try:
+        from ecgbatch.runtimes import trt  # noqa: F401
+    except EngineError as err:
+        yield Check(name=name, is_passed=None, detail=str(err))
+        return
+    try:
+        precisions = list(on_gpu.kept(shipped, device))
+    except EngineError as err:
+        yield Check(name=name, is_passed=False, detail=str(err))
+        return
+    if not precisions:
+        build = f"`ecgbatch build {shipped.name} --device {device}`"
+        yield Check(name=name, is_passed=None, detail=f"no engine was built; run {build}")
+    for precision in precisions:
+        yield _tested(f"{name} in {precision}", partial(_engine, shipped, device, precision))
 
 
 def _tested(name: str, test: Callable[[], float]) -> Check:
     """The check of a test that returns the largest difference from the reference scores, or raises."""
     try:
         return Check(name=name, is_passed=True, detail=f"within {test():.1e} of the reference scores")
-    except (EcgbatchError, ImportError, OSError) as err:
+    except (EcgbatchError, ImportError, OSError, RuntimeError) as err:  # libraries raise the last
         return Check(name=name, is_passed=False, detail=str(err).splitlines()[0])
 
 
@@ -178,18 +211,23 @@ def _oracle(model: Bundle) -> float:
     return _require_near(_worst(model.probabilities(eager.load(model)(x)[0]), expected))
 
 
-def _dali(model: Bundle) -> Check:
+def _dali(model: Bundle) -> Iterator[Check]:
     from ecgbatch.feed import dali_operator
 
-    name = "feed dali, cpu backend"
-    try:
-        dali_operator.found()
-    except EcgbatchError as err:
-        return Check(name=name, is_passed=None, detail=str(err))
-    return _tested(name, partial(_fed_alike, model))
+    for device in ("cpu", *_cuda_devices()):
+        name = f"feed dali on {device}"
+        try:
+            kernels = dali_operator.found().kernels
+        except EcgbatchError as err:
+            yield Check(name=name, is_passed=None, detail=str(err))
+            continue
+        if device == "cpu" or kernels:
+            yield _tested(name, partial(_fed_alike, model, device))
+        else:
+            yield Check(name=name, is_passed=None, detail="the operator was compiled without nvcc, for CPUs only")
 
 
-def _fed_alike(model: Bundle) -> float:
+def _fed_alike(model: Bundle, device: str) -> float:
     """The largest difference of DALI's model input from the host's, on synthetic files of two rates."""
     from ecgbatch.feed import open_feed
 
@@ -198,10 +236,11 @@ def _fed_alike(model: Bundle) -> float:
             (Path(name) / f"{at}.xml").write_bytes(synth.muse_xml(synth.record(seed=at, fs_hz=fs_hz)))
         entries = list(archive.scan([name], companions=formats.companions, skip=Path(name) / "none"))
         feeds = [
-            open_feed(feed, [model.input], device="cpu", size=len(entries), workers=1) for feed in ("host", "dali")
+            open_feed(feed, [model.input], device=on, size=len(entries), workers=1)
+            for feed, on in (("host", "cpu"), ("dali", device))
         ]
-        x = [next(iter(feed([Shard(index=0, entries=entries)]))).x[model.input] for feed in feeds]
-    return _require_near(_worst(*x))
+        host, dali = [next(iter(feed([Shard(index=0, entries=entries)]))).x[model.input] for feed in feeds]
+    return _require_near(_worst(host, dali if isinstance(dali, np.ndarray) else np.asarray(dali.as_cpu())))
 
 
 def _require_near(worst: float) -> float:

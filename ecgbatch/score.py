@@ -9,7 +9,7 @@ from typing import Any
 
 from ecgbatch import duplicates, gate, parts, planning
 from ecgbatch.bundle import Bundle
-from ecgbatch.errors import UsageError
+from ecgbatch.errors import EngineError, UsageError
 from ecgbatch.facts import Facts, is_finished, recount
 from ecgbatch.feed import FEEDS, Feed, open_feed
 from ecgbatch.feed.batch import Batch
@@ -98,6 +98,7 @@ def run(
     devices = [
         opened(bundles, device, options.precision, batch=options.batch) for device in placement.split(options.device)
     ]
+    _require_alike(devices)
     trunks = devices[0]
     tally = Tally(", ".join(dict.fromkeys(str(trunk.engine) for each in devices for trunk in each)))
     feeds = [_feed(bundles, each, options, n_devices=len(devices)) for each in devices]
@@ -127,6 +128,18 @@ def run(
         if options.deduplicate:
             tally.count(duplicates.take_out(folder, plan, say=say))
     return tally
+
+
+def _require_alike(devices: Sequence[Sequence[Trunk]]) -> None:
+    """Nothing, where every device runs the same networks in the same precision: the run's scores are of one kind.
+
+    Raises:
+        EngineError: they do not.
+    """
+    for trunks in devices[1:]:
+        for one, other in zip(devices[0], trunks, strict=True):
+            if one.engine.variant != other.engine.variant:
+                raise EngineError(f"{one.engine} and {other.engine}: expected one precision; give --precision")
 
 
 def _feed(bundles: Sequence[Bundle], trunks: Sequence[Trunk], options: Options, *, n_devices: int) -> Feed:

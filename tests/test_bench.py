@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from ecgbatch import bench, bench_report, synth
-from ecgbatch.bundle import find
+from ecgbatch import archive, bench, bench_report, formats, pack, synth
+from ecgbatch.bundle import Parent, find
 from ecgbatch.cli import app
 from ecgbatch.errors import EngineError, UsageError
 from ecgbatch.runtimes import limits
@@ -35,6 +35,25 @@ def test_a_precision_that_cannot_be_had_is_named_with_the_reason(found):
     assert "cpu fp8: not measured: " in bench_report.table(found)
     with pytest.raises(EngineError, match="fp8"):
         bench._device(find("foundation"), "cpu", replace(SHORT, precisions=("fp8",)))
+
+
+def test_a_pack_whose_members_are_never_read_by_themselves_has_no_rate_of_reading(tiny_bundle, tmp_path):
+    for seed in range(4):
+        (tmp_path / f"{seed}.xml").write_bytes(synth.muse_xml(synth.record(seed=seed)))
+    pack.run([tmp_path], tmp_path / "pack", pack.Options())
+    entries = list(archive.scan([str(tmp_path / "pack")], companions=formats.companions, skip=tmp_path / "none"))
+    loose = list(archive.scan([str(tmp_path / "0.xml")], companions=formats.companions, skip=tmp_path / "none"))
+
+    assert len(entries) == 4
+    assert "read" not in bench._stages(tiny_bundle, entries)
+    assert bench._stages(tiny_bundle, [*loose, *(entries * 20)])["read"] < 1e6  # of one file, not of 81
+
+
+def test_a_head_is_refused_and_its_parent_named(tiny_bundle):
+    head = replace(tiny_bundle, parent=Parent(name="trunk", sha256="0" * 64))
+
+    with pytest.raises(UsageError, match="a head, expected the model it is on; measure 'trunk'"):
+        bench.measure(head, SHORT)
 
 
 def test_what_a_million_cost_follows_from_the_rate(found):

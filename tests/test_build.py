@@ -270,6 +270,25 @@ def test_out_is_refused_before_anything_is_done(tiny_bundle, source, tmp_path, c
         building.build(tiny_bundle, building.Order(precision="fp32", out=tmp_path / "new"))
 
 
+@pytest.mark.parametrize(
+    ("precision", "out", "error", "said"),
+    [
+        ("int8", "new", UsageError, "--out on cuda, expected --device cpu"),
+        ("auto", "new", UsageError, "--out on cuda, expected --device cpu"),
+        ("int4", None, EngineError, "precision 'int4' on cuda, expected 'auto' or one of int8, fp16, bf16, fp32"),
+    ],
+)
+def test_what_a_gpu_build_cannot_do_is_refused_before_anything_is_done(
+    tiny_bundle, tmp_path, precision, out, error, said
+):
+    order = building.Order(
+        device="cuda", precision=precision, out=out and tmp_path / out, calibrate=(str(tmp_path / "none"),)
+    )
+
+    with pytest.raises(error, match=said):
+        building.build(tiny_bundle, order)
+
+
 def test_fp32_is_verified_measured_and_kept_too(tiny_bundle, cache):
     lines: list[str] = []
     folder = building.build(tiny_bundle, building.Order(precision="fp32"), say=lines.append)

@@ -1,16 +1,21 @@
 """What `doctor` finds: every engine that this machine can run, tested; what is missing, named with its extra."""
 
+import re
 import shutil
+import sys
+import tomllib
+from dataclasses import asdict
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from ecgbatch import bundle, doctor
+from ecgbatch import bundle, doctor, engine_cache
 from ecgbatch.cli import app
+from ecgbatch.parity import Parity
+from ecgbatch.runtimes import cpu
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +59,40 @@ def test_an_engine_that_does_not_say_what_it_should_is_a_failed_check(tiny_bundl
     assert "passed  foundation on cpu in fp32" in result.stdout
 
 
-@pytest.mark.skipif(find_spec("nvidia") is not None, reason="DALI is installed")
-def test_the_operator_without_dali_is_one_line_that_names_the_extra():
+def test_what_an_extra_brings_is_what_the_package_declares():
+    declared = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+    brought = {"default": declared["dependencies"], **declared["optional-dependencies"]}
+
+    for extra, names in doctor.LIBRARIES.items():
+        known = {re.split(r"[^\w-]", each)[0] for each in brought[extra]} | {"ecgbatch"}
+        assert not set(names) - known, extra
+
+
+def test_an_int8_engine_that_was_built_here_is_tested_though_none_ships(tiny_bundle, cache):
+    names = [check.name for check in doctor._engines(tiny_bundle)]
+    told = {
+        "parity": asdict(Parity(n_ecgs=3, worst_probability=0.0, flip_share=0.0)),
+        "profile": {"batch": 32, "n_streams": 1, "ecg_per_s": 2.0, "ecg_per_s_fp32": 1.0},
+    }
+    facts = cpu.facts(tiny_bundle, "int8")
+    engine_cache.keep(facts, lambda folder: (folder / "model.int8.onnx").write_bytes(b""), told)
+
+    *_, check = doctor._engines(tiny_bundle)
+
+    assert names == ["tiny on cpu in fp32"]
+    assert (check.name, check.is_passed) == ("tiny on cpu in int8", False)  # it is empty
+
+
+def test_a_library_that_fails_is_a_failed_check():
+    def fail():
+        raise RuntimeError("no kernel\nsecond line")
+
+    assert doctor._tested("engine", fail) == doctor.Check(name="engine", is_passed=False, detail="no kernel")
+
+
+def test_the_operator_without_dali_is_one_line_that_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nvidia", None)  # as where it is not installed
     result = CliRunner().invoke(app, ["doctor", "--build-operator"])
 
     assert result.exit_code == 1
-    assert "'gpu'" in result.output
+    assert "pip install 'ecgbatch[dali]'" in result.output

@@ -45,7 +45,7 @@ from ecgbatch.errors import EngineError
 from ecgbatch.runtimes import trt
 
 bundle, x = find("foundation"), np.zeros((40, 8, 2500), np.float32)
-engine = trt.load(bundle, open(sys.argv[1], "rb").read(), index=0, precision="fp32", batch=32)
+engine = trt.load(bundle, open(sys.argv[1], "rb").read(), index=0, variant="fp32", batch=32)
 print("scored", len(engine(x)[0]), flush=True)
 launch(Device(0).create_stream(), LaunchConfig(grid=1, block=1), ObjectCode.from_ptx(PTX).get_kernel("lose"))
 for _ in range(2):
@@ -77,7 +77,6 @@ def files(bundle, tmp_path_factory):
                 bundle,
                 graph,
                 index=0,
-                precision=precision,
                 batch=BATCH,
                 timings=folder / "timings",
                 observe=observe,
@@ -94,7 +93,7 @@ def engines(bundle, files):
     def engine(precision):
         from ecgbatch.runtimes import trt
 
-        return trt.load(bundle, files(precision).read_bytes(), index=0, precision=precision, batch=BATCH)
+        return trt.load(bundle, files(precision).read_bytes(), index=0, variant=precision, batch=BATCH)
 
     return engine
 
@@ -212,11 +211,11 @@ def test_a_gpu_without_memory_is_an_error_and_can_be_used_again(bundle, files, x
     hog = all_memory()
     try:
         with pytest.raises(EngineError, match=r"(?i)memory"):
-            trt.load(bundle, raw, index=0, precision="fp32", batch=BATCH)
+            trt.load(bundle, raw, index=0, variant="fp32", batch=BATCH)
     finally:
         release(hog)
 
-    assert len(trt.load(bundle, raw, index=0, precision="fp32", batch=BATCH)(x)[0]) == len(x)
+    assert len(trt.load(bundle, raw, index=0, variant="fp32", batch=BATCH)(x)[0]) == len(x)
 
 
 def test_a_lost_device_is_an_error_for_this_batch_and_every_later_one(files):
@@ -231,28 +230,26 @@ def test_a_lost_device_is_an_error_for_this_batch_and_every_later_one(files):
 def test_the_plan_of_another_bundle_is_refused(files, other_bundle):
     from ecgbatch.runtimes import trt
 
-    with pytest.raises(EngineError, match="built for"):
-        trt.load(other_bundle, files("fp32").read_bytes(), index=0, precision="fp32", batch=BATCH)
+    with pytest.raises(EngineError, match="engine: x is"):
+        trt.load(other_bundle, files("fp32").read_bytes(), index=0, variant="fp32", batch=BATCH)
 
 
-@pytest.mark.parametrize("options", [{"precision": "fp16"}, {"batch": 2 * BATCH}], ids=str)
-def test_a_plan_of_another_kind_is_refused(bundle, files, options):
+def test_a_plan_for_other_batches_is_refused(bundle, files):
     from ecgbatch.runtimes import trt
 
-    with pytest.raises(EngineError, match="built for"):
-        trt.load(bundle, files("fp32").read_bytes(), **{"index": 0, "precision": "fp32", "batch": BATCH} | options)
+    with pytest.raises(EngineError, match="built for batches of"):
+        trt.load(bundle, files("fp32").read_bytes(), index=0, variant="fp32", batch=2 * BATCH)
 
 
 @pytest.mark.parametrize("damage", ["first half", "noise"])
 def test_a_plan_that_tensorrt_cannot_read_is_refused(bundle, damage, files):
-    from ecgbatch.runtimes import engine_file, trt
+    from ecgbatch.runtimes import trt
 
-    about = trt.facts(bundle, index=0, precision="fp32", batch=BATCH)
-    graph, plan = engine_file.unpacked(files("fp32").read_bytes(), about, where="engine")
+    plan = files("fp32").read_bytes()
     damaged = plan[: len(plan) // 2] if damage == "first half" else bytes(len(plan))
 
     with pytest.raises(EngineError, match="does not take the plan"):
-        trt.load(bundle, engine_file.packed(about, graph, damaged), index=0, precision="fp32", batch=BATCH)
+        trt.load(bundle, damaged, index=0, variant="fp32", batch=BATCH)
 
 
 def test_a_graph_with_an_operator_that_tensorrt_lacks_is_refused(bundle, tmp_path):
@@ -270,7 +267,6 @@ def test_a_graph_with_an_operator_that_tensorrt_lacks_is_refused(bundle, tmp_pat
             bundle,
             tmp_path / "model.onnx",
             index=0,
-            precision="fp32",
             batch=1,
             timings=None,
             observe=lambda *_: None,
@@ -283,7 +279,7 @@ def test_two_gpus_score_what_one_does(bundle, files, x):
     if trt.n_gpus() < 2:
         pytest.skip("needs two GPUs")
     raw = files("fp32").read_bytes()
-    pair = [trt.load(bundle, raw, index=index, precision="fp32", batch=BATCH) for index in (0, 1)]
+    pair = [trt.load(bundle, raw, index=index, variant="fp32", batch=BATCH) for index in (0, 1)]
     streams = [engine.stream((at, x[at : at + BATCH]) for at in range(0, len(x), BATCH)) for engine in pair]
     found = [{}, {}]
     for position, (at, logits, _) in placement.merged(streams):

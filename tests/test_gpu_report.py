@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from ecgbatch import bench_report
+from ecgbatch.cli import app
+from ecgbatch.runtimes import on_gpu, placement, profiles
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu_report.py"
@@ -87,6 +92,21 @@ def test_the_report_tells_how_each_test_ended(tmp_path):
 )
 def test_only_a_run_that_passed_and_failed_nothing_is_good(tally, expected):
     assert report().is_good({"tally": tally}) is expected
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "cuda:0,1"])
+def test_the_benchmark_builds_what_it_measures_and_the_commands_are_those_that_ecgbatch_has(device, tmp_path):
+    figures = tmp_path / "bench.json"
+    *builds, bench = report().commands(device, ("fp16", "fp32"), figures)
+    ecgbatch = get_command(app)
+
+    taken = [ecgbatch.commands[name].make_context(name, list(rest)).params for name, *rest in (*builds, bench)]
+
+    assert [each["precision"] for each in taken] == ["fp16", "fp32", "fp16,fp32"]
+    assert {each["device"] for each in taken[:-1]} == {placement.split(device)[0]}
+    assert taken[-1]["device"] == device
+    assert taken[-1]["json_file"] == figures
+    assert bench_report.whole_numbers("--batch", taken[-1]["batch"]) == profiles.sizes(on_gpu.BATCH)
 
 
 def report():

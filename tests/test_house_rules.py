@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,22 @@ def test_every_reason_stands_in_the_readme():
     readme = (ROOT / "README.md").read_text("utf-8")
 
     assert not [reason for reason in Reason if f"`{reason}`" not in readme]
+
+
+def test_every_extra_that_an_error_names_is_declared_and_stands_in_the_readme():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    brought = set(re.findall(r"pip install '[^']*\[([\w,]+)\]'", (ROOT / "README.md").read_text("utf-8")))
+    named = {
+        name
+        for path in MODULES
+        for name in re.findall(
+            r"ecgbatch\[(\w+)\]|MissingExtraError\([^\n]*, \"(\w+)\"\)", (ROOT / path).read_text("utf-8")
+        )
+    }
+    extras = {one or other for one, other in named}
+
+    assert {"dali", "gpu", "remote"} <= extras <= set(declared)
+    assert extras <= {extra for each in brought for extra in each.split(",")}
 
 
 def test_the_readme_is_filled_in():

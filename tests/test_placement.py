@@ -7,7 +7,7 @@ import pytest
 
 from ecgbatch.errors import EngineError
 from ecgbatch.plan import Shard
-from ecgbatch.runtimes.placement import gpus, merged, own_shards, require_present, split
+from ecgbatch.runtimes.placement import gpus, listed, merged, own_shards, require_present, split
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cuda", (0,)), ("cuda:3", (3,)), ("cuda:2,0,1", (2, 0, 1))])
@@ -32,6 +32,20 @@ def test_a_gpu_named_twice_is_refused():
 )
 def test_a_device_of_several_gpus_is_several_devices(device, expected):
     assert split(device) == expected
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        ("cpu", ["cpu"]),
+        ("cpu,cuda", ["cpu", "cuda"]),
+        ("cpu,cuda:0,1", ["cpu", "cuda:0,1"]),
+        ("cuda:0,1,cpu", ["cuda:0,1", "cpu"]),
+        ("cuda:0,cuda:1", ["cuda:0", "cuda:1"]),
+    ],
+)
+def test_a_list_of_devices_keeps_gpus_that_work_together_together(devices, expected):
+    assert listed(devices) == expected
 
 
 @pytest.mark.parametrize(("n", "said"), [(0, "no GPU"), (1, "cuda:0 only"), (2, "cuda:0 to cuda:1")], ids=str)

@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import weakref
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
@@ -23,11 +23,14 @@ import pytest
 
 ort = pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT computes with it")
 
-from ecgbatch import progress  # noqa: E402
+from ecgbatch import bench, bench_report, doctor, engine_cache, progress, score, synth  # noqa: E402
 from ecgbatch.errors import EngineError  # noqa: E402
+from ecgbatch.parity import Parity  # noqa: E402
 from ecgbatch.runtimes import cpu, on_gpu, placement, profiles  # noqa: E402
 
 BATCH = 8
+GOOD = Parity(n_ecgs=3, worst_probability=1e-5, flip_share=0.0)
+FAST = {"ecg_per_s": 1000.0, "parity": asdict(GOOD)}
 OURS = ("ecgbatch.runtimes.trt", "ecgbatch.runtimes.cuda_slot")
 
 
@@ -57,12 +60,7 @@ def raw(trt, tiny_bundle):
 
 @pytest.fixture
 def engine(trt, tiny_bundle, raw):
-    return trt.load(tiny_bundle, raw, index=0, precision="fp32", batch=BATCH)
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return Cache(tmp_path / "cache")
+    return trt.load(tiny_bundle, raw, index=0, variant="fp32", batch=BATCH)
 
 
 @pytest.fixture
@@ -166,7 +164,7 @@ def test_one_record_of_the_device_may_have_any_stride_between_records(engine, ti
 
 
 def test_two_engines_read_one_batch_of_the_device(machine, trt, tiny_bundle, raw, x):
-    engines = [trt.load(tiny_bundle, raw, index=0, precision="fp32", batch=BATCH) for _ in range(2)]
+    engines = [trt.load(tiny_bundle, raw, index=0, variant="fp32", batch=BATCH) for _ in range(2)]
     array = DeviceArray(x[:8])
 
     one, other = (host(engine.on_device(array)[0]) for engine in engines)
@@ -178,8 +176,7 @@ def test_two_engines_read_one_batch_of_the_device(machine, trt, tiny_bundle, raw
 def test_engines_of_two_gpus_take_turns_on_one_thread(machine, trt, tiny_bundle, x):
     machine.n_gpus = 2
     engines = [
-        trt.load(tiny_bundle, built(trt, tiny_bundle, index=at), index=at, precision="fp32", batch=BATCH)
-        for at in (0, 1)
+        trt.load(tiny_bundle, built(trt, tiny_bundle, index=at), index=at, variant="fp32", batch=BATCH) for at in (0, 1)
     ]
     streams = [engine.stream((n, x[:8]) for n in range(6)) for engine in engines]
 
@@ -192,8 +189,7 @@ def test_engines_of_two_gpus_take_turns_on_one_thread(machine, trt, tiny_bundle,
 def test_engines_of_two_gpus_run_on_threads_of_their_own(machine, trt, tiny_bundle, x):
     machine.n_gpus = 2
     engines = [
-        trt.load(tiny_bundle, built(trt, tiny_bundle, index=at), index=at, precision="fp32", batch=BATCH)
-        for at in (0, 1)
+        trt.load(tiny_bundle, built(trt, tiny_bundle, index=at), index=at, variant="fp32", batch=BATCH) for at in (0, 1)
     ]
     shards = range(12)
 
@@ -247,24 +243,44 @@ def test_layers_left_in_float32_are_told(engine):
 
 
 def test_what_was_built_is_what_scoring_opens(trt, tiny_bundle, cache, x):
-    kept(tiny_bundle, cache, "fp32")
+    found = kept(tiny_bundle, "fp32")
 
-    engine = on_gpu.opened(tiny_bundle, "cuda:0", "fp32", batch=BATCH, cache=cache)
+    engine = opened(tiny_bundle)
 
     np.testing.assert_allclose(engine(x)[0], cpu.load(tiny_bundle, batch=BATCH)(x)[0], atol=1e-4)
     assert engine.variant == engine.precision == "fp32"
-    assert cache.told["fp32"]["left_in_float32"] == ["Gemm stem", "Gemm head"]
+    assert engine.batch == on_gpu.BATCH
+    assert found.told["left_in_float32"] == ["Gemm stem", "Gemm head"]
+
+
+@pytest.mark.parametrize("batch", [1, 8, 16, 17, 256], ids=str)
+def test_an_engine_takes_any_batch_up_to_the_largest_it_was_built_for(machine, trt, tiny_bundle, cache, x, batch):
+    stored(trt, tiny_bundle, "fp32")
+    machine.free_bytes = before = 2**30
+
+    engine = opened(tiny_bundle, batch=batch)
+
+    assert engine.batch == batch
+    np.testing.assert_allclose(engine(x)[0], cpu.load(tiny_bundle, batch=BATCH)(x)[0], atol=1e-4)
+    assert before - machine.free_bytes < 4 * 4 * batch * 90_000  # buffers are no larger than the profile that holds it
+
+
+def test_a_larger_batch_than_the_engine_was_built_for_is_refused(trt, tiny_bundle, cache):
+    stored(trt, tiny_bundle, "fp32")
+
+    with pytest.raises(EngineError, match="cuda:0: batch of 257 records, expected at most 256; take a smaller --batch"):
+        opened(tiny_bundle, batch=257)
 
 
 def test_auto_opens_the_fastest_that_was_built(trt, tiny_bundle, cache):
     for precision, rate in (("fp16", 300.0), ("int8", 200.0), ("fp32", 100.0)):
-        kept(tiny_bundle, cache, precision)
-        cache.told[precision]["ecg_per_s"] = rate
+        stored(trt, tiny_bundle, precision, {"ecg_per_s": rate, "parity": asdict(GOOD)})
 
-    engine = on_gpu.opened(tiny_bundle, "cuda", "auto", batch=BATCH, cache=cache)
+    engine = opened(tiny_bundle, "cuda", "auto")
 
     assert str(engine) == "cuda:0 tensorrt fp16"
-    assert re.fullmatch(r"fp16 [0-9a-f]{16}", engine.variant)
+    assert engine.variant == "fp16"
+    assert set(on_gpu.kept(tiny_bundle, "cuda")) == {"fp16", "int8", "fp32"}
 
 
 @pytest.mark.parametrize(
@@ -280,7 +296,7 @@ def test_auto_opens_the_fastest_that_was_built(trt, tiny_bundle, cache):
 )
 def test_what_was_not_built_is_not_opened(trt, tiny_bundle, cache, device, precision, said):
     with pytest.raises(EngineError, match=said):
-        on_gpu.opened(tiny_bundle, device, precision, batch=BATCH, cache=cache)
+        opened(tiny_bundle, device, precision)
 
 
 def test_an_engine_that_is_not_verified_is_not_kept(trt, tiny_bundle, cache):
@@ -288,21 +304,84 @@ def test_an_engine_that_is_not_verified_is_not_kept(trt, tiny_bundle, cache):
         raise EngineError("differs by 0.4")
 
     with pytest.raises(EngineError, match=r"differs by 0.4"):
-        kept(tiny_bundle, cache, "fp32", verify=refuse)
-    assert cache.told == {}
+        kept(tiny_bundle, "fp32", verify=refuse)
+    assert on_gpu.kept(tiny_bundle, "cuda") == {}
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"ecg_per_s": 1.0, "parity": {**asdict(GOOD), "flip_share": None}}, "cannot be read"),
+        ({"ecg_per_s": 1.0, "parity": {**asdict(GOOD), "worst_probability": 0.4}}, "not within its limits"),
+        ({"parity": asdict(GOOD)}, "cannot be read"),
+        ({**FAST, "variant": "int8"}, "not within its limits"),
+        ({**FAST, "variant": None}, "cannot be read"),
+    ],
+    ids=[
+        "parity of another kind",
+        "beyond its limits",
+        "no rate",
+        "another variant",
+        "no variant",
+    ],
+)
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_an_engine_without_parity_within_its_limits_is_refused(trt, tiny_bundle, cache, precision, told, said):
+    stored(trt, tiny_bundle, "fp32", told)
+
+    with pytest.raises(EngineError, match=said):
+        opened(tiny_bundle, precision=precision)
+
+
+def test_an_altered_plan_never_reaches_tensorrt(machine, trt, tiny_bundle, cache):
+    plan = stored(trt, tiny_bundle, "fp32").path("model.engine")
+    machine.load_error = "must not be asked"
+    content = bytearray(plan.read_bytes())
+    content[-1] ^= 1
+    plan.write_bytes(content)
+
+    with pytest.raises(EngineError, match=r"model.engine is not the file that was built"):
+        opened(tiny_bundle)
+
+
+def test_an_engine_that_was_built_for_another_gpu_never_reaches_tensorrt(machine, trt, tiny_bundle, cache):
+    stored(trt, tiny_bundle, "fp32")
+    machine.load_error = "must not be asked"
+    machine.names[0] = "another"
+
+    with pytest.raises(EngineError, match=r"built with gpu stand-in, expected another"):
+        opened(tiny_bundle)
+
+
+def test_a_cache_that_cannot_be_made_is_one_line(trt, tiny_bundle, cache, monkeypatch):
+    cache.write_text("no folder", "utf-8")
+    monkeypatch.setenv("ECGBATCH_CACHE", str(cache / "below"))
+
+    with pytest.raises(EngineError, match=r"engine cache .*below: cannot be written: Not a directory"):
+        kept(tiny_bundle, "fp32")
+
+
+def test_timings_that_cannot_be_written_leave_nothing_behind(trt, tiny_bundle, tmp_path):
+    timings = tmp_path / "timings"
+    timings.mkdir()
+
+    with pytest.raises(OSError, match="timings"):
+        trt._replace(timings, b"measured")
+    assert list(tmp_path.iterdir()) == [timings]
 
 
 def test_builds_for_one_gpu_share_their_timings(machine, trt, tiny_bundle, other_bundle, cache):
-    kept(tiny_bundle, cache, "fp32")
-    kept(other_bundle, cache, "fp16")
+    kept(tiny_bundle, "fp32")
+    found = kept(other_bundle, "fp16")
 
+    assert re.fullmatch(r"fp16 [0-9a-f]{16}", found.told["variant"])
     assert machine.timings_read == [b"", b"measured"]
 
 
 def test_two_gpus_score_an_archive_by_shard_as_the_cpu_does(machine, trt, tiny_bundle, tmp_path):
     import polars as pl
 
-    from ecgbatch import building, score, synth
+    from ecgbatch import building
 
     machine.n_gpus = 2
     archive = tmp_path / "archive"
@@ -326,6 +405,57 @@ def test_two_gpus_score_an_archive_by_shard_as_the_cpu_does(machine, trt, tiny_b
     np.testing.assert_allclose(one.select(labels).to_numpy(), other.select(labels).to_numpy(), atol=1e-4)
 
 
+def test_gpus_of_two_precisions_do_not_share_a_run(machine, trt, tiny_bundle, cache, tmp_path):
+    machine.n_gpus = 2
+    machine.names = ["stand-in", "another"]
+    (tmp_path / "0.xml").write_bytes(synth.muse_xml(synth.record(seed=0)))
+    for index, fastest in enumerate(("fp32", "fp16")):
+        for precision in ("fp32", "fp16"):
+            stored(trt, tiny_bundle, precision, {**FAST, "ecg_per_s": float(precision == fastest)}, index=index)
+
+    with pytest.raises(EngineError, match="cuda:0 tensorrt fp32 and cuda:1 tensorrt fp16: expected one precision"):
+        score.run([tmp_path / "0.xml"], tmp_path / "run", [tiny_bundle], score.Options(device="cuda:0,1"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_bench_measures_transfer_and_what_a_second_gpu_brings(machine, trt, tiny_bundle, cache):
+    machine.n_gpus = 2
+    stored(trt, tiny_bundle, "fp32")
+    order = bench.Order(n=4, rounds=1, seconds=0.05, batches=(2, 8), devices=("cuda:0,1",), precisions=("fp32",))
+
+    found = bench.measure(tiny_bundle, order)
+
+    told = found["devices"]["cuda:0,1"]
+    assert set(told["engines"]["fp32"]["ecg_per_s_by_batch"]) == {"2", "8"}
+    assert told["engines"]["fp32"]["engine"] == "cuda:0 tensorrt fp32, cuda:1 tensorrt fp32"
+    assert set(told["gpus"]["fp32"]) == {"1", "2"}
+    assert set(told["transfer"]) == {"cuda:0", "cuda:1"}
+    for sent in told["transfer"].values():
+        assert sent["bytes_per_s"] == pytest.approx(sent["ecg_per_s"] * 8 * 2500 * 4)
+    text = bench_report.table(found)
+    assert "transfer to the device" in text
+    assert "cuda:1, batch 8" in text
+
+
+def test_what_is_sent_is_on_the_device_and_nothing_has_run(machine, engine, x):
+    engine.send(x[:5])
+
+    sent = host(SimpleNamespace(ptr=engine._slots[0]._buffers["x"].handle, shape=(8, 8, 2500)))
+    assert np.array_equal(sent[:5], x[:5])
+    assert not sent[5:].any()
+    assert machine.n_enqueued == 0
+
+
+def test_doctor_tests_the_engines_that_were_built_for_a_gpu_and_no_other(machine, trt, tiny_bundle, cache):
+    (before,) = doctor._on_gpu(tiny_bundle, "cuda:0")
+    stored(trt, tiny_bundle, "fp32")
+    (after,) = doctor._on_gpu(tiny_bundle, "cuda:0")
+
+    assert before.is_passed is None
+    assert "`ecgbatch build tiny --device cuda:0`" in before.detail
+    assert (after.name, after.is_passed) == ("tiny on cuda:0 in fp32", True)
+
+
 def test_a_graph_that_the_parser_refuses_is_an_error(trt, tiny_bundle, tmp_path):
     graph = tmp_path / "model.onnx"
     graph.write_bytes(b"no graph")
@@ -345,28 +475,26 @@ def test_a_plan_that_tensorrt_refuses_is_an_error(machine, trt, tiny_bundle, raw
     machine.load_error = "serialization assertion"
 
     with pytest.raises(EngineError, match="TensorRT does not take the plan: serialization assertion"):
-        trt.load(tiny_bundle, raw, index=0, precision="fp32", batch=BATCH)
+        trt.load(tiny_bundle, raw, index=0, variant="fp32", batch=BATCH)
 
 
-def test_an_engine_of_another_bundle_never_reaches_tensorrt(machine, trt, other_bundle, raw):
-    machine.load_error = "must not be asked"
-
-    with pytest.raises(EngineError, match="built for input '8 x 2500', expected '12 x 600'"):
-        trt.load(other_bundle, raw, index=0, precision="fp32", batch=BATCH)
+def test_the_plan_of_another_bundle_is_refused(trt, other_bundle, raw):
+    with pytest.raises(EngineError, match=r"engine: x is .*8, 2500.* expected FLOAT"):
+        trt.load(other_bundle, raw, index=0, variant="fp32", batch=BATCH)
 
 
 def test_memory_that_runs_out_is_an_error_that_says_so(machine, trt, tiny_bundle, raw):
     machine.free_bytes = 100_000
 
     with pytest.raises(EngineError, match=r"model 'tiny' on cuda:0: CUDAError: CUDA_ERROR_OUT_OF_MEMORY"):
-        trt.load(tiny_bundle, raw, index=0, precision="fp32", batch=BATCH)
+        trt.load(tiny_bundle, raw, index=0, variant="fp32", batch=BATCH)
 
 
 def test_no_memory_for_a_context_is_an_error_that_says_so(machine, trt, tiny_bundle, raw):
     machine.context_error = "out of memory"
 
     with pytest.raises(EngineError, match="no memory for a context; take a smaller --batch: out of memory"):
-        trt.load(tiny_bundle, raw, index=0, precision="fp32", batch=BATCH)
+        trt.load(tiny_bundle, raw, index=0, variant="fp32", batch=BATCH)
 
 
 def test_a_device_that_is_lost_ends_the_stream_and_every_later_one(machine, engine, x):
@@ -417,51 +545,33 @@ def test_a_library_that_is_not_installed_is_one_line_that_names_the_extra(machin
         importlib.import_module("ecgbatch.runtimes.trt")
 
 
-def built(trt, bundle, *, graph=None, index=0, timings=None, observe=lambda *_: None):
+def built(trt, bundle, *, graph=None, index=0, batch=BATCH, timings=None, observe=lambda *_: None):
     return trt.build(
         bundle,
         graph or bundle.folder / "model.onnx",
         index=index,
-        precision="fp32",
-        batch=BATCH,
+        batch=batch,
         timings=timings,
         observe=observe,
     )
 
 
-def kept(bundle, cache, precision, *, verify=lambda engine: {}):
+def kept(bundle, precision, *, verify=lambda engine: GOOD):
     return on_gpu.keep(
-        bundle,
-        bundle.folder / "model.onnx",
-        "cuda:0",
-        precision,
-        batch=BATCH,
-        cache=cache,
-        verify=verify,
-        timings_in=cache.folder,
-        observe=lambda *_: None,
+        bundle, bundle.folder / "model.onnx", "cuda:0", precision, verify=verify, observe=lambda *_: None
     )
 
 
-class Cache:
-    """The least that a cache of engines must be: a folder for each precision."""
+def stored(trt, bundle, precision, told=FAST, *, index=0):
+    """An engine in the cache, of which this was told."""
+    raw = built(trt, bundle, index=index, batch=on_gpu.BATCH)
+    facts = trt.facts(bundle, index=index, precision=precision, batch=on_gpu.BATCH)
+    told = {"variant": precision, **told}
+    return engine_cache.keep(facts, lambda folder: (folder / "model.engine").write_bytes(raw), told)
 
-    def __init__(self, folder):
-        self.folder, self.told, self.facts = folder, {}, {}
 
-    def kept(self, facts):
-        precision = facts["precision"]
-        if precision not in self.told:
-            return None
-        assert self.facts[precision] == facts
-        return SimpleNamespace(told=self.told[precision], path=lambda name: self.folder / precision / name)
-
-    def keep(self, facts, write, told):
-        place = self.folder / facts["precision"]
-        place.mkdir(parents=True)
-        write(place)
-        self.told[facts["precision"]], self.facts[facts["precision"]] = dict(told), facts
-        return self.kept(facts)
+def opened(bundle, device="cuda:0", precision="fp32", *, batch=None):
+    return on_gpu.opened(bundle, device, precision, batch=batch, cache=engine_cache)
 
 
 def host(view):
@@ -491,6 +601,7 @@ class Machine:
 
     def __post_init__(self):
         self.thread = threading.local()  # each has a current device of its own
+        self.names = ["stand-in"] * 8
         self.addresses: dict[str, int] = {}
         self.timings_read: list[bytes] = []
         self.flags: set[str] = set()
@@ -594,7 +705,7 @@ def _fill_cuda(machine, core, utils):
 
     class Device:
         def __init__(self, index):
-            self.device_id, self.name, self.arch = index, "stand-in", "90"
+            self.device_id, self.name, self.arch = index, machine.names[index], "90"
 
         @classmethod
         def get_all_devices(cls):

@@ -87,6 +87,12 @@ class Slot:
         )
         return logits, embedding
 
+    def send(self, x: np.ndarray) -> None:
+        """Copy x of the host to the device as `start` does, into pinned memory first, and wait; nothing runs on it."""
+        self._from_host(x, self._sizes[profiles.size_for(len(x), self._sizes)])
+        self._lane.stream.record(self._done)
+        self.wait()
+
     def wait(self) -> None:
         """Until the device has done all that was enqueued."""
         self._done.sync()

@@ -1,11 +1,9 @@
-"""A compiled engine on disk: a line of facts it was built under and hashes, then TensorRT's plan.
+"""What a TensorRT plan depends on, and that it is a plan of its bundle.
 
 A plan is code for one GPU, one version of the library and one model. TensorRT notices some of what is wrong with one,
-so nothing is handed to it before the facts and the hash have been compared.
+so nothing is handed to it before the cache has compared the facts and the hash of the file.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,9 +11,7 @@ from importlib.metadata import version
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import EngineError
 
-__all__ = ["Gpu", "Tensor", "facts", "packed", "refuse_other", "refuse_tensors", "unpacked"]
-
-_MAGIC = b"ecgbatch engine 1\n"
+__all__ = ["Gpu", "Tensor", "facts", "refuse_tensors"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +39,7 @@ def facts(bundle: Bundle, gpu: Gpu, *, precision: str, sizes: Sequence[int]) -> 
     """All that an engine depends on: another value of any of them is another engine."""
     return {
         "model": bundle.hashes["model.onnx"],
+        "labels": bundle.hashes["labels.csv"],  # calibration and thresholds, which parity depends on
         "precision": precision,
         "device": "cuda",
         "gpu": gpu.name,
@@ -54,42 +51,6 @@ def facts(bundle: Bundle, gpu: Gpu, *, precision: str, sizes: Sequence[int]) -> 
         "batches": " ".join(map(str, sizes)),
         **({"graph": bundle.hashes.get("model.int8.onnx", "own")} if precision == "int8" else {}),
     }
-
-
-def packed(about: Mapping[str, str], graph_sha256: str, plan: bytes) -> bytes:
-    """The file of a plan that was built of that graph under these facts."""
-    head = {"facts": dict(about), "graph_sha256": graph_sha256, "plan_sha256": hashlib.sha256(plan).hexdigest()}
-    return _MAGIC + json.dumps(head, ensure_ascii=False, sort_keys=True).encode() + b"\n" + plan
-
-
-def unpacked(raw: bytes, expected: Mapping[str, str], *, where: str) -> tuple[str, bytes]:
-    """The hash of the graph and the plan in a file, where it was built under just these facts.
-
-    Raises:
-        EngineError: it was not, or the file is damaged or no engine.
-    """
-    head, _, plan = raw.removeprefix(_MAGIC).partition(b"\n")
-    try:
-        content = json.loads(head) if raw.startswith(_MAGIC) else {}
-        found, graph, sha256 = content["facts"], str(content["graph_sha256"]), content["plan_sha256"]
-        refuse_other(found, expected, where=where)
-    except (ValueError, TypeError, KeyError, AttributeError) as err:
-        raise EngineError(f"{where}: not an engine of this version of ecgbatch; build it again") from err
-    if sha256 != hashlib.sha256(plan).hexdigest():
-        raise EngineError(f"{where}: damaged, its plan is not the one its hash was taken of; build it again")
-    return graph, plan
-
-
-def refuse_other(found: Mapping[str, str], expected: Mapping[str, str], *, where: str) -> None:
-    """Nothing, where an engine's facts are the expected ones.
-
-    Raises:
-        EngineError: one of them differs.
-    """
-    for key in sorted(expected.keys() | found.keys()):
-        if found.get(key) != expected.get(key):
-            what = f"{key} {found.get(key)!r}, expected {expected.get(key)!r}"
-            raise EngineError(f"{where}: built for {what}; build it again")
 
 
 def refuse_tensors(found: Mapping[str, Tensor], built: Sequence[int], bundle: Bundle, *, sizes: Sequence[int]) -> None:

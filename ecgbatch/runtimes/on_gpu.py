@@ -1,24 +1,29 @@
 """Engines on GPUs as scoring and building want them: from the cache, or into it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ecgbatch import engine_cache
 from ecgbatch.bundle import Bundle
+from ecgbatch.engine_cache import Kept
 from ecgbatch.errors import EngineError
+from ecgbatch.parity import LIMITS, Parity
 from ecgbatch.runtimes import placement
 
 if TYPE_CHECKING:
     from ecgbatch.runtimes.trt import Observer, TrtEngine
 
-__all__ = ["BATCH", "PRECISIONS", "Cache", "Kept", "keep", "opened"]
+__all__ = ["BATCH", "PRECISIONS", "keep", "kept", "opened"]
 
 BATCH = 256
-"""Records at once where nothing else is asked for: large enough for a GPU's matrix units, 20 MB of input."""
+"""The largest batch that engines are built for: it fills a GPU's matrix units, and is 20 MB of input."""
 PRECISIONS = ("int8", "fp16", "bf16", "fp32")
 _FILE = "model.engine"
 _TIMED_BY = ("gpu", "architecture", "driver", "tensorrt")
@@ -27,53 +32,41 @@ _RATED = 64
 """Batches that an engine's rate is measured on."""
 
 
-class Kept(Protocol):
-    """An engine's place in the cache."""
-
-    @property
-    def told(self) -> Mapping[str, Any]:
-        """What was measured when it was built."""
-        ...
-
-    def path(self, name: str) -> Path:
-        """Where a file of it lies."""
-        ...
-
-
-class Cache(Protocol):
-    """What `engine_cache` is."""
-
-    def kept(self, facts: Mapping[str, str]) -> Kept | None:
-        """The engine of these facts; an EngineError where there is one of others."""
-        ...
-
-    def keep(self, facts: Mapping[str, str], write: Callable[[Path], object], told: Mapping[str, Any]) -> Kept:
-        """The engine whose files `write` puts into the folder it is given."""
-        ...
-
-
-def opened(bundle: Bundle, device: str, precision: str, *, batch: int | None, cache: Cache) -> "TrtEngine":
+def opened(bundle: Bundle, device: str, precision: str, *, batch: int | None, cache: ModuleType) -> "TrtEngine":
     """The engine that was built for that GPU in that precision; for `auto` the fastest that was.
 
+    Without `batch` it takes `BATCH` records at once; a smaller batch runs in the smallest profile that holds it.
+
     Raises:
-        EngineError: none was, it is not to be trusted, or there is no such GPU.
+        EngineError: none was, it is not to be trusted, takes no batch so large, or there is no such GPU.
+    """
+    from ecgbatch.runtimes import trt
+
+    assert cache is engine_cache, "engines come from nowhere else"
+    if precision not in ("auto", *PRECISIONS):
+        raise EngineError(f"precision {precision!r} on {device}, expected 'auto' or one of {', '.join(PRECISIONS)}")
+    found = kept(bundle, device, PRECISIONS if precision == "auto" else (precision,))
+    if not found:
+        build = f"`ecgbatch build {bundle.name} --device {device} --precision {precision}`"
+        raise EngineError(f"model {bundle.name!r} on {device}: no engine was built in {precision}; run {build}")
+    fastest = max(found, key=lambda each: _ecg_per_s(found[each], each))
+    plan, variant = found[fastest].path(_FILE).read_bytes(), str(found[fastest].told["variant"])
+    return trt.load(bundle, plan, index=_one(device), variant=variant, batch=BATCH, at_once=batch)
+
+
+def kept(bundle: Bundle, device: str, precisions: Iterable[str] = PRECISIONS) -> dict[str, Kept]:
+    """The engines that were built for that GPU, by precision.
+
+    Raises:
+        EngineError: one is not to be trusted, or there is no such GPU.
     """
     from ecgbatch.runtimes import trt
 
     index = _one(device)
-    if precision not in ("auto", *PRECISIONS):
-        raise EngineError(f"precision {precision!r} on {device}, expected 'auto' or one of {', '.join(PRECISIONS)}")
-    size = batch or BATCH
-    asked = PRECISIONS if precision == "auto" else (precision,)
-    found = {each: cache.kept(trt.facts(bundle, index=index, precision=each, batch=size)) for each in asked}
-    rates = {each: float(kept.told["ecg_per_s"]) for each, kept in found.items() if kept}
-    if not rates:
-        build = f"`ecgbatch build {bundle.name} --device {device} --precision {precision}`"
-        raise EngineError(f"model {bundle.name!r} on {device}: no engine was built in {precision}; run {build}")
-    fastest = max(rates, key=lambda each: rates[each])
-    kept = found[fastest]
-    assert kept is not None
-    return trt.load(bundle, kept.path(_FILE).read_bytes(), index=index, precision=fastest, batch=size)
+    found = {
+        each: engine_cache.kept(trt.facts(bundle, index=index, precision=each, batch=BATCH)) for each in precisions
+    }
+    return {each: engine for each, engine in found.items() if engine is not None}
 
 
 def keep(
@@ -82,29 +75,32 @@ def keep(
     device: str,
     precision: str,
     *,
-    batch: int | None,
-    cache: Cache,
-    verify: Callable[["TrtEngine"], Mapping[str, Any]],
-    timings_in: Path,
+    verify: Callable[["TrtEngine"], Parity],
     observe: "Observer",
 ) -> Kept:
     """Compile the graph for that GPU, have it verified, measure it and keep it.
 
-    `verify` gives what is to be remembered of the engine, and raises where it is not to be trusted. What builds for the
-    same GPU have measured lies in the folder `timings_in`, and makes the next one faster.
+    `verify` gives the engine's parity, and raises where it is not to be trusted. What builds for the same GPU have
+    measured lies beside the engines, and makes the next one faster.
 
     Raises:
         EngineError: it cannot be built, or is not to be trusted; nothing is kept then.
     """
     from ecgbatch.runtimes import trt
 
-    index, size = _one(device), batch or BATCH
-    about = trt.facts(bundle, index=index, precision=precision, batch=size)
-    timings = _timings(timings_in, about)
-    raw = trt.build(bundle, graph, index=index, precision=precision, batch=size, timings=timings, observe=observe)
-    engine = trt.load(bundle, raw, index=index, precision=precision, batch=size)
-    told = {**verify(engine), "ecg_per_s": _rate(engine), "left_in_float32": engine.left_in_float32()}
-    return cache.keep(about, lambda folder: (folder / _FILE).write_bytes(raw), told)
+    index = _one(device)
+    about = trt.facts(bundle, index=index, precision=precision, batch=BATCH)
+    timings = _timings(engine_cache.folder(), about)
+    plan = trt.build(bundle, graph, index=index, batch=BATCH, timings=timings, observe=observe)
+    variant = "fp32" if precision == "fp32" else f"{precision} {sha256(graph.read_bytes()).hexdigest()[:16]}"
+    engine = trt.load(bundle, plan, index=index, variant=variant, batch=BATCH)
+    told = {
+        "variant": variant,
+        "parity": asdict(verify(engine)),
+        "ecg_per_s": _rate(engine),
+        "left_in_float32": engine.left_in_float32(),
+    }
+    return engine_cache.keep(about, lambda folder: (folder / _FILE).write_bytes(plan), told)
 
 
 def _one(device: str) -> int:
@@ -114,9 +110,29 @@ def _one(device: str) -> int:
     return indices[0]
 
 
+def _ecg_per_s(engine: Kept, precision: str) -> float:
+    """The rate that was measured of an engine whose parity is within the limits.
+
+    Raises:
+        EngineError: it is not, or it was not told.
+    """
+    where = f"engine {engine.folder.name}"
+    try:
+        found, rate = Parity(**engine.told["parity"]), float(engine.told["ecg_per_s"])
+        is_good = found.keeps(LIMITS[precision]) and engine.told["variant"].partition(" ")[0] == precision
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
+        raise EngineError(f"{where}: its parity cannot be read ({err}), expected it told; build it again") from err
+    if not is_good:
+        raise EngineError(f"{where}: not within its limits, expected each kept; build it again")
+    return rate
+
+
 def _timings(folder: Path, about: Mapping[str, str]) -> Path:
     by = sha256(repr([about[name] for name in _TIMED_BY]).encode()).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise EngineError(f"engine cache {folder}: cannot be written: {err.strerror}") from err
     return folder / f"timings-{by[:16]}"
 
 

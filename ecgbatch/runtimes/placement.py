@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from ecgbatch.errors import EngineError
 
-__all__ = ["gpus", "merged", "own_shards", "require_present", "split"]
+__all__ = ["gpus", "listed", "merged", "own_shards", "require_present", "split"]
 
 T = TypeVar("T")
 _Item = tuple[int, T] | BaseException | None
@@ -38,6 +38,11 @@ def gpus(device: str) -> tuple[int, ...]:
     if len(set(indices)) < len(indices):
         raise EngineError(f"device {device!r} names a GPU twice, expected each once")
     return indices
+
+
+def listed(devices: str) -> list[str]:
+    """The devices of a list: `cpu,cuda:0,1` is the CPU, and the GPUs 0 and 1 together."""
+    return re.split(r",(?!\d)", devices)
 
 
 def split(device: str) -> list[str]:

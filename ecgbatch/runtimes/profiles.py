@@ -40,7 +40,7 @@ def size_for(n: int, built: Sequence[int]) -> int:
     for at, size in enumerate(built):
         if n <= size:
             return at
-    raise EngineError(f"batch of {n} records, expected at most {built[-1]}; build an engine for larger batches")
+    raise EngineError(f"batch of {n} records, expected at most {built[-1]}; take a smaller --batch")
 
 
 def fill(x: Float32[ndarray, "record ..."], out: Float32[ndarray, "size ..."]) -> None:

@@ -8,7 +8,6 @@ cuda_slot those of memory. Precision is the graph's: TensorRT 11 knows no other.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, SupportsInt, TypeVar
@@ -68,17 +67,15 @@ def facts(bundle: Bundle, *, index: int, precision: str, batch: int) -> dict[str
     return engine_file.facts(bundle, gpu, precision=precision, sizes=profiles.sizes(batch))
 
 
-def build(
-    bundle: Bundle, graph: Path, *, index: int, precision: str, batch: int, timings: Path | None, observe: Observer
-) -> bytes:
-    """An engine file: the ONNX graph of `bundle` in that precision, compiled for GPU `index`, a profile for each size.
+def build(bundle: Bundle, graph: Path, *, index: int, batch: int, timings: Path | None, observe: Observer) -> bytes:
+    """A plan: the ONNX graph of `bundle`, compiled for GPU `index`, with a profile for each size.
 
     `timings` keeps what builds on the same GPU have measured; it is read where it exists, and written.
 
     Raises:
         EngineError: TensorRT does not take the graph, or cannot build it.
     """
-    about = facts(bundle, index=index, precision=precision, batch=batch)
+    _device(index)
     log = _Log()
     with _told(f"cuda:{index}, {graph.name}", log):
         builder = trt.Builder(log)
@@ -99,18 +96,21 @@ def build(
         _require(plan is not None, log, "cannot build the engine")
         if timings:
             _replace(timings, bytes(memoryview(config.get_timing_cache().serialize())))
-        return engine_file.packed(about, sha256(graph.read_bytes()).hexdigest(), bytes(memoryview(plan)))
+        return bytes(memoryview(plan))
 
 
-def load(bundle: Bundle, raw: bytes, *, index: int, precision: str, batch: int) -> "TrtEngine":
-    """The engine of an engine file, on GPU `index`, ready to run.
+def load(
+    bundle: Bundle, plan: bytes, *, index: int, variant: str, batch: int, at_once: int | None = None
+) -> "TrtEngine":
+    """The engine of a plan that was built for `batch` on a GPU like `index`, ready to run there.
+
+    It takes `at_once` records at once, by default `batch`, and has no more memory than these need.
 
     Raises:
-        EngineError: it was built of another model, for another GPU, version or batch; or the GPU has no memory for it.
+        EngineError: TensorRT does not take it here, its tensors are not the bundle's, it was built for another batch or
+            for fewer at once, or the GPU has no memory for it.
     """
     where = f"model {bundle.name!r} on cuda:{index}"
-    about = facts(bundle, index=index, precision=precision, batch=batch)
-    graph, plan = engine_file.unpacked(raw, about, where=where)
     device = _device(index)
     log = _Log()
     with _told(where, log):
@@ -119,8 +119,9 @@ def load(bundle: Bundle, raw: bytes, *, index: int, precision: str, batch: int) 
         _require(compiled is not None, log, "does not take the plan")
         sizes = profiles.sizes(batch)
         engine_file.refuse_tensors(_tensors(compiled), _sizes(compiled), bundle, sizes=sizes)
-        variant = precision if precision == "fp32" else f"{precision} {graph[:16]}"
-        return TrtEngine(bundle, (runtime, compiled), device, log, variant=variant, sizes=sizes)
+        sizes = sizes[: profiles.size_for(at_once or batch, sizes) + 1]
+        loaded = (runtime, compiled)
+        return TrtEngine(bundle, loaded, device, log, variant=variant, batch=at_once or batch, sizes=sizes)
 
 
 class TrtEngine:
@@ -134,10 +135,11 @@ class TrtEngine:
         log: "_Log",
         *,
         variant: str,
+        batch: int,
         sizes: Sequence[int],
     ) -> None:
         self.bundle = bundle
-        self.batch = sizes[-1]
+        self.batch = batch
         self.variant = variant
         self._device = device
         self._log = log
@@ -192,6 +194,11 @@ class TrtEngine:
         """
         with self._running():
             return self._slots[0].on_device(x)
+
+    def send(self, x: np.ndarray) -> None:
+        """Copy at most `batch` records to the GPU and wait until they are there; nothing is computed of them."""
+        with self._running():
+            self._slots[0].send(x)
 
     def left_in_float32(self) -> list[str]:
         """Names of the layers that compute in float32, whatever precision was asked for.
@@ -354,6 +361,10 @@ def _told(where: str, log: _Log | None = None) -> Iterator[None]:
 
 def _replace(path: Path, content: bytes) -> None:
     """Two builds may write it at once: whole, and the last one's stays."""
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
-        partial.write(content)
-    Path(partial.name).replace(path)
+    partial = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115
+    try:
+        with partial:
+            partial.write(content)
+        Path(partial.name).replace(path)
+    finally:
+        Path(partial.name).unlink(missing_ok=True)  # where it has not taken its place
