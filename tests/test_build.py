@@ -25,7 +25,7 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 import tomli_w  # noqa: E402
 
-from ecgbatch.train import calibration, metrics  # noqa: E402
+from ecgbatch.train import calibration, metrics, variant  # noqa: E402
 
 GOOD = Parity(n_ecgs=8, worst_probability=0.02, flip_share=0.001, auc_change={"AFIB": 0.001})
 
@@ -406,6 +406,57 @@ def test_a_bundle_may_be_written_over_itself(in_place, int8_bundle):
     assert in_place.parity["int8"].n_ecgs == 8
     assert (in_place.folder / "CARD.md").read_text().count("## In int8") == 1
     assert sorted(path.name for path in in_place.folder.parent.iterdir()) == ["cache", "tiny"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from ecgbatch.bundle import Bundle
+from ecgbatch.errors import BundleError, OutputError
+from ecgbatch.parity import Parity
+from ecgbatch.train import variant
+folder = Path(sys.argv[1])
+for at in range(15):
+    graph = folder.parent / f"{sys.argv[2]}.onnx"
+    graph.write_bytes(f"{sys.argv[2]} {at}".encode())
+    try:
+        variant.add(Bundle.load(folder), "int8", graph, Parity(n_ecgs=1, worst_probability=0.0, flip_share=0.0), folder)
+    except (BundleError, OutputError) as err:
+        assert "not the file" in str(err) or "another process" in str(err), err  # it read while the other wrote
+"""
+
+
+def test_a_bundle_that_two_write_over_at_once_stays_a_bundle(int8_bundle, tmp_path):
+    folder = shutil.copytree(int8_bundle.folder, tmp_path / "tiny")
+    (folder / "notes").mkdir()
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, folder, name]) for name in ("one", "two")]
+
+    assert [each.wait() for each in writers] == [0, 0]
+    Bundle.load(folder)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in int8_bundle.folder.iterdir()} | {"notes"}
+
+
+def test_a_bundle_that_cannot_be_written_over_stays_as_it_is(int8_bundle, tmp_path):
+    folder = shutil.copytree(int8_bundle.folder, tmp_path / "tiny")
+
+    with pytest.raises(OutputError, match="cannot be written"):
+        variant.add(Bundle.load(folder), "int8", tmp_path / "none.onnx", GOOD, folder)
+
+    assert Bundle.load(folder).parity == int8_bundle.parity
+    assert {path.name for path in folder.iterdir()} == {path.name for path in int8_bundle.folder.iterdir()}
+
+
+def test_a_bundle_behind_a_link_is_written_where_it_lies(int8_bundle, tmp_path, monkeypatch):
+    folder = shutil.copytree(int8_bundle.folder, tmp_path / "tiny")
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+
+    variant.add(Bundle.load(link), "int8", int8_bundle.folder / "model.int8.onnx", replace(GOOD, n_ecgs=5), link)
+    assert link.is_symlink()
+    assert Bundle.load(folder).parity["int8"].n_ecgs == 5
+    monkeypatch.chdir(folder)
+    variant.add(Bundle.load(Path()), "int8", int8_bundle.folder / "model.int8.onnx", GOOD, Path())
+    assert Bundle.load(folder).parity["int8"] == GOOD
 
 
 def test_the_auc_of_parity_is_that_of_evaluation(rng):
