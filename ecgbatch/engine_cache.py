@@ -1,6 +1,6 @@
 """The cache of engines: each in a folder of its own, whole or not at all, trusted only where all its facts still hold.
 
-    CACHE/<model>-<precision>-<device>-<key>/engine.json    files, facts, what was measured, and a sha256 of it all
+    CACHE/<model>-<precision>-<device>-…-<key>/engine.json  files, facts, what was measured, and a sha256 of it all
                                              model.onnx …   the files
 
 The folder is named for the model that the engine is of, so that one that was built for another machine or by another
@@ -29,6 +29,8 @@ __all__ = ["Kept", "Profile", "folder", "keep", "kept", "key", "require_writable
 
 _IDENTITY = ("model", "precision", "device")
 """The facts that say what an engine is of; the others say for what and by what it was built."""
+_SHIPPED = "graph"
+"""And, where there may be one, the graph that the bundle ships: beside another one it is another engine."""
 _FACTS = "engine.json"
 _ABANDONED_S = 86400.0
 _LOOKS = 5
@@ -280,7 +282,8 @@ def _name(facts: Mapping[str, str]) -> str:
 
 def _prefix(facts: Mapping[str, str]) -> str:
     model, precision, device = (facts[name] for name in _IDENTITY)
-    return f"{model[:16]}-{precision}-{device.replace(':', '')}"
+    shipped = f"-{facts[_SHIPPED][:8]}" if _SHIPPED in facts else ""
+    return f"{model[:16]}-{precision}-{device.replace(':', '')}{shipped}"
 
 
 def _sha256(path: Path) -> str:
