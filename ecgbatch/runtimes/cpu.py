@@ -74,7 +74,7 @@ def facts(bundle: Bundle, precision: str) -> dict[str, str]:
         **({"graph": bundle.hashes.get(VARIANTS[precision], "none")} if precision in VARIANTS else {}),
         "precision": precision,
         "device": "cpu",
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "processor": _processor(),
         "openvino": ov.__version__,
     }
