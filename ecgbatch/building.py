@@ -2,19 +2,19 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ecgbatch import admission, engine_cache, parity, progress
+from ecgbatch import admission, engine_cache, parity, parts, progress
 from ecgbatch.bundle import VARIANTS, Bundle
-from ecgbatch.engine_cache import Kept
+from ecgbatch.engine_cache import Profile
 from ecgbatch.errors import EngineError, UsageError
 from ecgbatch.parity import LIMITS, Parity
-from ecgbatch.runtimes import BATCH, Engine, open_engine
+from ecgbatch.runtimes import BATCH, Engine, is_gpu
 
 if TYPE_CHECKING:
     from ecgbatch.train.calibration import Calibration
@@ -52,21 +52,15 @@ def build(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda _
     """
     if bundle.parent is not None:
         raise UsageError(f"model {bundle.name!r}: a head, expected the model it is on; build {bundle.parent.name!r}")
-    is_gpu = order.device.partition(":")[0] == "cuda"
-    precision = _precision_on_gpu(order) if is_gpu else _precision(bundle, order)
+    precision = _precision_on_gpu(order) if is_gpu(order.device) else _precision(bundle, order)
     _require_out(bundle, order.out, precision)
-    ecgs = _calibration(bundle, order, say)
-    if is_gpu:
-        return _on_gpu(bundle, order, ecgs, say)
-    with TemporaryDirectory() as scratch:
-        graph = _graph(bundle, precision, ecgs, Path(scratch), say)
-        kept = _on_cpu(bundle, precision, graph, ecgs, say)
-    if order.out is None:
-        return kept.folder
-    from ecgbatch.train import variant
-
-    found = Parity(**kept.told["parity"])
-    return variant.add(bundle, precision, kept.path(VARIANTS[precision]), found, order.out).folder
+    engine_cache.require_writable()
+    try:
+        ecgs = _calibration(bundle, order, say)
+        make = _on_gpu if is_gpu(order.device) else _on_cpu
+        return make(bundle, precision, order, ecgs, say)
+    except OSError as err:
+        raise EngineError(f"model {bundle.name!r} in {precision}: cannot be built: {parts.cause(err)}") from err
 
 
 def _require_out(bundle: Bundle, out: Path | None, precision: str) -> None:
@@ -146,9 +140,36 @@ def _quantised(bundle: Bundle, ecgs: "Calibration", out: Path, say: Callable[[st
 
 
 def _on_cpu(
+    bundle: Bundle, precision: str, order: Order, ecgs: "Calibration | None", say: Callable[[str], None]
+) -> Path:
+    """Make the graph, compile, verify, measure and keep; what is written to `out` is kept as the engine of that."""
+    from ecgbatch.runtimes import cpu
+
+    name = VARIANTS.get(precision, "model.onnx")
+    with TemporaryDirectory() as scratch:
+        graph = _graph(bundle, precision, ecgs, Path(scratch), say)
+        found, profile = _measured(bundle, precision, graph, ecgs, say)
+        made = bundle
+        if order.out is not None:
+            from ecgbatch.train import variant
+
+            made = variant.add(bundle, precision, graph, found, order.out)
+        kept = engine_cache.keep(
+            cpu.facts(made, precision),
+            lambda folder: shutil.copyfile(graph, folder / name),
+            {"parity": asdict(found), "profile": asdict(profile)},
+        )
+    return kept.folder if order.out is None else made.folder
+
+
+def _measured(
     bundle: Bundle, precision: str, graph: Path, ecgs: "Calibration | None", say: Callable[[str], None]
-) -> Kept:
-    """Compile, verify, measure and keep."""
+) -> tuple[Parity, Profile]:
+    """How near the engine of that graph is to the model, and how fast.
+
+    Raises:
+        EngineError: it is not within its limits.
+    """
     from ecgbatch.runtimes import cpu, sweep
 
     reference = admission.admitted(cpu.load(bundle, batch=BATCH))
@@ -161,20 +182,16 @@ def _on_cpu(
         f"{engine}: {profile.ecg_per_s:.0f} ECG/s in batches of {profile.batch} on {profile.n_streams} streams, "
         f"{profile.ecg_per_s / profile.ecg_per_s_fp32:.2f} times fp32"
     )
-    name = VARIANTS.get(precision, "model.onnx")
-    return engine_cache.keep(
-        cpu.facts(bundle, precision),
-        lambda folder: shutil.copyfile(graph, folder / name),
-        {"parity": asdict(found), "profile": asdict(profile)},
-    )
+    return found, profile
 
 
-def _on_gpu(bundle: Bundle, order: Order, ecgs: "Calibration | None", say: Callable[[str], None]) -> Path:
+def _on_gpu(
+    bundle: Bundle, precision: str, order: Order, ecgs: "Calibration | None", say: Callable[[str], None]
+) -> Path:
     """Compile, verify, measure and keep, for one GPU."""
-    from ecgbatch.runtimes import on_gpu
+    from ecgbatch.runtimes import cpu, on_gpu
 
-    precision = _precision_on_gpu(order)
-    reference = admission.admitted(open_engine(bundle, "cpu", "fp32"))
+    reference = admission.admitted(cpu.load(bundle, batch=BATCH))
 
     def verify(engine: Engine) -> Parity:
         found = _verified(reference, engine, ecgs)
@@ -216,18 +233,17 @@ def _gpu_graph(
 
 
 def _verified(reference: Engine, engine: Engine, ecgs: "Calibration | None") -> Parity:
-    """Parity on the reference ECGs and on those that are at hand to verify with."""
+    """Parity with what the model said of the reference ECGs, and of those at hand to verify with says here in fp32."""
     bundle = engine.bundle
-    x, _ = admission.reference(bundle)
-    parts = [x] if ecgs is None else [x, ecgs.verified]
-    expected, found = (
-        np.concatenate([bundle.probabilities(each(part)[0]) for part in parts]) for each in (reference, engine)
-    )
-    compared = _compared(bundle, expected, found)
-    if ecgs is None or ecgs.targets is None:
+    x, expected = admission.reference(bundle)
+    found = bundle.probabilities(engine(x)[0])
+    if ecgs is None:
+        return _compared(bundle, expected, found)
+    before, after = (bundle.probabilities(each(ecgs.verified)[0]) for each in (reference, engine))
+    compared = _compared(bundle, np.concatenate([expected, before]), np.concatenate([found, after]))
+    if ecgs.targets is None:
         return compared
-    change = _auc_change(bundle, ecgs.targets, expected[len(x) :], found[len(x) :])
-    return Parity(**{**asdict(compared), "auc_change": change})
+    return replace(compared, auc_change=_auc_change(bundle, ecgs.targets, before, after))
 
 
 def _compared(bundle: Bundle, expected: np.ndarray, found: np.ndarray) -> Parity:

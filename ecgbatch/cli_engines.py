@@ -1,11 +1,14 @@
 """The commands about engines: building them, measuring them, and asking what this machine can do."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option, Typer
 
 from ecgbatch.console import needs, report_errors, say
+
+if TYPE_CHECKING:
+    from ecgbatch.bundle import Bundle
 
 __all__ = ["add_commands"]
 
@@ -36,13 +39,23 @@ def build_command(
     """
     with report_errors(), needs("train"):
         from ecgbatch import building
-        from ecgbatch.train import checkpoint
 
         order = building.Order(
             device=device, precision=precision, calibrate=tuple(calibrate or ()), labels=labels, out=out
         )
-        made = building.build(checkpoint.find(model), order, say=say)
+        made = building.build(_found(model), order, say=say)
     print(made)
+
+
+def _found(model: str) -> "Bundle":
+    """The bundle of that name, or of that training or checkpoint, which takes the libraries of training to read."""
+    from ecgbatch import bundle
+
+    if bundle.is_bundle(Path(model)) or not Path(model).exists():
+        return bundle.find(model)
+    from ecgbatch.train import checkpoint
+
+    return checkpoint.find(model)
 
 
 def bench_command(

@@ -12,7 +12,7 @@ from ecgbatch.errors import ArchiveError, OutputError
 from ecgbatch.plan import Plan
 from ecgbatch.remote import is_url
 
-__all__ = ["named", "planned", "require_sources", "spare_foreign"]
+__all__ = ["named", "planned", "recorded", "require_sources", "spare_foreign"]
 
 
 def named(sources: Sequence[Path | str]) -> list[str]:
@@ -43,6 +43,17 @@ def spare_foreign(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be a run folder: {err.strerror}") from err
     if "plan.parquet" not in found and (foreign := found - {".lock", "plan.parquet.partial"}):
         raise OutputError(f"{folder}: holds {min(foreign)!r} and no plan, expected a new folder or a run of ecgbatch")
+
+
+def recorded(folder: Path, setting: str) -> list[str]:
+    """What the run in `folder` was begun with, one of each network; none where there is no run, or it tells nothing.
+
+    Raises:
+        OutputError: its plan cannot be read.
+    """
+    path = folder / "plan.parquet"
+    told = Plan.open(path).settings.get(setting) if path.exists() else None
+    return str(told).split(", ") if told else []
 
 
 def planned(folder: Path, sources: Sequence[Path | str], settings: Mapping[str, Any], *, existed: bool) -> Plan:
@@ -77,7 +88,8 @@ def _refuse_another(folder: Path, before: Mapping[str, Any], settings: Mapping[s
     for name, value in before.items():
         if settings.get(name) != value:
             detail = f"{name.replace('_', '-')} {_plain(value)}, not {_plain(settings.get(name))}"
-            raise OutputError(f"{folder}: holds a run with {detail}; use another --out for another run")
+            on = f"go on with --precision {str(value).partition(' ')[0]}, or " if name == "precision" else ""
+            raise OutputError(f"{folder}: holds a run with {detail}; {on}use another --out for another run")
 
 
 def _plain(value: Any) -> str:

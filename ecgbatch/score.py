@@ -95,8 +95,10 @@ def run(
     existed = os.path.exists(folder)
     planning.spare_foreign(folder)
     planning.require_sources(sources)
+    recorded = planning.recorded(folder, "precision")
     devices = [
-        opened(bundles, device, options.precision, batch=options.batch) for device in placement.split(options.device)
+        opened(bundles, device, options.precision, batch=options.batch, recorded=recorded)
+        for device in placement.split(options.device)
     ]
     _require_alike(devices)
     trunks = devices[0]

@@ -1,13 +1,14 @@
 """Networks that run once for all the models that share them."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from ecgbatch import admission
 from ecgbatch.bundle import Bundle, trunk_of
-from ecgbatch.errors import UsageError
+from ecgbatch.errors import EngineError, UsageError
 from ecgbatch.output import Outputs
 from ecgbatch.runtimes import Engine, Head, open_engine, open_head
 
@@ -33,10 +34,14 @@ class Trunk:
         return told
 
 
-def opened(bundles: Sequence[Bundle], device: str, precision: str, *, batch: int | None) -> list[Trunk]:
+def opened(
+    bundles: Sequence[Bundle], device: str, precision: str, *, batch: int | None, recorded: Sequence[str] = ()
+) -> list[Trunk]:
     """The networks that these models need, each of them once, in the order of the models; all admitted.
 
-    Without `batch` it is what suits the first of them.
+    The precision `auto` is the first of the `recorded` variants that a network can be had in; of those that heads are
+    on it is fp32 else, because the parity of heads in other precisions was never measured. Without `batch` it is what
+    suits the first of them.
 
     Raises:
         UsageError: two models, or a model and another one's parent, have one name.
@@ -54,11 +59,22 @@ def opened(bundles: Sequence[Bundle], device: str, precision: str, *, batch: int
         raise UsageError("two models of one name: their columns could not be told apart")
     found: list[Trunk] = []
     for fingerprint, trunk in trunks.items():
-        found.append(_opened(trunk, heads[fingerprint], device, precision, batch=batch))
+        on_it = heads[fingerprint]
+        wanted = [*recorded, "fp32" if on_it else "auto"] if precision == "auto" else [precision]
+        found.append(_opened(trunk, on_it, device, wanted, batch=batch))
         batch = found[0].engine.batch
     return found
 
 
-def _opened(trunk: Bundle, heads: Sequence[Bundle], device: str, precision: str, *, batch: int | None) -> Trunk:
-    engine = admission.admitted(open_engine(trunk, device, precision, batch=batch))
+def _opened(trunk: Bundle, heads: Sequence[Bundle], device: str, wanted: Sequence[str], *, batch: int | None) -> Trunk:
+    engine = admission.admitted(_engine(trunk, device, wanted, batch=batch))
     return Trunk(engine, tuple(admission.admitted_head(open_head(head, engine), engine) for head in heads))
+
+
+def _engine(trunk: Bundle, device: str, wanted: Sequence[str], *, batch: int | None) -> Engine:
+    """The first of these variants that can be had."""
+    *preferred, last = wanted
+    for variant in preferred:
+        with suppress(EngineError):
+            return open_engine(trunk, device, variant, batch=batch)
+    return open_engine(trunk, device, last, batch=batch)

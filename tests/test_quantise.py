@@ -1,5 +1,8 @@
 """Int8 graphs: what is rounded, what is held back, and that records do not see each other."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +200,11 @@ def test_an_int8_score_does_not_depend_on_the_size_of_the_batch(int8, tiny_bundl
     one, other = (cpu.load(tiny_bundle, batch=n, precision="int8", graph=int8)(x)[0] for n in (8, batch))
 
     assert_allclose(tiny_bundle.probabilities(other), tiny_bundle.probabilities(one), atol=1e-5)
+
+
+def test_onnx_runtime_leaves_nothing_in_the_home_folder(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    code = "import ecgbatch.train.quantise, ecgbatch.train.export"
+    subprocess.run([sys.executable, "-c", code], env={**environment, "HOME": str(tmp_path)}, check=True)
+
+    assert not list(tmp_path.iterdir())

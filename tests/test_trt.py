@@ -571,7 +571,7 @@ def stored(trt, bundle, precision, told=FAST, *, index=0):
 
 
 def opened(bundle, device="cuda:0", precision="fp32", *, batch=None):
-    return on_gpu.opened(bundle, device, precision, batch=batch, cache=engine_cache)
+    return on_gpu.opened(bundle, device, precision, batch=batch)
 
 
 def host(view):

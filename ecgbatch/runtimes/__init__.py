@@ -9,8 +9,9 @@ from numpy import ndarray
 
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import EngineError
+from ecgbatch.runtimes import placement
 
-__all__ = ["BATCH", "Engine", "Head", "open_engine", "open_head"]
+__all__ = ["BATCH", "Engine", "Head", "is_gpu", "open_engine", "open_head"]
 
 BATCH = 32
 """Records at once where nothing better has been measured; 8 to 64 are nearly equally fast on a CPU."""
@@ -52,27 +53,40 @@ class Head(Protocol):
         ...
 
 
+def is_gpu(device: str) -> bool:
+    """Whether that device is a GPU, or several, and not the CPU.
+
+    Raises:
+        EngineError: it is no device.
+    """
+    if device in ("auto", "cpu"):
+        return False
+    if not device.startswith("cuda"):
+        raise EngineError(f"device {device!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:<index>'")
+    placement.gpus(device)
+    return True
+
+
 def open_engine(bundle: Bundle, device: str, precision: str, *, batch: int | None = None) -> Engine:
     """Open `bundle` on exactly that device in exactly that precision.
 
     `auto` takes the CPU, and the fastest engine that is within its limits of parity: of those that `build` has kept in
-    the cache, or of the bundle's own graphs; on a GPU only of the kept ones. Without `batch` it is what `build` has
-    measured to be best, or `BATCH`.
+    the cache, or of the bundle's own graphs; on a GPU only of the kept ones. A whole `Engine.variant` as the precision
+    is that graph and no other. Without `batch` it is what `build` has measured to be best, or `BATCH`.
 
     Raises:
         EngineError: the device or precision cannot be had, or a kept engine is not to be trusted.
     """
-    match device.partition(":")[0]:
-        case "auto" | "cpu":
-            from ecgbatch.runtimes import choice  # OpenVINO takes a while to import
+    if not is_gpu(device):
+        from ecgbatch.runtimes import choice  # OpenVINO takes a while to import
 
-            return choice.on_cpu(bundle, precision, batch=batch, default=BATCH)
-        case "cuda":
-            from ecgbatch import engine_cache
-            from ecgbatch.runtimes import on_gpu
+        return choice.on_cpu(bundle, precision, batch=batch, default=BATCH)
+    from ecgbatch.runtimes import on_gpu
 
-            return on_gpu.opened(bundle, device, precision, batch=batch, cache=engine_cache)
-    raise EngineError(f"device {device!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:<index>'")
+    engine = on_gpu.opened(bundle, device, precision.partition(" ")[0], batch=batch)
+    if " " in precision and engine.variant != precision:
+        raise EngineError(f"model {bundle.name!r} on {device}: built as {engine.variant}, expected {precision}")
+    return engine
 
 
 def open_head(bundle: Bundle, engine: Engine) -> Head:

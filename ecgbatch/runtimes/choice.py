@@ -1,27 +1,24 @@
 """Which engine `auto` is on a CPU, and where the graph of a precision comes from."""
 
-from dataclasses import dataclass
+import re
 from pathlib import Path
 
 from ecgbatch import engine_cache, parity
-from ecgbatch.bundle import VARIANTS, Bundle
+from ecgbatch.bundle import SHIPPED, VARIANTS, Bundle
 from ecgbatch.engine_cache import Kept
 from ecgbatch.errors import EngineError
-from ecgbatch.parity import LIMITS, Parity
+from ecgbatch.parity import LIMITS
 from ecgbatch.runtimes import cpu
 
-__all__ = ["Profile", "on_cpu"]
+__all__ = ["multiplies_int8", "on_cpu"]
+
+_INT8 = re.compile(r"\b(?:avx512_vnni|avx_vnni|amx_int8|i8mm)\b")
+"""Instructions that multiply and add in int8; without them int8 may well be slower than fp32."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """How an engine runs fastest on this machine, as `build` has measured it."""
-
-    batch: int
-    n_streams: int
-    ecg_per_s: float
-    ecg_per_s_fp32: float
-    """Of the engine in fp32, in the same minute."""
+def multiplies_int8(processor: str) -> bool:
+    """Whether a processor of these instruction sets has some for int8."""
+    return bool(_INT8.search(processor))
 
 
 def on_cpu(
@@ -29,46 +26,57 @@ def on_cpu(
 ) -> cpu.CpuEngine:
     """The engine of that precision, or the fastest for `auto`; what `build` has kept comes before what ships.
 
-    With `n_threads` it uses only so many cores, on as many streams as suit them.
+    A precision with the beginning of a graph's sha256 behind it is that graph and no other. With `n_threads` it uses
+    only so many cores, on as many streams as suit them.
 
     Raises:
         EngineError: it cannot be had, or is not to be trusted.
     """
-    if precision not in ("auto", "fp32", "int8"):
+    asked, _, sha256 = precision.partition(" ")
+    if asked not in ("auto", "fp32", "int8"):
         raise EngineError(f"precision {precision!r} on cpu, expected 'auto', 'fp32' or 'int8'")
-    chosen = _fastest(bundle) if precision == "auto" else precision
-    kept = engine_cache.kept(cpu.facts(bundle, chosen))
-    profile = None if kept is None else Profile(**kept.told["profile"])
+    chosen = _fastest(bundle) if asked == "auto" else asked
+    kept = engine_cache.kept(cpu.facts(bundle, chosen), name=_called(bundle))
+    profile = kept.profile if kept else None
     return cpu.load(
         bundle,
         batch=batch or (profile.batch if profile else default),
         precision=chosen,
-        graph=bundle.folder / "model.onnx" if chosen == "fp32" else _graph(bundle, kept),
+        graph=bundle.folder / "model.onnx" if chosen == "fp32" else _graph(bundle, kept, sha256),
         n_streams=profile.n_streams if profile and n_threads is None else None,
         n_threads=n_threads,
     )
 
 
+def _called(bundle: Bundle) -> str:
+    """What the command line calls it."""
+    return bundle.name if bundle.folder.parent == SHIPPED else str(bundle.folder)
+
+
 def _fastest(bundle: Bundle) -> str:
-    kept = engine_cache.kept(cpu.facts(bundle, "int8"))
-    if kept is not None:
-        profile = Profile(**kept.told["profile"])
-        return "int8" if profile.ecg_per_s > profile.ecg_per_s_fp32 else "fp32"
+    """What was measured to be; of a graph that ships and was not measured here, what the processor lets expect."""
+    facts = cpu.facts(bundle, "int8")
+    kept = engine_cache.kept(facts, name=_called(bundle))
+    if kept is not None and kept.profile is not None:
+        return "int8" if kept.profile.ecg_per_s > kept.profile.ecg_per_s_fp32 else "fp32"
     shipped = bundle.parity.get("int8")
-    return "int8" if shipped is not None and shipped.keeps(LIMITS["int8"]) else "fp32"
+    is_good = shipped is not None and shipped.keeps(LIMITS["int8"]) and multiplies_int8(facts["processor"])
+    return "int8" if is_good else "fp32"
 
 
-def _graph(bundle: Bundle, kept: Kept | None) -> Path:
-    """Where the int8 graph lies, once its parity is seen to be within the limits.
+def _graph(bundle: Bundle, kept: Kept | None, sha256: str) -> Path:
+    """Where the int8 graph lies whose sha256 begins so, once its parity is seen to be within the limits.
 
     Raises:
         EngineError: there is none, or it is not.
     """
-    if kept is not None:
-        parity.require(Parity(**kept.told["parity"]), "int8", where=f"engine {kept.folder.name}")
-        return kept.path(VARIANTS["int8"])
+    name = VARIANTS["int8"]
+    if kept is not None and kept.files[name].startswith(sha256):
+        return kept.path(name)
+    if not bundle.hashes.get(name, "none").startswith(sha256):
+        raise EngineError(f"model {bundle.name!r}: its int8 graph is another one, expected that of sha256 {sha256}…")
     if "int8" not in bundle.parity:
-        build = "build one with `ecgbatch build --precision int8 --calibrate SOURCE`"
+        build = f"build one with `ecgbatch build {_called(bundle)} --precision int8 --calibrate SOURCE`"
         raise EngineError(f"model {bundle.name!r}: no int8 graph ships with it nor was built here; {build}")
     parity.require(bundle.parity["int8"], "int8", where=f"model {bundle.name!r}")
-    return bundle.folder / VARIANTS["int8"]
+    return bundle.folder / name

@@ -1,6 +1,7 @@
 """OpenVINO on a CPU: asynchronous requests on as many streams as give the most ECGs a second."""
 
 import hashlib
+import os
 import re
 import sys
 from collections import deque
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from ecgbatch.bundle import Bundle
+from ecgbatch.bundle import VARIANTS, Bundle
 from ecgbatch.errors import EngineError
 
 # Usage statistics have no place beside health data: without its telemetry package OpenVINO uses an empty stand-in.
@@ -69,8 +70,11 @@ def facts(bundle: Bundle, precision: str) -> dict[str, str]:
     """What an engine of `bundle` on this machine depends on, for the cache of engines."""
     return {
         "model": bundle.hashes["model.onnx"],
+        "labels": bundle.hashes["labels.csv"],  # calibration and thresholds, which parity depends on
+        **({"graph": bundle.hashes.get(VARIANTS[precision], "none")} if precision in VARIANTS else {}),
         "precision": precision,
         "device": "cpu",
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "processor": _processor(),
         "openvino": ov.__version__,
     }

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,7 @@ from ecgbatch import engine_cache
 from ecgbatch.bundle import Bundle
 from ecgbatch.engine_cache import Kept
 from ecgbatch.errors import EngineError
-from ecgbatch.parity import LIMITS, Parity
+from ecgbatch.parity import Parity
 from ecgbatch.runtimes import placement
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ _RATED = 64
 """Batches that an engine's rate is measured on."""
 
 
-def opened(bundle: Bundle, device: str, precision: str, *, batch: int | None, cache: ModuleType) -> "TrtEngine":
+def opened(bundle: Bundle, device: str, precision: str, *, batch: int | None) -> "TrtEngine":
     """The engine that was built for that GPU in that precision; for `auto` the fastest that was.
 
     Without `batch` it takes `BATCH` records at once; a smaller batch runs in the smallest profile that holds it.
@@ -42,14 +41,13 @@ def opened(bundle: Bundle, device: str, precision: str, *, batch: int | None, ca
     """
     from ecgbatch.runtimes import trt
 
-    assert cache is engine_cache, "engines come from nowhere else"
     if precision not in ("auto", *PRECISIONS):
         raise EngineError(f"precision {precision!r} on {device}, expected 'auto' or one of {', '.join(PRECISIONS)}")
     found = kept(bundle, device, PRECISIONS if precision == "auto" else (precision,))
     if not found:
         build = f"`ecgbatch build {bundle.name} --device {device} --precision {precision}`"
         raise EngineError(f"model {bundle.name!r} on {device}: no engine was built in {precision}; run {build}")
-    fastest = max(found, key=lambda each: _ecg_per_s(found[each], each))
+    fastest = max(found, key=lambda each: _ecg_per_s(found[each]))
     plan, variant = found[fastest].path(_FILE).read_bytes(), str(found[fastest].told["variant"])
     return trt.load(bundle, plan, index=_one(device), variant=variant, batch=BATCH, at_once=batch)
 
@@ -64,7 +62,8 @@ def kept(bundle: Bundle, device: str, precisions: Iterable[str] = PRECISIONS) ->
 
     index = _one(device)
     found = {
-        each: engine_cache.kept(trt.facts(bundle, index=index, precision=each, batch=BATCH)) for each in precisions
+        each: engine_cache.kept(trt.facts(bundle, index=index, precision=each, batch=BATCH), name=bundle.name)
+        for each in precisions
     }
     return {each: engine for each, engine in found.items() if engine is not None}
 
@@ -110,21 +109,17 @@ def _one(device: str) -> int:
     return indices[0]
 
 
-def _ecg_per_s(engine: Kept, precision: str) -> float:
-    """The rate that was measured of an engine whose parity is within the limits.
+def _ecg_per_s(engine: Kept) -> float:
+    """The rate that was measured when it was built.
 
     Raises:
-        EngineError: it is not, or it was not told.
+        EngineError: it was not told.
     """
-    where = f"engine {engine.folder.name}"
     try:
-        found, rate = Parity(**engine.told["parity"]), float(engine.told["ecg_per_s"])
-        is_good = found.keeps(LIMITS[precision]) and engine.told["variant"].partition(" ")[0] == precision
-    except (AttributeError, KeyError, TypeError, ValueError) as err:
-        raise EngineError(f"{where}: its parity cannot be read ({err}), expected it told; build it again") from err
-    if not is_good:
-        raise EngineError(f"{where}: not within its limits, expected each kept; build it again")
-    return rate
+        return float(engine.told["ecg_per_s"])
+    except (KeyError, TypeError, ValueError) as err:
+        where = f"engine {engine.folder.name}"
+        raise EngineError(f"{where}: its rate cannot be read ({err}), expected it told; build it again") from err
 
 
 def _timings(folder: Path, about: Mapping[str, str]) -> Path:

@@ -8,8 +8,8 @@ from time import perf_counter
 import numpy as np
 
 from ecgbatch.bundle import Bundle
+from ecgbatch.engine_cache import Profile
 from ecgbatch.runtimes import cpu
-from ecgbatch.runtimes.choice import Profile
 
 __all__ = ["fastest"]
 
@@ -28,18 +28,18 @@ def fastest(bundle: Bundle, precision: str, graph: Path) -> Profile:
     """
     n_cores = len(os.sched_getaffinity(0))
     usual = cpu.load(bundle, batch=_BATCHES[0], precision=precision, graph=graph)
-    plain = cpu.load(bundle, batch=_BATCHES[0])
     by_streams = {usual.n_streams: usual}
     for n in {1, n_cores} - set(by_streams):
         by_streams[n] = cpu.load(bundle, batch=_BATCHES[0], precision=precision, graph=graph, n_streams=n)
-    rates = _rates([*by_streams.values(), plain])
+    rates = _rates(list(by_streams.values()))
     n_streams = max(by_streams, key=lambda n: rates[by_streams[n]])
     engines = [by_streams[n_streams]] + [
         cpu.load(bundle, batch=batch, precision=precision, graph=graph, n_streams=n_streams) for batch in _BATCHES[1:]
     ]
-    again = _rates(engines)
+    plain = cpu.load(bundle, batch=_BATCHES[0])
+    again = _rates([*engines, plain])
     best = max(engines, key=lambda engine: again[engine])
-    return Profile(batch=best.batch, n_streams=n_streams, ecg_per_s=again[best], ecg_per_s_fp32=rates[plain])
+    return Profile(batch=best.batch, n_streams=n_streams, ecg_per_s=again[best], ecg_per_s_fp32=again[plain])
 
 
 def _rates(engines: list[cpu.CpuEngine]) -> dict[cpu.CpuEngine, float]:

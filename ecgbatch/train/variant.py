@@ -1,8 +1,13 @@
 """A bundle with a graph in another precision beside its own: the same folder, one file and its parity more."""
 
+import fcntl
+import os
 import re
 import shutil
+import tempfile
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -13,47 +18,84 @@ from ecgbatch import parts
 from ecgbatch.bundle import VARIANTS, Bundle
 from ecgbatch.errors import OutputError
 from ecgbatch.parity import Parity
+from ecgbatch.plan import sync
 
 __all__ = ["add"]
 
 
 def add(bundle: Bundle, precision: str, graph: Path, parity: Parity, out: Path) -> Bundle:
-    """Write the bundle with this graph to `out`, whole or not at all, and load it.
+    """Write the bundle with this graph to `out` and load it.
 
-    `out` is new, or the bundle's own folder.
+    `out` is new, and then whole or not at all, or the bundle's own folder, which is a bundle at every moment.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or another process is writing it.
     """
-    is_own = out.exists() and out.samefile(bundle.folder)
-    partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
+    out = out.resolve()
     try:
-        for left in (partial, old):
-            shutil.rmtree(left, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for path in filter(Path.is_file, bundle.folder.iterdir()):
-            shutil.copyfile(path, partial / path.name)  # without the mode: what ships may be read-only
-        _write_content(partial, precision, graph, parity)
-        if is_own:
-            out.rename(old)
-        partial.rename(out)
+        if out.exists() and out.samefile(bundle.folder):
+            with _alone(out):
+                _add_content(out, precision, graph, parity)
+        else:
+            _write_new(bundle, precision, graph, parity, out)
     except OSError as err:
         raise OutputError(f"{out}: cannot be written: {parts.cause(err)}") from err
-    finally:
-        for left in (partial, old):
-            shutil.rmtree(left, ignore_errors=True)
     return Bundle.load(out)
 
 
-def _write_content(folder: Path, precision: str, graph: Path, parity: Parity) -> None:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for one process, without a file in it."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as err:
+        raise OutputError(f"{folder}: another process is writing this bundle; wait for it") from err
+    finally:
+        os.close(held)
+
+
+def _write_new(bundle: Bundle, precision: str, graph: Path, parity: Parity, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        for path in filter(Path.is_file, bundle.folder.iterdir()):
+            shutil.copyfile(path, partial / path.name)  # without the mode: what ships may be read-only
+        _add_content(partial, precision, graph, parity)
+        partial.chmod(0o755)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _add_content(folder: Path, precision: str, graph: Path, parity: Parity) -> None:
+    """Add the graph; before it takes the place of another one, the bundle no longer claims that."""
     name, toml, card = VARIANTS[precision], folder / "bundle.toml", folder / "CARD.md"
-    shutil.copyfile(graph, folder / name)
+    raw = graph.read_bytes()
     content = tomllib.loads(toml.read_text("utf-8"))
-    content["hashes"][name] = sha256(graph.read_bytes()).hexdigest()
-    content.setdefault("parity", {})[precision] = asdict(parity)
-    toml.write_text(tomli_w.dumps(content), "utf-8")
+    others = {each: found for each, found in content.get("parity", {}).items() if each != precision}
+    if content["hashes"].pop(name, None) is not None:
+        _replace(toml, tomli_w.dumps({**content, "parity": others}).encode())
+    _replace(folder / name, raw)
+    content["hashes"][name] = sha256(raw).hexdigest()
+    _replace(toml, tomli_w.dumps({**content, "parity": {**others, precision: asdict(parity)}}).encode())
     if card.exists():
-        card.write_text(_card(card.read_text("utf-8"), precision, parity), "utf-8")
+        _replace(card, _card(card.read_text("utf-8"), precision, parity).encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file, or another one in its place, whole or not at all."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        sync(partial)
+        partial.chmod(0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _card(text: str, precision: str, parity: Parity) -> str:
