@@ -317,7 +317,7 @@ def card_command(
     Example: ecgbatch train card bundles/foundation ptbxl.parquet --comparison cmp-brugada --comparison cmp-chagas
     """
     with report_errors(), needs("train"):
-        from ecgbatch.train import checkpoint, pretrain, transfer
+        from ecgbatch.train import checkpoint, pretrain, transfer, variant
         from ecgbatch.train import labels as tables
 
         made = checkpoint.find(model)
@@ -325,6 +325,8 @@ def card_command(
         if data:
             given = tables.read(labels, label_columns=label or ()) if labels else None
             text = pretrain.card_of(made, data, labels=given, columns=label or ())
+            for precision, found in made.parity.items():
+                text = variant.card(text, precision, found)
         else:
             text = transfer.card(made)
         path = transfer.added(made, text, compared)

@@ -24,7 +24,12 @@ def comparison(folder: Path, label: str, auc: dict[str, dict[str, float]], *, be
     folder.mkdir()
     few = {"n_positives": 4, "arm": "finetune", "auc": {"value": 0.5, "low": 0.4, "high": 0.6}}
     facts = {"n_records": 363, "n_patients": 360, "n_positive": 69, "n_folds": 5, "n_repeats": 1, "n_seeds": 2}
-    facts |= {"from": f"tiny {begun[:16]}", "epochs": 25, "rates": [0.002]}
+    facts |= {
+        "from": f"tiny {begun[:16]}",
+        "epochs": 25,
+        "rates": [0.002],
+        "told": {"site": {"value": 0.9, "low": 0.8, "high": 1.0}},
+    }
     rows = [few, *({"n_positives": None, "arm": arm, "auc": figure} for arm, figure in auc.items())]
     (folder / "figures.json").write_text(
         json.dumps({"label": label, **facts, "provenance": "made up", "figures": rows}), "utf-8"
@@ -49,6 +54,7 @@ def test_the_card_has_a_row_a_disease_of_what_all_positives_gave(bundle, tmp_pat
     assert (
         "5 folds by patient of 360 patients, 1 partition, 2 trainings of each fold, at most 25 epochs at 0.002." in text
     )
+    assert text.count("the score also tells site (AUC 0.90) among negatives") == 2
     assert text.startswith("# a model\n\nwords\n\n")
     assert text.endswith("\n## How it was made\n\n    a command\n")
 

@@ -201,7 +201,10 @@ def _report(out: Path, units: Sequence[_Unit], task: Task, plan: Plan) -> Path:
         (out / "curve.svg").write_text(curve, "utf-8")
         (out / "REPORT.md").write_text(text, "utf-8")
         write_json(
-            out / "figures.json", comparison_report.figures_of(scores, task, found, arms=plan.arms, settings=settings)
+            out / "figures.json",
+            comparison_report.figures_of(
+                scores, task, found, arms=plan.arms, confounders=plan.confounders, settings=settings
+            ),
         )
     except OSError as err:
         raise OutputError(f"{out}: cannot be written: {parts.cause(err)}") from err

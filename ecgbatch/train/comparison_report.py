@@ -10,7 +10,7 @@ import polars as pl
 
 from ecgbatch.train import figures
 from ecgbatch.train.arms import SPECIFICITY
-from ecgbatch.train.confounding import confounding
+from ecgbatch.train.confounding import confounding, most_told
 from ecgbatch.train.curve import Point, drawn
 from ecgbatch.train.figures import DRAWS, figure
 from ecgbatch.train.task import Task
@@ -41,10 +41,17 @@ def found(scores: pl.DataFrame, task: Task, *, arms: Sequence[str]) -> Found:
 
 
 def figures_of(
-    scores: pl.DataFrame, task: Task, found: Found, *, arms: Sequence[str], settings: Mapping[str, Any]
+    scores: pl.DataFrame,
+    task: Task,
+    found: Found,
+    *,
+    arms: Sequence[str],
+    confounders: Sequence[str],
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The figures and those of paired differences, with 95 % intervals, for programs and for a bundle's card."""
     most = _n_training(scores, task)
+    whole = scores.filter(pl.col("n_positives").eq_missing([*found][-1][0]))
     rows = [
         {"n_positives": n, "arm": arm, **{name: asdict(figure(each[name])) for name in _FIGURES}}
         for (n, arm), each in found.items()
@@ -67,6 +74,9 @@ def figures_of(
         "n_positive_training": most,
         **{f"n_{name}s": scores[name].n_unique() for name in ("fold", "repeat", "seed")},
         "provenance": task.provenance,
+        "told": {
+            name: asdict(most_told(whole, task, name, arm="finetune")) for name in confounders if "finetune" in arms
+        },
         "figures": rows,
     }
 

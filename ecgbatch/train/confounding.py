@@ -10,7 +10,7 @@ from ecgbatch.train.figures import Figure, figure
 from ecgbatch.train.metrics import JUDGED
 from ecgbatch.train.task import Task
 
-__all__ = ["confounding", "mean_ranks", "strata"]
+__all__ = ["confounding", "mean_ranks", "most_told", "strata"]
 
 _FEW = 8
 """Values of a column that are strata by themselves; of more, numbers are parted at their median."""
@@ -41,6 +41,15 @@ By its {name} alone, an ECG is told positive or negative with an AUC of {by_itse
 *Tells it*: the AUC with which the score tells ECGs of this {name} from the others where all are alike positive or
 negative; 0.5 is none of it. *AUC within*: positives against negatives of this {name} only. – where a side has fewer
 than {JUDGED} ECGs. Ranks within each fold, averaged over repeats and seeds."""
+
+
+def most_told(scores: pl.DataFrame, task: Task, name: str, *, arm: str) -> Figure:
+    """The largest AUC with which an arm's score tells a stratum of the column among negatives; 0.5 is none of it."""
+    rank = mean_ranks(scores.filter(pl.col("arm") == arm), task)
+    negative, weight = ~task.y, figures.resamples(task.patients)
+    told = [_auc(is_in[negative], rank[negative], weight[:, negative]) for is_in in strata(task.column(name)).values()]
+    known = [one for one in told if not np.isnan(one.value)]
+    return max(known, key=lambda one: one.value, default=Figure(float("nan"), float("nan"), float("nan")))
 
 
 def strata(column: pl.Series) -> dict[str, np.ndarray]:

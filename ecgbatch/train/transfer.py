@@ -105,8 +105,28 @@ def _how(found: Mapping[str, Any]) -> str:
         f"* {found['label']}: {found['n_folds']} folds by patient of {found['n_patients']} patients, "
         f"{_times(found['n_repeats'], 'partition')}, {_times(found['n_seeds'], 'training')} of each fold, at most "
         f"{found['epochs']} epochs at {_listed(found['rates'])}. "
-        f"{found['provenance']}."
+        f"{found['provenance']}.{_fewer(found)}{_told(found['told'])}"
     )
+
+
+def _fewer(found: Mapping[str, Any]) -> str:
+    """What is left of both, and of the difference, with fewer positives to train on."""
+    by_number: dict[int, dict[str, Mapping[str, float]]] = {}
+    for row in found["figures"]:
+        if row["n_positives"] is not None:
+            by_number.setdefault(row["n_positives"], {})[row["arm"]] = row["auc"]
+    return "".join(
+        f" With {n} positive patients to train on, {_shown(arms['finetune'])} fine-tuned and "
+        f"{_shown(arms['scratch'])} from scratch: {_shown(arms['finetune - scratch'], sign='+')}."
+        for n, arms in sorted(by_number.items(), reverse=True)
+        if {"finetune", "scratch", "finetune - scratch"} <= set(arms)
+    )
+
+
+def _told(confounders: Mapping[str, Mapping[str, float]]) -> str:
+    """What else the fine-tuned score tells apart among those without the disease, surely better than chance."""
+    sure = [f"{name} (AUC {told['value']:.2f})" for name, told in confounders.items() if told["low"] > 0.5]
+    return f" **Mind: the score also tells {', '.join(sure)} among negatives, which lifts its AUC.**" if sure else ""
 
 
 def _times(n: int, noun: str) -> str:

@@ -20,7 +20,7 @@ from ecgbatch.errors import OutputError
 from ecgbatch.parity import Parity
 from ecgbatch.plan import sync
 
-__all__ = ["add"]
+__all__ = ["add", "card"]
 
 
 def add(bundle: Bundle, precision: str, graph: Path, parity: Parity, out: Path) -> Bundle:
@@ -71,7 +71,7 @@ def _write_new(bundle: Bundle, precision: str, graph: Path, parity: Parity, out:
 
 def _add_content(folder: Path, precision: str, graph: Path, parity: Parity) -> None:
     """Add the graph; before it takes the place of another one, the bundle no longer claims that."""
-    name, toml, card = VARIANTS[precision], folder / "bundle.toml", folder / "CARD.md"
+    name, toml, page = VARIANTS[precision], folder / "bundle.toml", folder / "CARD.md"
     raw = graph.read_bytes()
     content = tomllib.loads(toml.read_text("utf-8"))
     others = {each: found for each, found in content.get("parity", {}).items() if each != precision}
@@ -80,8 +80,8 @@ def _add_content(folder: Path, precision: str, graph: Path, parity: Parity) -> N
     _replace(folder / name, raw)
     content["hashes"][name] = sha256(raw).hexdigest()
     _replace(toml, tomli_w.dumps({**content, "parity": {**others, precision: asdict(parity)}}).encode())
-    if card.exists():
-        _replace(card, _card(card.read_text("utf-8"), precision, parity).encode())
+    if page.exists():
+        _replace(page, card(page.read_text("utf-8"), precision, parity).encode())
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -98,7 +98,7 @@ def _replace(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _card(text: str, precision: str, parity: Parity) -> str:
+def card(text: str, precision: str, parity: Parity) -> str:
     """The card with this parity in place of an earlier one."""
     heading = f"## In {precision}"
     before, _, rest = text.partition(f"\n{heading}\n")
