@@ -174,7 +174,7 @@ def test_ptb_xl_as_it_is_shipped_is_recognised(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         for file, content in synth.wfdb_files(ecg(at, leads=LEADS), name.rpartition("/")[2]).items():
             (tmp_path / name).with_name(file).write_bytes(content)
-    statements_of = ["{'NORM': 100.0, 'SR': 0.0}", "{'IMI': 15.0}", "{'AFIB': 0.0}", "{'SR': 0.0}"]
+    statements_of = ["{'NORM': 100.0, 'SR': 0.0}", "{'IMI': 15.0, 'AMI': 0.0}", "{'AFIB': 0.0}", "{'SR': 0.0}"]
     pl.DataFrame(
         {
             "ecg_id": [1, 2, 3, 4],
@@ -189,13 +189,21 @@ def test_ptb_xl_as_it_is_shipped_is_recognised(tmp_path):
 
     got = sources.read([tmp_path])
 
-    assert got.codes == ("AFIB", "IMI", "NORM", "SR", "MI")
-    assert_array_equal(got.targets, [[0, 0, 1, 1, 0], [0, 1, 0, 0, 1], [1, 0, 0, 0, 0], [0, 0, 0, 1, 0]])
+    assert got.codes == ("AFIB", "AMI", "IMI", "NORM", "SR", "MI")
+    expected = [[0, 0, 0, 1, 1, 0], [0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0]]
+    assert_array_equal(got.targets, expected)
     assert got.folds.tolist() == [3, 9, 9, 10]
     assert got.patients[1] == got.patients[2] != got.patients[0]
     [record, gone] = got.read(np.array([1, 3]))
     assert_array_equal(record.counts, ecg(1, leads=LEADS).counts)
     assert gone.reason == "unreadable"
+
+
+def test_a_superclass_of_one_statement_is_not_the_same_label_twice():
+    codes, targets = statements.with_superclasses(("CLBBB", "IMI", "AMI"), np.eye(3, dtype=np.float32))
+
+    assert codes == ("CLBBB", "IMI", "AMI", "MI")
+    assert targets[:, 3].tolist() == [0, 1, 1]
 
 
 def test_a_survey_finds_each_leads_spread():

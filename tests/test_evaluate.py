@@ -491,7 +491,7 @@ def test_the_figures_of_the_shipped_model_come_out_again_from_a_run(data, tmp_pa
     table = tmp_path / "labels.parquet"
     ecgs.select(pl.format("{}.npy", "ecg_id").alias("record_id"), "patient_id", "scp_codes").write_parquet(table)
     foundation = bundle.find("foundation")
-    score.run([archive], tmp_path / "run", [foundation], score.Options())
+    score.run([archive], tmp_path / "run", [foundation], score.Options(precision="fp32"))
 
     figures = evaluation.measure(scored.read(tmp_path / "run", table)).figures.filter(pl.col("label") != "macro")
     expected = {label.code: (label.n_test, label.auc) for label in foundation.labels}

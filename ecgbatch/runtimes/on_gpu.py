@@ -47,7 +47,7 @@ def opened(bundle: Bundle, device: str, precision: str, *, batch: int | None) ->
     if not found:
         build = f"`ecgbatch build {bundle.name} --device {device} --precision {precision}`"
         raise EngineError(f"model {bundle.name!r} on {device}: no engine was built in {precision}; run {build}")
-    fastest = max(found, key=lambda each: _ecg_per_s(found[each]))
+    fastest = max(found, key=lambda each: _ecg_per_s(found[each], each))
     plan, variant = found[fastest].path(_FILE).read_bytes(), str(found[fastest].told["variant"])
     return trt.load(bundle, plan, index=_one(device), variant=variant, batch=BATCH, at_once=batch)
 
@@ -109,17 +109,20 @@ def _one(device: str) -> int:
     return indices[0]
 
 
-def _ecg_per_s(engine: Kept) -> float:
-    """The rate that was measured when it was built.
+def _ecg_per_s(engine: Kept, precision: str) -> float:
+    """The rate that was measured when it was built in that precision.
 
     Raises:
-        EngineError: it was not told.
+        EngineError: it was not told, or the engine is of another precision.
     """
+    where = f"engine {engine.folder.name}"
     try:
-        return float(engine.told["ecg_per_s"])
-    except (KeyError, TypeError, ValueError) as err:
-        where = f"engine {engine.folder.name}"
+        rate, variant = float(engine.told["ecg_per_s"]), engine.told["variant"].partition(" ")[0]
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
         raise EngineError(f"{where}: its rate cannot be read ({err}), expected it told; build it again") from err
+    if variant != precision:
+        raise EngineError(f"{where}: told to be {variant}, expected {precision}; build it again")
+    return rate
 
 
 def _timings(folder: Path, about: Mapping[str, str]) -> Path:
