@@ -16,6 +16,8 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
+from ecgbatch.errors import EngineError
+
 __all__ = ["CLIPPED", "Choice", "chosen", "convolutions", "ranges", "write_int8", "write_signed"]
 
 CLIPPED = (0.0, 1e-5, 1e-4)
@@ -44,7 +46,9 @@ def chosen(source: Path, out: Path, x: np.ndarray, logits: Logits, keeps: Callab
     The convolutions are ranked by the variance that each alone in int8 brings into the logits of x (record, lead,
     time), for its share of the work, and the worst are held back, one more each time, until `keeps` says of the logits
     (record, label) that they are near enough; of the clippings that it says so of, that which errs least is taken.
-    With all convolutions held back the graph is that of `source`.
+
+    Raises:
+        EngineError: not one convolution can be in int8.
     """
     model, found = onnx.load(source), ranges(source, x)
     expected = logits(source)
@@ -58,11 +62,14 @@ def chosen(source: Path, out: Path, x: np.ndarray, logits: Logits, keeps: Callab
     harm = {name: error([other for other in layers if other != name], CLIPPED[0])[0] for name in layers}
     work = _multiplications(model)
     ranked = sorted(layers, key=lambda name: -(harm[name] ** 2) / work[name])
-    for n_held in range(len(ranked) + 1):
+    for n_held in range(len(ranked)):
         tried = {clipped: error(ranked[:n_held], clipped) for clipped in CLIPPED}
         if near := [clipped for clipped in CLIPPED if keeps(tried[clipped][1])]:
             break
-    best = min(near or CLIPPED, key=lambda clipped: tried[clipped][0])
+    if not near:
+        told = "within the limits on these ECGs, expected some; calibrate on other or more ECGs"
+        raise EngineError(f"{source.parent.name}: none of {len(ranked)} convolutions can be in int8 {told}")
+    best = min(near, key=lambda clipped: tried[clipped][0])
     error(ranked[:n_held], best)
     return Choice(clipped=best, held=tuple(ranked[:n_held]), error=tried[best][0])
 

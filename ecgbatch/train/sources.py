@@ -94,6 +94,8 @@ def _alone(source: str, columns: Sequence[str]) -> Cohort:
         return ptbxl.read(Path(source))
     if not remote.is_url(source) and table.is_table(Path(source)):
         return table.read(Path(source), columns=columns)
+    if not remote.is_url(source) and not Path(source).exists():
+        raise UsageError(f"{source}: no such file or folder")
     raise UsageError(f"{source}: no labels of its own, expected a table of ECGs or PTB-XL; give --labels TABLE")
 
 
