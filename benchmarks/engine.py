@@ -7,6 +7,7 @@ matrices in the same library, precision and number of requests, measured in turn
 reaches, not a law of nature: a convolution that reuses its caches better can pass it by a little.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -18,11 +19,17 @@ import tables
 from measurement import Spread, arguments, interleaved, ratios, spread, write
 
 from ecgbatch import synth
-from ecgbatch.bundle import Bundle, find
+from ecgbatch.bundle import VARIANTS, Bundle, find
 from ecgbatch.feed import host
 from ecgbatch.runtimes import choice, cpu, limits
 
+import openvino as ov  # isort: skip  # after cpu, which keeps its usage statistics out
+
 N_RECORDS = 256
+_PROFILED = 10
+"""Inferences that the layers are timed in."""
+_LEAST = 0.005
+"""Share of an inference below which a kind of layer is not told."""
 N_DISTINCT = 32
 """Records that are computed; the others are copies, as cold to the processor's caches."""
 
@@ -54,6 +61,7 @@ def main() -> None:
         product = spread(rate / 1e9 for rate in values[precision])
         measured["precisions"][precision] = {
             "product_gop_per_s": product,
+            "time_by_kind": _time_by_kind(bundle, precision, x[: args.batch[0]]),
             "batches": {
                 str(batch): _batch(spread(values[precision, batch]), gop, product, engines[precision, batch].n_streams)
                 for batch in args.batch
@@ -66,6 +74,22 @@ def main() -> None:
 def _batch(rates: Spread, gop: float, product: Spread, n_streams: int) -> dict[str, Any]:
     gop_per_s = spread(rate * gop for rate in rates["all"])
     return {"n_streams": n_streams, "ecg_per_s": rates, "gop_per_s": gop_per_s, "share": ratios(gop_per_s, product)}
+
+
+def _time_by_kind(bundle: Bundle, precision: str, x: np.ndarray) -> dict[str, float]:
+    """Shares of an inference that OpenVINO spends in each kind of layer and precision, the largest first."""
+    core = ov.Core()
+    model = core.read_model(bundle.folder / VARIANTS.get(precision, "model.onnx"))
+    model.reshape({"x": list(x.shape)})
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "PERF_COUNT": True}
+    request = core.compile_model(model, "CPU", hints).create_infer_request()
+    taken: defaultdict[str, float] = defaultdict(float)
+    for at in range(_PROFILED + 1):
+        request.infer({"x": x})
+        for layer in request.get_profiling_info() if at else ():  # the first warms up
+            taken[f"{layer.node_type} {layer.exec_type.rpartition('_')[2]}"] += layer.real_time.total_seconds()
+    total = sum(taken.values())
+    return {kind: s / total for kind, s in sorted(taken.items(), key=lambda kind: -kind[1]) if s > _LEAST * total}
 
 
 def records(bundle: Bundle) -> np.ndarray:

@@ -127,7 +127,13 @@ def _engine(result: Result) -> str:
             for batch, at_batch in found["batches"].items()
         ]
         rows.append((f"{precision} matrix product, 2048³", "–", _number(found["product_gop_per_s"]), "100%"))
-    return _table(head, rows)
+    spent = [
+        f"{precision}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in found["time_by_kind"].items())
+        for precision, found in result["precisions"].items()
+    ]
+    return (
+        f"{_table(head, rows)}\n\nWhere an inference's time goes, by kind of layer and precision. {'; '.join(spent)}."
+    )
 
 
 def _end_to_end(result: Result) -> str:
