@@ -131,9 +131,7 @@ def _engine(result: Result) -> str:
         f"{precision}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in found["time_by_kind"].items())
         for precision, found in result["precisions"].items()
     ]
-    return (
-        f"{_table(head, rows)}\n\nWhere an inference's time goes, by kind of layer and precision. {'; '.join(spent)}."
-    )
+    return f"{_table(head, rows)}\n\nWhere the time goes, by layer and precision. {'; '.join(spent)}."
 
 
 def _end_to_end(result: Result) -> str:
