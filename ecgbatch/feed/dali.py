@@ -100,6 +100,8 @@ class Graph:
 def _pipeline(specs: Sequence[InputSpec], gpu: int | None, *, size: int, workers: int) -> Any:
     from nvidia.dali import Pipeline, fn, types
 
+    plugin: Any = fn  # DALI's own stubs know its own operators only
+
     # A queue of one: a longer one would be filled by the first run, with batches that may never come.
     pipeline = Pipeline(batch_size=size, num_threads=workers, device_id=gpu, prefetch_queue_depth=1)
     with pipeline:
@@ -112,7 +114,7 @@ def _pipeline(specs: Sequence[InputSpec], gpu: int | None, *, size: int, workers
 
         counts = there(fed("counts", types.INT16, 1))
         x = [
-            fn.ecg_model_input(
+            plugin.ecg_model_input(
                 counts,
                 there(fed(f"taps {at}", types.FLOAT, 2)),
                 fed(f"recipe {at}", types.UINT8, 1),
