@@ -106,7 +106,7 @@ def _gpus() -> list[dict[str, Any]]:
 def _tests() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
-        command = [sys.executable, "-m", "pytest", "-m", "needs_gpu", f"--junitxml={report}", "tests"]
+        command = [sys.executable, "-P", "-m", "pytest", "-m", "needs_gpu", f"--junitxml={report}", "tests"]
         done = subprocess.run(command, cwd=ROOT, env=os.environ | {"ECGBATCH_REQUIRE_GPU": "1"}, check=False)
         if not report.exists():
             sys.exit(f"gpu_report: pytest ended with {done.returncode} and no report")

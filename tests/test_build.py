@@ -440,7 +440,7 @@ def test_a_cache_that_cannot_be_written_is_told_before_the_work(tiny_bundle, tmp
 def test_building_what_ships_takes_no_extra(tiny_bundle, cache):
     extras = ("torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "scipy", "tomli_w")
     absent = f"import sys; sys.modules.update(dict.fromkeys({extras})); from ecgbatch.cli import main; main()"
-    command = [sys.executable, "-c", absent, "build", tiny_bundle.folder, "--precision", "fp32"]
+    command = [sys.executable, "-P", "-c", absent, "build", tiny_bundle.folder, "--precision", "fp32"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
@@ -551,7 +551,7 @@ building.build(Bundle.load(Path(sys.argv[1])), building.Order(precision="int8"),
 
 
 def test_a_build_that_is_killed_leaves_no_engine_and_the_next_one_goes_through(int8_bundle, cache):
-    killed = subprocess.run([sys.executable, "-c", KILLED, int8_bundle.folder], check=False)
+    killed = subprocess.run([sys.executable, "-P", "-c", KILLED, int8_bundle.folder], check=False)
 
     assert killed.returncode == -9
     assert engine_cache.kept(cpu.facts(int8_bundle, "int8")) is None
@@ -560,7 +560,7 @@ def test_a_build_that_is_killed_leaves_no_engine_and_the_next_one_goes_through(i
 
 
 def test_the_command_prints_where_the_engine_is_and_tells_the_rest_on_stderr(int8_bundle, cache):
-    command = [sys.executable, "-m", "ecgbatch.cli", "build", str(int8_bundle.folder)]
+    command = [sys.executable, "-P", "-m", "ecgbatch.cli", "build", str(int8_bundle.folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
 
     assert Path(done.stdout.strip()).parent == cache
@@ -610,7 +610,7 @@ for at in range(15):
 def test_a_bundle_that_two_write_over_at_once_stays_a_bundle(int8_bundle, tmp_path):
     folder = shutil.copytree(int8_bundle.folder, tmp_path / "tiny")
     (folder / "notes").mkdir()
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, folder, name]) for name in ("one", "two")]
+    writers = [subprocess.Popen([sys.executable, "-P", "-c", WRITER, folder, name]) for name in ("one", "two")]
 
     assert [each.wait() for each in writers] == [0, 0]
     Bundle.load(folder)

@@ -153,7 +153,9 @@ for _ in range(int(sys.argv[3])):
 
 
 def builder(content: str, *, times: int) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", BUILDER, json.dumps(FACTS), content, str(times), json.dumps(TOLD)])
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", BUILDER, json.dumps(FACTS), content, str(times), json.dumps(TOLD)]
+    )
 
 
 def test_a_killed_build_leaves_no_half_engine(cache):
@@ -223,7 +225,9 @@ def test_a_cache_of_nobody_is_refused_by_name():
     environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "ECGBATCH_CACHE")}
     environment.pop("XDG_CACHE_HOME", None)
 
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
 
     assert "EngineError: engine cache: " in done.stderr
     assert "set ECGBATCH_CACHE" in done.stderr

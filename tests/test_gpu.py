@@ -219,7 +219,7 @@ def test_a_gpu_without_memory_is_an_error_and_can_be_used_again(bundle, files, x
 
 
 def test_a_lost_device_is_an_error_for_this_batch_and_every_later_one(files):
-    command = [sys.executable, "-c", LOSE, files("fp32")]
+    command = [sys.executable, "-P", "-c", LOSE, files("fp32")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     said = done.stdout.splitlines()
 

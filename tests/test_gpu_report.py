@@ -44,7 +44,7 @@ without_gpu = pytest.mark.skipif(has_driver(), reason="this machine has NVIDIA's
     ("required", "code", "word"), [("", 0, "skipped"), ("1", 1, "error")], ids=["lent", "required"]
 )
 def test_gpu_tests_skip_without_a_gpu_but_fail_where_one_is_required(required, code, word):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py"]
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py"]
     environment = os.environ | {"ECGBATCH_REQUIRE_GPU": required}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     tally = done.stdout.splitlines()[-1]
@@ -69,7 +69,7 @@ def test_the_report_says_that_there_is_no_gpu_and_fails(tmp_path):
 def test_the_report_tells_how_each_test_ended(tmp_path):
     (tmp_path / "test_cases.py").write_text(CASES)
     junit = tmp_path / "junit.xml"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={junit}", "test_cases.py"]
+    command = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={junit}", "test_cases.py"]
     subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
 
     found = report().outcomes(junit)

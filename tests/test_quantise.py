@@ -203,6 +203,6 @@ def test_an_int8_score_does_not_depend_on_the_size_of_the_batch(int8, tiny_bundl
 def test_onnx_runtime_leaves_nothing_in_the_home_folder(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
     code = "import ecgbatch.train.quantise, ecgbatch.train.export"
-    subprocess.run([sys.executable, "-c", code], env={**environment, "HOME": str(tmp_path)}, check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], env={**environment, "HOME": str(tmp_path)}, check=True)
 
     assert not list(tmp_path.iterdir())
