@@ -77,8 +77,17 @@ def test_a_comparison_without_training_from_scratch_has_no_place_on_a_card(bundl
 
     with pytest.raises(UsageError, match="compares finetune, expected finetune and scratch"):
         transfer.read(folder, bundle)
-    with pytest.raises(UsageError, match="expected a folder of train compare"):
+    with pytest.raises(UsageError, match="expected a folder of train compare; give its command again"):
         transfer.read(tmp_path, bundle)
+
+
+def test_figures_that_an_older_version_wrote_are_asked_for_again(bundle, tmp_path):
+    path = comparison(tmp_path / "one", "constriction", AUC, begun=bundle.fingerprint) / "figures.json"
+    found = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({name: value for name, value in found.items() if name != "told"}), "utf-8")
+
+    with pytest.raises(UsageError, match="give its command again"):
+        transfer.read(path.parent, bundle)
 
 
 def test_another_models_comparison_has_no_place_on_a_card(bundle, tmp_path):

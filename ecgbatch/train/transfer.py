@@ -25,8 +25,11 @@ def read(folder: Path, bundle: Bundle) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((folder / "figures.json").read_text("utf-8"))
         arms, begun = _arms(found), found["from"].split()[-1]
+        _how(found)  # an older version wrote less
     except (OSError, ValueError, KeyError, TypeError) as err:
-        raise UsageError(f"{folder}: no figures.json of a comparison, expected a folder of train compare") from err
+        raise UsageError(
+            f"{folder}: no whole figures.json, expected a folder of train compare; give its command again"
+        ) from err
     if not {"finetune", "scratch", "finetune - scratch"} <= set(arms):
         raise UsageError(f"{folder}: compares {', '.join(arms)}, expected finetune and scratch on all positives")
     own = {bundle.fingerprint, str(bundle.training.get("parent_fingerprint", ""))}
