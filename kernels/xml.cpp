@@ -48,20 +48,10 @@ size_t tag_end(std::string_view text, size_t from) {
     return kNone;
 }
 
-struct Name {
-    std::string_view text;
-    uint32_t hash = 0;
-
-    bool operator==(const Name& other) const { return hash == other.hash && text == other.text; }
-};
-
-Name name_at(std::string_view text, size_t from) {
+std::string_view name_at(std::string_view text, size_t from) {
     size_t end = from;
-    uint32_t hash = 0;
-    for (; end < text.size() && !kEndsName[static_cast<unsigned char>(text[end])]; ++end) {
-        hash = hash * 31 + static_cast<unsigned char>(text[end]);
-    }
-    return {text.substr(from, end - from), hash};
+    while (end < text.size() && !kEndsName[static_cast<unsigned char>(text[end])]) ++end;
+    return text.substr(from, end - from);
 }
 
 // The next '<': mostly a line break and a few blanks away, else behind a long payload.
@@ -73,7 +63,7 @@ size_t next_tag(std::string_view text, size_t from) {
 }
 
 struct Open {
-    Name name;
+    std::string_view name;
     int node;
     int64_t span;  // index into the spans, or -1
 };
@@ -89,7 +79,7 @@ XmlStatus xml_root(std::string_view text, std::string_view& name, size_t& at) {
         at = tag;
         const std::string_view rest = text.substr(tag);
         if (rest.substr(0, 2) != "<?" && rest.substr(0, 2) != "<!") {
-            const std::string_view found = name_at(text, tag + 1).text;
+            const std::string_view found = name_at(text, tag + 1);
             if (tag + 1 + found.size() == text.size()) return XmlStatus::truncated;
             name = found;
             return name.empty() ? XmlStatus::malformed : XmlStatus::complete;
@@ -112,11 +102,10 @@ XmlPaths::XmlPaths(const std::vector<std::string>& paths) : nodes_(1) {
         for (size_t from = 0; from <= paths[p].size();) {
             const size_t slash = std::min(paths[p].find('/', from), paths[p].size());
             const std::string name = paths[p].substr(from, slash - from);
-            const Name wanted = name_at(name, 0);
-            int next = child(node, wanted.text, wanted.hash);
+            int next = child(node, name);
             if (next < 0) {
                 next = static_cast<int>(nodes_.size());
-                nodes_.push_back({name, wanted.hash, -1, {}});
+                nodes_.push_back({name, -1, {}});
                 nodes_[static_cast<size_t>(node)].children.push_back(next);
             }
             node = next;
@@ -126,11 +115,10 @@ XmlPaths::XmlPaths(const std::vector<std::string>& paths) : nodes_(1) {
     }
 }
 
-int XmlPaths::child(int node, std::string_view name, uint32_t hash) const {
+int XmlPaths::child(int node, std::string_view name) const {
     if (node < 0) return -1;
     for (int next : nodes_[static_cast<size_t>(node)].children) {
-        const Node& at = nodes_[static_cast<size_t>(next)];
-        if (at.hash == hash && at.name == name) return next;
+        if (nodes_[static_cast<size_t>(next)].name == name) return next;
     }
     return -1;
 }
@@ -153,13 +141,11 @@ XmlStatus XmlPaths::scan(std::string_view text, std::vector<XmlSpan>& spans, siz
         if (tag + 1 == text.size()) return XmlStatus::truncated;
         const char kind = text[tag + 1];
         if (kind == '/') {
-            const Name name = name_at(text, tag + 2);
-            const size_t behind = tag + 2 + name.text.size();
-            const size_t end = text.find('>', behind);
+            const size_t end = text.find('>', tag + 2);
             if (end == kNone) return XmlStatus::truncated;
-            if (open.empty() || !(open.back().name == name) || !blank(text.substr(behind, end - behind))) {
-                return XmlStatus::malformed;
-            }
+            if (open.empty()) return XmlStatus::malformed;
+            const std::string_view inside = text.substr(tag + 2, end - tag - 2), name = open.back().name;
+            if (!inside.starts_with(name) || !blank(inside.substr(name.size()))) return XmlStatus::malformed;
             if (open.back().span >= 0) spans[static_cast<size_t>(open.back().span)].end = static_cast<int64_t>(tag);
             open.pop_back();
             at = end + 1;
@@ -177,13 +163,13 @@ XmlStatus XmlPaths::scan(std::string_view text, std::vector<XmlSpan>& spans, siz
             if (text.substr(tag, 9) != "<!DOCTYPE" || has_root) return XmlStatus::malformed;
             at = end + 1;
         } else {
-            const Name name = name_at(text, tag + 1);
-            const size_t end = tag_end(text, tag + 1 + name.text.size());
+            const std::string_view name = name_at(text, tag + 1);
+            const size_t end = tag_end(text, tag + 1 + name.size());
             if (end == kNone) return XmlStatus::truncated;
-            if (name.text.empty() || (open.empty() && has_root)) return XmlStatus::malformed;
+            if (name.empty() || (open.empty() && has_root)) return XmlStatus::malformed;
             if (open.size() == kMaxDepth) return XmlStatus::malformed;
             has_root = true;
-            const int node = child(open.empty() ? 0 : open.back().node, name.text, name.hash);
+            const int node = child(open.empty() ? 0 : open.back().node, name);
             const int64_t path = node < 0 ? -1 : nodes_[static_cast<size_t>(node)].path;
             const auto begin = static_cast<int64_t>(end + 1);
             int64_t span = -1;

@@ -33,12 +33,11 @@ public:
 private:
     struct Node {
         std::string name;
-        uint32_t hash = 0;
         int64_t path = -1;
         std::vector<int> children;
     };
 
-    int child(int node, std::string_view name, uint32_t hash) const;
+    int child(int node, std::string_view name) const;
 
     std::vector<Node> nodes_;
 };
