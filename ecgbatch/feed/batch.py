@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 
 from ecgbatch import archive, container, formats, gate, remote
@@ -95,7 +96,7 @@ def batches(
 
 @cache
 def keep_freed_memory() -> None:
-    """Have malloc keep what is freed: a batch's buffers are as large as the last one's.
+    """Have malloc keep what is freed, and Arrow use malloc: a batch's buffers are as large as the last one's.
 
     Else each of them is given back to the kernel and faulted in anew, 20 pages a record, which takes half as long as
     decoding it. C libraries without glibc's `mallopt` go their own way.
@@ -104,6 +105,7 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
         libc.mallopt(_M_TRIM_THRESHOLD, 256 * 2**20)
+        pa.set_memory_pool(pa.system_memory_pool())
 
 
 def read(entry: Entry) -> Record | Reject:

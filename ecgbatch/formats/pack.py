@@ -259,7 +259,8 @@ class _Group:
         if n_bytes > _GROUP_BYTES:
             raise RecordError(Reason.TOO_LARGE, f"a row group of {n_bytes} bytes, expected at most {_GROUP_BYTES}")
         try:
-            with pq.ParquetFile(self.part.path, metadata=metadata) as file:
+            # not by one of Arrow's own threads, for this one would only wait
+            with pq.ParquetFile(self.part.path, metadata=metadata, pre_buffer=False) as file:
                 column = file.read_row_group(self.index, columns=["counts"], use_threads=False).column(0)
                 counts = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         except (OSError, ValueError, pa.ArrowException) as err:
