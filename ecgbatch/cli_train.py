@@ -134,6 +134,7 @@ def pretrain_command(
     balanced: Annotated[bool, Option("--balanced", help="Weigh a label's positives as much as its negatives.")] = False,
     licence: Annotated[str, Option(help="Licence of the data, which the weights carry.")] = "not stated",
     device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
+    devices: Annotated[int, Option(help="GPUs, or processes of a CPU, that share each batch.")] = 1,
     checkpoint_minutes: Annotated[float, Option(help="Time between checkpoints within an epoch.", min=0)] = 5,
     resume: Annotated[bool, Option("--resume", help="Go on from the checkpoint in --out.")] = False,
 ) -> None:
@@ -155,7 +156,9 @@ def pretrain_command(
             name=name,
             leads=leads_of(leads),
             architecture=shaped(numbers("widths", widths), numbers("depths", depths), stem_stride=stem_stride),
-            recipe=Recipe(epochs=epochs, batch=batch, seed=seed, learning_rate=lr, is_balanced=balanced),
+            recipe=Recipe(
+                epochs=epochs, batch=batch, seed=seed, learning_rate=lr, is_balanced=balanced, devices=devices
+            ),
             n_positives=min_positives,
             licence=licence,
             command=spoken(),

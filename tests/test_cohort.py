@@ -343,6 +343,40 @@ def test_a_cohort_kept_in_memory_gives_the_same_batches(usable, streamed):
         assert_array_equal(y, target)
 
 
+@pytest.mark.parametrize("cached_bytes", [0, 2**20], ids=["streamed", "kept"])
+@pytest.mark.parametrize("start", [0, 7], ids=["from-the-start", "gone-on-with"])
+def test_the_shares_of_a_batch_make_it_whole(usable, streamed, cached_bytes, start):
+    inputs = Inputs(usable, SPEC, cached_bytes=cached_bytes)
+    shares = [
+        everything(Stream(inputs, batch=4, seed=3, buffer_bytes=0, share=slice(at, None, 3)), 2, start)
+        for at in range(3)
+    ]
+    assert inputs.is_kept == bool(cached_bytes)
+
+    for batch, *parts in zip(everything(streamed, 2, start), *shares, strict=True):
+        for whole, *some in zip(batch, *parts, strict=True):
+            for at, share in enumerate(some):
+                assert_array_equal(share, whole[at::3])
+
+
+def test_a_share_reads_none_of_the_others_records(usable):
+    read = []
+
+    class Watched(Inputs):
+        def _normalised(self, at: np.ndarray) -> np.ndarray:
+            read.extend(at)
+            return super()._normalised(at)
+
+    shares = [
+        Stream(Watched(usable, SPEC, cached_bytes=0), batch=4, seed=3, buffer_bytes=0, share=slice(at, None, 2))
+        for at in range(2)
+    ]
+    n_seen = [sum(len(x) for x, _ in everything(share, 1)) for share in shares]
+
+    assert n_seen == [30, 30]
+    assert sorted(read) == list(range(60))
+
+
 def test_a_buffer_mixes_records_that_lie_far_apart(usable, streamed):
     truth = Inputs(usable, SPEC).of(np.arange(60))
     [(x, _), *_] = everything(streamed, 1)

@@ -1,4 +1,4 @@
-"""The processor that a network is trained on, and in what precision."""
+"""The processors that a network is trained on, and in what precision."""
 
 import logging
 from dataclasses import dataclass
@@ -6,10 +6,14 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from ecgbatch.errors import EngineError
 
 __all__ = ["Device", "chosen"]
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # every process announces itself and its precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +24,27 @@ class Device:
     """`cpu` or `cuda`."""
     precision: str
     """`32-true`, or `bf16-mixed`: products in bfloat16, weights and sums in float32."""
+    n: int = 1
+    """Graphics processors, or processes on the CPU."""
 
     def __str__(self) -> str:
-        return f"{self.accelerator} {self.precision}"
+        return f"{f'{self.n} × ' if self.n > 1 else ''}{self.accelerator} {self.precision}"
 
     def fabric(self) -> Fabric:
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces its precision
-        return Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)  # type: ignore[arg-type]
+        """Of one device it can be used at once; of several, `processes.launch` starts it."""
+        if self.n == 1:
+            return Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)  # type: ignore[arg-type]
+        return Fabric(
+            accelerator=self.accelerator,
+            devices=self.n,
+            precision=self.precision,  # type: ignore[arg-type]
+            strategy=DDPStrategy(start_method="spawn"),
+            plugins=[LightningEnvironment()],  # this machine alone, under Slurm too
+        )
 
 
-def chosen(device: str) -> Device:
-    """The device of that name; `auto` is a graphics processor where there is one.
+def chosen(device: str, n: int = 1) -> Device:
+    """The device of that name, or `n` of them; `auto` is a graphics processor where there is one.
 
     Products are in bfloat16 where that halves the time, and in float32 elsewhere: a CPU without instructions for it
     would take several times as long, and Intel's AVX-512 ones alone took 1.5 times as long as float32.
@@ -44,8 +58,10 @@ def chosen(device: str) -> Device:
     if device == "cuda" and not has_cuda:
         raise EngineError("device 'cuda': PyTorch sees no NVIDIA GPU; train with --device cpu")
     accelerator = "cpu" if device == "cpu" or not has_cuda else "cuda"
+    if accelerator == "cuda" and n > torch.cuda.device_count():
+        raise EngineError(f"{n} devices: PyTorch sees {torch.cuda.device_count()} NVIDIA GPUs, expected as many")
     has_bfloat16 = _cpu_gains_by_bfloat16() if accelerator == "cpu" else torch.cuda.is_bf16_supported()
-    return Device(accelerator, "bf16-mixed" if has_bfloat16 else "32-true")
+    return Device(accelerator, "bf16-mixed" if has_bfloat16 else "32-true", n)
 
 
 def _cpu_gains_by_bfloat16() -> bool:

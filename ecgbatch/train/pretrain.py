@@ -12,18 +12,20 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning_fabric import Fabric
 
 from ecgbatch.bundle import Bundle, InputSpec, Label
 from ecgbatch.errors import UsageError
 from ecgbatch.network import Network, gflop_per_ecg
 from ecgbatch.record import INDEPENDENT_LEADS, LEADS, lead_name
 from ecgbatch.runtimes import eager
-from ecgbatch.train import calibrate, card, device, evaluation, export, sources, split
+from ecgbatch.train import calibrate, card, device, evaluation, export, processes, sources, split
 from ecgbatch.train.cohort import Cohort, commonest
 from ecgbatch.train.evaluation import Evaluation
 from ecgbatch.train.labels import Labels
@@ -60,6 +62,10 @@ GROUPS = ("sex", "age", "device", "device_model")
 """Columns of a cohort whose groups the card tells apart."""
 
 
+def _unsaid(_: str) -> None:
+    """Say nothing."""
+
+
 def pretrain(
     data: Sequence[str | Path],
     out: Path,
@@ -77,24 +83,24 @@ def pretrain(
     on: str = "auto",
     checkpoint_s: float = CHECKPOINT_S,
     is_resumed: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = _unsaid,
 ) -> Bundle:
     """Train a network on the training side of a cohort and write its bundle to `out / name`.
 
     The epoch, the calibration and the thresholds are chosen on the choosing side, and the reporting side is scored
-    once, at the end. `licence` is that of the data, which the weights carry.
+    once, at the end. `licence` is that of the data, which the weights carry. On several devices `say` is pickled.
 
     Raises:
         UsageError: the cohort cannot be trained on, or `out` holds a training and `is_resumed` says otherwise.
     """
-    checkpoint, place = _checkpoint(out, is_resumed), device.chosen(on)
+    place = device.chosen(on, recipe.devices)
+    checkpoint = _checkpoint(out, is_resumed)
     parts, spec = prepared(sources.read(data, labels=labels, columns=columns), leads, folds, recipe.seed, n_positives)
     parts.write(out / "split.parquet")
     if labels is not None and labels.n_without_patient:
         say(f"{labels.n_without_patient} labelled ECGs without a patient: each is taken for a patient of its own")
     say(f"{_summary(parts)} · {place}")
     train, choose = (Inputs(parts.of(side), spec) for side in ("train", "choose"))
-    stream = Stream(train, batch=recipe.batch, seed=recipe.seed)
 
     recipe = replace(recipe, data_sha256=parts.cohort.sha256, split_sha256=parts.sha256)
     arguments = {"n_leads": len(leads), "n_labels": len(parts.cohort.codes), **architecture}
@@ -105,13 +111,15 @@ def pretrain(
         "input": asdict(spec),
         "codes": parts.cohort.codes,
     }
-    training = Training(arguments, recipe, fabric=place.fabric(), facts=facts)
-    if is_resumed:
+    begin = partial(Training, arguments, recipe, facts=facts)
+    from_ = checkpoint if is_resumed else None
+    train_on = partial(_trained, begin, train, choose, out, checkpoint_s=checkpoint_s, from_=from_, say=say)
+    if place.n == 1:
+        training = train_on(place.fabric())
+    else:
+        processes.launch(place.fabric(), train_on)
+        training = begin()
         training.resume(checkpoint)
-    with closing(Logbook(training, stream.n_steps, out, checkpoint_s=checkpoint_s, say=say)) as logbook:
-        while not training.is_finished:
-            training.run_epoch(stream, choose, after_step=logbook.step)
-            logbook.epoch()
 
     network = training.best_network()
     bundle = Bundle(
@@ -136,6 +144,34 @@ def pretrain(
     say(f"macro AUC of the reporting side: {card.macro(report)}")
     bundle = replace(bundle, labels=_with_figures(bundle.labels, report))
     return export.write(bundle, network, card=_card(bundle, network, report))
+
+
+def _trained(
+    begin: Callable[..., Training],
+    train: Inputs,
+    choose: Inputs,
+    out: Path,
+    fabric: Fabric,
+    *,
+    checkpoint_s: float,
+    from_: Path | None,
+    say: Callable[[str], None],
+) -> Training:
+    """A training at its end, whose checkpoint, events and progress the first of all processes keeps and tells."""
+    training = begin(fabric=fabric)
+    recipe, share = training.recipe, slice(fabric.global_rank, None, fabric.world_size)
+    stream = Stream(train, batch=recipe.batch, seed=recipe.seed, share=share)
+    if from_ is not None:
+        training.resume(from_)
+    if fabric.global_rank > 0:
+        while not training.is_finished:
+            training.run_epoch(stream, choose)
+        return training
+    with closing(Logbook(training, stream.n_steps, out, checkpoint_s=checkpoint_s, say=say)) as logbook:
+        while not training.is_finished:
+            training.run_epoch(stream, choose, after_step=logbook.step)
+            logbook.epoch()
+    return training
 
 
 def card_of(

@@ -55,11 +55,13 @@ class Inputs:
         """Whether they are in memory."""
         return self._kept is not None
 
-    def of(self, at: np.ndarray) -> np.ndarray:
-        """The input of these records, in this order."""
+    def of(self, at: np.ndarray, *, wanted: np.ndarray | None = None) -> np.ndarray:
+        """The input of these records, in this order; anything for those that `wanted`, bool (record,), leaves out."""
         if self._kept is not None:
             return self._kept[at]
         order = np.argsort(at, kind="stable")
+        if wanted is not None:
+            order = order[wanted[at[order]]]
         x, start = self._empty(len(at)), 0
         for block in self.each(in_blocks(self.cohort, at[order])):
             x[order[start : start + len(block)]] = block
@@ -89,8 +91,12 @@ class Inputs:
 class Stream:
     """The batches of one epoch after another; each record is in an epoch once at most."""
 
-    def __init__(self, inputs: Inputs, *, batch: int, seed: int, buffer_bytes: int = BUFFER_BYTES) -> None:
+    def __init__(
+        self, inputs: Inputs, *, batch: int, seed: int, buffer_bytes: int = BUFFER_BYTES, share: slice = slice(None)
+    ) -> None:
+        """Of every batch of `batch` records yield those in `share`, where several processes go through one stream."""
         self.inputs = inputs
+        self._share = share
         self._batch = min(batch, len(inputs.cohort))
         self._seed = seed
         self._n_slots = min(len(inputs.cohort), max(4 * batch, buffer_bytes // inputs.record_bytes))
@@ -106,7 +112,8 @@ class Stream:
         _, draws = self._draws(number)
         for step, (_, records, _) in enumerate(draws):
             if step >= start:
-                yield self.inputs.of(records), self.inputs.cohort.targets[records]
+                mine = records[self._share]
+                yield self.inputs.of(mine), self.inputs.cohort.targets[mine]
 
     def _streamed(self, number: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order, draws = self._draws(number)
@@ -116,13 +123,23 @@ class Stream:
             slots, _, fresh = next(draws)
             held[slots[: len(fresh)]] = fresh
             n_read += len(fresh)
-        buffer = self.inputs.of(held)
-        arriving = (row for block in self.inputs.each(_from(order, n_read)) for row in block)
+        is_drawn = self._is_drawn(number)
+        buffer = self.inputs.of(held, wanted=is_drawn)
+        wanted = (block[is_drawn[block]] for block in _from(order, n_read))
+        arriving = (row for block in self.inputs.each(filter(len, wanted)) for row in block)
         for slots, records, fresh in draws:
-            x = buffer[slots]
-            for slot in slots[: len(fresh)]:
-                buffer[slot] = next(arriving)
-            yield x, self.inputs.cohort.targets[records]
+            x = buffer[slots[self._share]]
+            for slot, record in zip(slots, fresh, strict=False):  # towards the end fewer arrive
+                if is_drawn[record]:
+                    buffer[slot] = next(arriving)
+            yield x, self.inputs.cohort.targets[records[self._share]]
+
+    def _is_drawn(self, number: int) -> np.ndarray:
+        """Whether a record, bool (record,), is in the share of any batch of that epoch; no other is read."""
+        is_drawn = np.zeros(len(self.inputs.cohort), bool)
+        for _, records, _ in self._draws(number)[1]:
+            is_drawn[records[self._share]] = True
+        return is_drawn
 
     def _draws(self, number: int) -> tuple[list[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
         """Blocks of records in the order of reading, and what each step does with the buffer."""

@@ -3,6 +3,10 @@
 A step is a function of this state and of the seed, the epoch and the step, from which every random draw follows. So a
 checkpoint needs no random state, and on a CPU a training that was killed at any step ends in the same bits as one that
 was not.
+
+On several devices each process takes its share of every batch, with random draws of its own, and normalises by the
+statistics of that share; the gradient is that of the whole batch, and weights, averages and choices are alike in all.
+Of three or more, a resumed training may end in other last bits: DDP sums in another order after its first step.
 """
 
 import copy
@@ -11,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,6 +42,7 @@ class Recipe:
 
     epochs: int
     batch: int
+    """ECGs of a step, over all devices."""
     seed: int
     learning_rate: float = 2e-3
     """Peak of the one-cycle schedule."""
@@ -49,6 +54,8 @@ class Recipe:
     """Epochs without a better one after which training ends."""
     is_balanced: bool = False
     """Whether the positives of a label weigh as much as its negatives."""
+    devices: int = 1
+    """That share each batch."""
     data_sha256: str = ""
     split_sha256: str = ""
 
@@ -57,6 +64,10 @@ class Recipe:
             raise UsageError(
                 f"training: {self.epochs} epochs of batches of {self.batch} at rate {self.learning_rate:g}, "
                 "expected at least 1 of 2, and a rate above 0"
+            )
+        if not 1 <= self.devices <= self.batch:
+            raise UsageError(
+                f"training: {self.devices} devices for batches of {self.batch}, expected 1 to {self.batch}"
             )
 
 
@@ -128,13 +139,14 @@ class Training:
             n_done = len(self.history) * train.n_steps + self.step
             self._set_rate(n_done / (self.recipe.epochs * train.n_steps))
             with torch.random.fork_rng(devices=self._devices()):
-                torch.manual_seed(self.recipe.seed * 1_000_003 + n_done)
+                torch.manual_seed(self.recipe.seed * 1_000_003 + n_done + (self.fabric.global_rank << 28))
                 self.loss += self._step(*self._augmented(x, y, train), positive_weight)
             self._follow(n_done)
             self.step += 1
             after_step()
         logits = predict(self._with(self.average), choose.each(choose.blocks))[0]
-        auc = metrics.macro_auc(choose.cohort.targets, logits)
+        # All compute it, for waiting may take long; but graphics processors might differ in the last bit.
+        auc = self.fabric.broadcast(metrics.macro_auc(choose.cohort.targets, logits))
         self.history.append({"loss": self.loss / train.n_steps, "auc_choose": auc})
         self.step, self.loss = 0, 0.0
         if self.best_epoch == len(self.history):
@@ -158,12 +170,30 @@ class Training:
         loss = nn.functional.binary_cross_entropy_with_logits(
             logits.float(), y.nan_to_num(), reduction="none", pos_weight=positive_weight
         )
-        loss = (loss * is_known).sum() / is_known.sum().clamp(min=1)
+        n_known = self._over_devices("sum", is_known.sum())
+        # Of gradients DDP takes the mean over the devices.
+        loss = self.fabric.world_size * (loss * is_known).sum() / n_known.clamp(min=1)
         self.optimiser.zero_grad()
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self.module, self.optimiser, max_norm=1.0)
         self.optimiser.step()
-        return loss.item()
+        if self.fabric.world_size > 1:
+            self._share_statistics()
+        return self._over_devices("mean", loss.detach()).item()
+
+    def _over_devices(self, how: Literal["mean", "sum"], tensor: Tensor) -> Tensor:
+        reduced = self.fabric.all_reduce(tensor, reduce_op=how)
+        assert isinstance(reduced, Tensor)
+        return reduced
+
+    def _share_statistics(self) -> None:
+        """Keep the mean over all devices of what each normalisation has seen on its own."""
+        layers = [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d) and layer.training]
+        seen = [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var) if tensor is not None]
+        if seen:
+            mean = self._over_devices("mean", torch.cat(seen))
+            for tensor, shared in zip(seen, torch.split(mean, [len(tensor) for tensor in seen]), strict=True):
+                tensor.copy_(shared)
 
     def _positive_weight(self, train: Stream) -> Tensor | None:
         """How many negatives there are to a positive of each label, where that is asked for."""
@@ -227,7 +257,7 @@ class Training:
         with safe_open(path, "pt") as file:
             facts = file.metadata()
             tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118  # no mapping
-        made = json.loads(facts["made"])
+        made = {"devices": 1, **json.loads(facts["made"])}  # what checkpoints did not say when there was no other
         if other := [f"{key} {value!r}" for key, value in self._made().items() if made.get(key) != value]:
             raise UsageError(f"{path.name}: not a training with {', '.join(other)}; resume it as it was begun")
         self.history, self.step, self.loss = (json.loads(facts[name]) for name in ("history", "step", "loss"))
