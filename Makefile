@@ -23,7 +23,7 @@ test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 soak: $(VENV)/soak.stamp
 	$(BIN)/python fuzz/soak.py --seconds $(SECONDS) --jobs $(JOBS)

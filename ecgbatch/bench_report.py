@@ -34,13 +34,16 @@ def table(found: Mapping[str, Any]) -> str:
 
 def _parts(found: Mapping[str, Any]) -> Iterator[list[str]]:
     machine = found["machine"]
-    where = f"{machine['processor']}, {machine['cores']} cores"
+    where = f"{machine['processor']}, {_counted(machine['cores'], 'core')}"
     what = f"{spaced(found['n_ecgs'])} ECGs, {found['settings']['sources']}"
     yield [f"{found['model']} {found['version']} · {where} · {what}"]
     feed = found["feed"]
     yield _aligned(
         [("feed", "ECG/s"), *((f"{name}, one core", _rate(rate)) for name, rate in feed["ecg_per_s_one_core"].items())]
-        + [(f"whole feed, {n} threads", _rate(rate)) for n, rate in feed["ecg_per_s_by_threads"].items()]
+        + [
+            (f"whole feed, {_counted(int(n), 'thread')}", _rate(rate))
+            for n, rate in feed["ecg_per_s_by_threads"].items()
+        ]
     )
     for device, told in found["devices"].items():
         yield _aligned([("engines", "ECG/s", "operations/s", "of a matrix product", "of memory"), *_engines(told)])
@@ -53,6 +56,10 @@ def _parts(found: Mapping[str, Any]) -> Iterator[list[str]]:
         for precision, why in told["absent"].items():
             yield [f"{device} {precision}: not measured: {why}"]
     yield _aligned(list(_whole(found)))
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _engines(told: Mapping[str, Any]) -> Iterator[Sequence[str]]:

@@ -17,7 +17,19 @@ from ecgbatch.errors import BundleError
 from ecgbatch.parity import Parity
 from ecgbatch.record import LEADS
 
-__all__ = ["SHIPPED", "VARIANTS", "Bundle", "InputSpec", "Label", "Parent", "find", "is_bundle", "shipped", "trunk_of"]
+__all__ = [
+    "SHIPPED",
+    "VARIANTS",
+    "Bundle",
+    "InputSpec",
+    "Label",
+    "Parent",
+    "ended_in",
+    "find",
+    "is_bundle",
+    "shipped",
+    "trunk_of",
+]
 
 SHIPPED = Path(__file__).parent / "engines"
 _HASHED = ("labels.csv", "weights.safetensors", "model.onnx", "golden.parquet")
@@ -183,18 +195,27 @@ class Bundle:
 
 
 def find(name: str) -> Bundle:
-    """The bundle of that folder, or the shipped one of that name.
+    """The bundle of that folder, the shipped one of that name, or the one that a training in that folder ended in.
 
     Raises:
-        BundleError: there is neither.
+        BundleError: there is none.
     """
     folder = Path(name)
-    if not is_bundle(folder):
-        folder = SHIPPED / name
-        if "/" in name or not is_bundle(folder):
-            known = ", ".join(bundle.name for bundle in shipped()) or "none"
-            raise BundleError(f"model {name!r}: no such bundle folder, nor a shipped bundle (there are: {known})")
-    return Bundle.load(folder)
+    found = [folder] if "/" in name else [folder, SHIPPED / name]
+    for place in [*found, *ended_in(folder)]:
+        if is_bundle(place):
+            return Bundle.load(place)
+    known = ", ".join(bundle.name for bundle in shipped()) or "none"
+    raise BundleError(f"model {name!r}: no such bundle folder, nor a shipped bundle (there are: {known})")
+
+
+def ended_in(training: Path) -> list[Path]:
+    """The bundle that a training in that folder has ended in; none where there are several, and none of checkpoints."""
+    if not os.path.isfile(training / "checkpoint.safetensors"):  # noqa: PTH113  # Path.is_file raises where it may not look
+        return []
+    made = [found.parent for found in training.glob("*/bundle.toml")]
+    ended = [folder for folder in made if not folder.name.startswith((".", "checkpoint-"))]
+    return ended if len(ended) == 1 else []
 
 
 def trunk_of(bundle: Bundle, others: Sequence[Bundle] = ()) -> Bundle:

@@ -63,7 +63,7 @@ def score_command(
         Argument(help="Folders, ECG files, archives of them, URLs, or manifests (CSV, Parquet) with a column 'path'."),
     ],
     out: Annotated[Path, Option(help="Run folder: new, or one to go on with.")],
-    model: Annotated[list[str], Option(help="Shipped bundle or bundle folder; several are scored in one pass.")] = [  # noqa: B006
+    model: Annotated[list[str], Option(help="Shipped bundle, bundle folder or training; several run in one pass.")] = [  # noqa: B006
         "foundation"
     ],
     device: Annotated[str, Option(help="auto, cpu, cuda, or several GPUs: cuda:0,1.")] = "auto",

@@ -84,6 +84,38 @@ def test_a_folder_without_a_bundle_is_refused_and_the_shipped_ones_are_named(tmp
         bundles.find(str(tmp_path))
 
 
+def test_the_folder_of_a_training_stands_for_the_bundle_that_it_ended_in(foundation, copied, tmp_path):
+    training = tmp_path / "training"
+    for name in ("foundation", "checkpoint-3", ".other.partial"):
+        shutil.copytree(copied, training / name)
+    (training / "checkpoint.safetensors").touch()
+
+    assert bundles.find(str(training)).folder == training / "foundation"
+
+
+def test_neither_a_bundle_nor_a_shipped_name_gives_way_to_what_a_folder_holds(
+    foundation, copied, tmp_path, monkeypatch
+):
+    outer = tmp_path / "foundation"
+    shutil.copytree(copied, outer / "foundation")
+    (outer / "checkpoint.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    shipped = bundles.find("foundation").folder
+    shutil.copytree(copied, outer, dirs_exist_ok=True)
+
+    assert shipped == foundation.folder
+    assert bundles.find(str(outer)).folder == outer
+
+
+def test_a_folder_of_several_bundles_stands_for_none(copied, tmp_path):
+    for name in ("one", "other"):
+        shutil.copytree(copied, tmp_path / "several" / name)
+    (tmp_path / "several" / "checkpoint.safetensors").touch()
+
+    with pytest.raises(BundleError, match="no such bundle folder"):
+        bundles.find(str(tmp_path / "several"))
+
+
 def test_the_fingerprint_changes_with_any_hash(foundation, copied):
     text = (copied / "bundle.toml").read_text("utf-8")
     (copied / "bundle.toml").write_text(text.replace('version = "', 'version = "9'), "utf-8")

@@ -30,8 +30,8 @@ def find(name: str) -> Bundle:
         return bundle_of(path)
     if bundle.is_bundle(path) or not (path / _FILE).is_file():
         return bundle.find(name)
-    ended = [made.parent for made in path.glob("*/bundle.toml") if not made.parent.name.startswith("checkpoint-")]
-    return Bundle.load(ended[0]) if len(ended) == 1 else bundle_of(path / _FILE)
+    ended = bundle.ended_in(path)
+    return Bundle.load(ended[0]) if ended else bundle_of(path / _FILE)
 
 
 def bundle_of(path: Path) -> Bundle:
