@@ -247,7 +247,14 @@ def _mixed(result: Result) -> str:
 
 def _networks(result: Result) -> str:
     precisions = [name for name in ("fp32", "int8") if all(name in found for found in result["networks"].values())]
-    head = ("network", "GFLOP", "parameters", "macro AUC, choosing side (95 %)", "less the first (95 %)")
+    head = (
+        "network",
+        "GFLOP",
+        "parameters",
+        "macro AUC, choosing side (95 %)",
+        "less the first (95 %)",
+        "of each training",
+    )
     rows = (
         (
             found["what"],
@@ -255,11 +262,14 @@ def _networks(result: Result) -> str:
             f"{found['n_parameters'] / 1e6:.2f} M",
             _interval(found["macro_auc"]),
             _interval(found["gain"], sign="+") if at else "–",
+            " ".join(f"{auc:.3f}" for auc in found["macro_auc_by_seed"]),
             *(_number(found[name]) for name in precisions),
+            f"{found['n_held']} · {found['int8_auc_change']:+.4f}",
         )
         for at, found in enumerate(result["networks"].values())
     )
-    return _table((*head, *(f"{name}, ECG/s" for name in precisions)), rows)
+    last = "first training in int8: layers left in fp32 · change of macro AUC"
+    return _table((*head, *(f"{name}, ECG/s" for name in precisions), last), rows)
 
 
 def _transfer(result: Result) -> str:
@@ -285,6 +295,23 @@ def _by_positives(found: Result) -> dict[int | None, dict[str, Result]]:
     for row in found["figures"]:
         by_number.setdefault(row["n_positives"], {})[row["arm"]] = row["auc"]
     return by_number
+
+
+def _gpu_pieces(result: Result) -> str:
+    kernel, graph, network = (result[name] for name in ("kernel", "graph", "network"))
+    share = kernel["bytes_per_s"] / kernel["copy_bytes_per_s"]
+    pieces = [
+        ("kernel that makes model input", f"{kernel['ecg_per_s'] / 1e6:.2f} million", f"{share:.0%} of a copy's bytes"),
+        ("DALI graph, from host memory", f"{graph['ecg_per_s'] / 1e6:.2f} million", "–")
+        if "ecg_per_s" in graph
+        else ("DALI graph", "–", graph["why_not"]),
+    ]
+    gflop = network["gflop_per_ecg"]
+    for row in network["rates"]:
+        share = row["ecg_per_s"] * gflop * 1e9 / network["products"][row["precision"]]
+        what = f"network, PyTorch {row['runtime']}, {row['precision']}, batch {row['batch']}"
+        pieces.append((what, f"{row['ecg_per_s'] / 1e6:.3f} million", f"{share:.0%} of a product's operations"))
+    return _table((f"one {result['gpu']}", "ECG/s", "of what the device does at best"), pieces)
 
 
 def _interval(figure: Result, *, sign: str = "") -> str:
@@ -336,6 +363,7 @@ _TABLES: Mapping[str, Callable[[Result], str]] = MappingProxyType(
         "dali": _dali,
         "decode": _decode,
         "engine": _engine,
+        "gpu_pieces": _gpu_pieces,
         "end_to_end": _end_to_end,
         "memory": _memory,
         "mixed": _mixed,

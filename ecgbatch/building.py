@@ -18,10 +18,11 @@ from ecgbatch.runtimes import BATCH, Engine, is_gpu
 
 if TYPE_CHECKING:
     from ecgbatch.train.calibration import Calibration
+    from ecgbatch.train.quantise import Choice
 
-__all__ = ["Order", "build"]
+__all__ = ["Order", "build", "quantised"]
 
-_HEADROOM = 0.6
+_HEADROOM = 0.7
 """Of the limits, what a graph must keep on the ECGs that it is calibrated on, so that others keep the limits."""
 
 
@@ -117,11 +118,23 @@ def _graph(
 
 
 def _quantised(bundle: Bundle, ecgs: "Calibration", out: Path, say: Callable[[str], None]) -> Path:
+    choice = quantised(bundle, ecgs.x, out)
+    held = ", ".join(name.removesuffix(".weight") for name in choice.held) or "none"
+    say(f"held back in fp32: {held} · range clips {choice.clipped:g} · logits off by {choice.error:.3f}")
+    return out
+
+
+def quantised(bundle: Bundle, x: np.ndarray, out: Path) -> "Choice":
+    """Write the int8 graph of a bundle to `out`, its ranges those of model input x (record, lead, time).
+
+    Raises:
+        EngineError: it is not within its limits, whatever is held back.
+    """
     from ecgbatch.runtimes import cpu
     from ecgbatch.train import quantise
 
     def logits(graph: Path) -> np.ndarray:
-        return cpu.load(bundle, batch=BATCH, precision="int8", graph=graph)(ecgs.x)[0]
+        return cpu.load(bundle, batch=BATCH, precision="int8", graph=graph)(x)[0]
 
     source = bundle.folder / "model.onnx"
     expected, limits = bundle.probabilities(logits(source)), LIMITS["int8"]
@@ -133,10 +146,7 @@ def _quantised(bundle: Bundle, ecgs: "Calibration", out: Path, say: Callable[[st
             and found.flip_share <= _HEADROOM * limits.flip_share
         )
 
-    choice = quantise.chosen(source, out, ecgs.x, logits, keeps)
-    held = ", ".join(name.removesuffix(".weight") for name in choice.held) or "none"
-    say(f"held back in fp32: {held} · range clips {choice.clipped:g} · logits off by {choice.error:.3f}")
-    return out
+    return quantise.chosen(source, out, x, logits, keeps)
 
 
 def _on_cpu(

@@ -116,7 +116,7 @@ class Output:
 
 
 def _column(name: str, values: Sequence[Any]) -> pl.Series:
-    """A column of `_SCHEMA`; lists go through Arrow, for Polars takes twenty times as long."""
+    """A column of `_SCHEMA`; lists go through Arrow, which makes them faster than Polars does."""
     dtype = _SCHEMA[name]
     if isinstance(dtype, pl.List):
         return pl.Series(name, pa.array(values, pa.large_list(pa.large_string())))

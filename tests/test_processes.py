@@ -65,7 +65,7 @@ pretrain.Training = Deadly
 STEP = """
 import torch
 from safetensors.torch import save_file
-from ecgbatch.errors import ArchiveError
+from ecgbatch.errors import ArchiveError, EcgbatchError
 from ecgbatch.train.device import Device
 from ecgbatch.train.processes import launch
 from ecgbatch.train.training import Recipe, Training
@@ -95,7 +95,7 @@ if __name__ == "__main__":
     step(Device("cpu", "32-true").fabric())
     try:
         launch(Device("cpu", "32-true", 2).fabric(), step_and_fail)
-    except ArchiveError as err:
+    except EcgbatchError as err:
         print(f"raised: {err}")
 """
 
@@ -223,7 +223,7 @@ def test_more_gpus_than_there_are_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
 
-    with pytest.raises(EngineError, match="2 devices: PyTorch sees 1 NVIDIA GPU"):
+    with pytest.raises(EngineError, match="2 devices, expected at most the 1 that PyTorch sees"):
         device.chosen("cuda", 2)
 
 

@@ -59,7 +59,10 @@ def chosen(device: str, n: int = 1) -> Device:
         raise EngineError("device 'cuda': PyTorch sees no NVIDIA GPU; train with --device cpu")
     accelerator = "cpu" if device == "cpu" or not has_cuda else "cuda"
     if accelerator == "cuda" and n > torch.cuda.device_count():
-        raise EngineError(f"{n} devices: PyTorch sees {torch.cuda.device_count()} NVIDIA GPUs, expected as many")
+        n_there = torch.cuda.device_count()
+        raise EngineError(
+            f"{n} devices, expected at most the {n_there} that PyTorch sees; ask for fewer with --devices"
+        )
     has_bfloat16 = _cpu_gains_by_bfloat16() if accelerator == "cpu" else torch.cuda.is_bf16_supported()
     return Device(accelerator, "bf16-mixed" if has_bfloat16 else "32-true", n)
 

@@ -37,7 +37,7 @@ from ecgbatch.train.stream import Inputs, Stream
 from ecgbatch.train.survey import survey
 from ecgbatch.train.training import Recipe, Training, predict
 
-__all__ = ["ARCHITECTURE", "card_of", "leads_of", "numbers", "prepared", "pretrain", "shaped"]
+__all__ = ["ARCHITECTURE", "calibrated", "card_of", "leads_of", "numbers", "prepared", "pretrain", "shaped"]
 
 ARCHITECTURE: Mapping[str, Any] = {
     "widths": [32, 64, 96, 128, 160],
@@ -45,7 +45,7 @@ ARCHITECTURE: Mapping[str, Any] = {
     "kernel": 7,
     "stem_kernel": 15,
     "squeezed": [False, False, True, True],
-    "dropout": 0.3,
+    "dropout": 0.1,
 }
 """Arguments of `network.Network` beyond leads and labels."""
 
@@ -100,6 +100,8 @@ def pretrain(
     if labels is not None and labels.n_without_patient:
         say(f"{labels.n_without_patient} labelled ECGs without a patient: each is taken for a patient of its own")
     say(f"{_summary(parts)} · {place}")
+    if (n_train := int((parts.side == "train").sum())) < place.n:
+        raise UsageError(f"training: {n_train} ECGs to train on, expected one at least for each of {place.n} devices")
     train, choose = (Inputs(parts.of(side), spec) for side in ("train", "choose"))
 
     recipe = replace(recipe, data_sha256=parts.cohort.sha256, split_sha256=parts.sha256)
@@ -128,7 +130,7 @@ def pretrain(
         version=VERSION,
         licence=licence,
         input=spec,
-        labels=_calibrated(parts, choose, network),
+        labels=calibrated(parts, choose, network),
         network=training.network_arguments,
         training={
             "data": ", ".join(Path(source).name for source in data),
@@ -312,7 +314,7 @@ def _card(bundle: Bundle, network: Network, report: Evaluation) -> str:
     return card.text(bundle, report, n_parameters=n_parameters, gflop=gflop)
 
 
-def _calibrated(parts: Split, choose: Inputs, network: Network) -> tuple[Label, ...]:
+def calibrated(parts: Split, choose: Inputs, network: Network) -> tuple[Label, ...]:
     """The labels, calibrated on the choosing side, without figures yet."""
     chosen = choose.cohort
     logits = predict(network, choose.each(choose.blocks))[0]

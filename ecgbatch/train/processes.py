@@ -18,7 +18,7 @@ from threading import Thread
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
-from ecgbatch.errors import EcgbatchError, EngineError
+from ecgbatch.errors import EcgbatchError, EngineError, UsageError
 
 __all__ = ["launch"]
 
@@ -34,7 +34,7 @@ def launch(fabric: Fabric, work: Callable[[Fabric], object]) -> None:
     context = get_context("spawn")
     errors = context.SimpleQueue()
     theirs, ours = context.Pipe(duplex=False)
-    with ours:  # it is closed when we leave, however we do
+    with theirs, ours:  # closed when we leave, however we do
         try:
             fabric.launch(partial(_do, work, theirs, errors))
         except ProcessException as err:
@@ -56,7 +56,7 @@ def _do(
     try:
         work(fabric)
     except EcgbatchError as err:
-        errors.put(err)
+        errors.put((UsageError if isinstance(err, UsageError) else EcgbatchError)(str(err)))  # these can be pickled
         sys.exit(1)
 
 

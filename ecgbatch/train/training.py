@@ -153,18 +153,17 @@ class Training:
             self.best = _copy(self.average)
 
     def _augmented(self, x: np.ndarray, y: np.ndarray, train: Stream) -> tuple[Tensor, Tensor]:
-        spec = train.inputs.spec
-        scale_mv = torch.tensor(spec.scale_mv, dtype=torch.float32)
+        spec, there = train.inputs.spec, self.fabric.device
+        scale_mv = torch.tensor(spec.scale_mv, dtype=torch.float32, device=there)
         n_limb = sum(not lead.startswith("V") for lead in spec.leads)
-        distorted = augment.distort(torch.from_numpy(x), scale_mv=scale_mv, fs_hz=spec.fs_hz, n_limb=n_limb)
-        return augment.mixup(distorted, torch.from_numpy(y), alpha=self.recipe.mixup_alpha)
+        distorted = augment.distort(torch.from_numpy(x).to(there), scale_mv=scale_mv, fs_hz=spec.fs_hz, n_limb=n_limb)
+        return augment.mixup(distorted, torch.from_numpy(y).to(there), alpha=self.recipe.mixup_alpha)
 
     def _step(self, x: Tensor, y: Tensor, positive_weight: Tensor | None) -> float:
         self.network.train()
         for layer in self.network.modules():
             if isinstance(layer, nn.BatchNorm2d) and not layer.weight.requires_grad:
                 layer.eval()
-        x, y = x.to(self.fabric.device), y.to(self.fabric.device)
         logits, _ = self.module(x)
         is_known = ~y.isnan()  # of two records that were mixed, both are
         loss = nn.functional.binary_cross_entropy_with_logits(
@@ -257,7 +256,7 @@ class Training:
         with safe_open(path, "pt") as file:
             facts = file.metadata()
             tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118  # no mapping
-        made = {"devices": 1, **json.loads(facts["made"])}  # what checkpoints did not say when there was no other
+        made = {"devices": 1, **json.loads(facts["made"])}  # one that names no devices is of one
         if other := [f"{key} {value!r}" for key, value in self._made().items() if made.get(key) != value]:
             raise UsageError(f"{path.name}: not a training with {', '.join(other)}; resume it as it was begun")
         self.history, self.step, self.loss = (json.loads(facts[name]) for name in ("history", "step", "loss"))
