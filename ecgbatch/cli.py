@@ -82,7 +82,10 @@ def score_command(
     reject_poor: Annotated[
         float | None, Option(help="Reject ECGs of less quality than this; 0.5 is an even chance.", min=0, max=1)
     ] = None,
-    workers: Annotated[int, Option(help="Threads that read and decode.", min=1, max=_MANY)] = 2,
+    workers: Annotated[
+        int | None,
+        Option(help="Threads that read and decode; half of the cores by default, for a GPU all.", min=1, max=_MANY),
+    ] = None,
     deduplicate: Annotated[
         bool, Option("--deduplicate", help="At the end, move all but the first record of each waveform to duplicates/.")
     ] = False,

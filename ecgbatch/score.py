@@ -45,8 +45,8 @@ class Options:
     """Score only the first so many entries."""
     reject_poor: float | None = None
     """Reject records of less quality than this."""
-    workers: int = 2
-    """Threads that read and decode."""
+    workers: int | None = None
+    """Threads that read and decode; half of the cores by default beside engines on a CPU, all of them for a GPU."""
     deduplicate: bool = False
     """At the end, take out of the scores what has the waveform of an earlier entry."""
 
@@ -146,12 +146,15 @@ def _require_alike(devices: Sequence[Sequence[Trunk]]) -> None:
 
 def _feed(bundles: Sequence[Bundle], trunks: Sequence[Trunk], options: Options, *, n_devices: int) -> Feed:
     """What feeds the engines of one device."""
+    device = str(trunks[0].engine).partition(" ")[0]
+    n_cores = len(os.sched_getaffinity(0))
+    workers = options.workers or max(1, n_cores // 2 if device == "cpu" else n_cores)
     return open_feed(
         options.feed,
         list(dict.fromkeys(bundle.input for bundle in bundles)),
-        device=str(trunks[0].engine).partition(" ")[0],
+        device=device,
         size=trunks[0].engine.batch,
-        workers=-(-options.workers // n_devices),
+        workers=-(-workers // n_devices),
         least_quality=options.reject_poor,
     )
 
