@@ -22,6 +22,7 @@ import numpy as np
 from ecgbatch import archive, formats, pack, score, synth
 from ecgbatch.archive import Entry
 from ecgbatch.bundle import Bundle
+from ecgbatch.cores import n_cores
 from ecgbatch.errors import EngineError, RecordError, UsageError
 from ecgbatch.feed import host
 from ecgbatch.feed.batch import batches
@@ -96,7 +97,7 @@ def measure(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda
     return {
         "model": bundle.name,
         "version": bundle.version,
-        "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0))},
+        "machine": {"processor": _processor(), "cores": n_cores()},
         "settings": asdict(order) | {"sources": "given" if order.sources else "synthetic MUSE XML"},
         "n_ecgs": len(entries),
         "feed": feed,
@@ -122,9 +123,8 @@ def _synthetic(folder: Path, n: int) -> Path:
 
 def _feed(bundle: Bundle, entries: Sequence[Entry], rounds: int) -> dict[str, Any]:
     """ECG/s of one core that reads, decodes, prepares and normalises; and of the whole feed on 1, 2, … threads."""
-    n_cores = len(os.sched_getaffinity(0))
     kept: dict[str, list[float]] = {}
-    threads: dict[int, list[float]] = {n: [] for n in sorted({1, n_cores, *(2**k for k in range(8) if 2**k < n_cores)})}
+    threads: dict[int, list[float]] = {n: [] for n in _doubled(n_cores())}
     for _ in range(rounds):
         for name, rate in _stages(bundle, entries).items():
             kept.setdefault(name, []).append(rate)
@@ -136,6 +136,11 @@ def _feed(bundle: Bundle, entries: Sequence[Entry], rounds: int) -> dict[str, An
         "ecg_per_s_one_core": {name: median(rates) for name, rates in kept.items()},
         "ecg_per_s_by_threads": {str(n): median(rates) for n, rates in threads.items()},
     }
+
+
+def _doubled(most: int) -> list[int]:
+    """1, 2, 4 and so on, and the most."""
+    return sorted({1, most, *(2**k for k in range(8) if 2**k < most)})
 
 
 def _batches(bundle: Bundle, entries: Sequence[Entry], *, workers: int) -> Iterator[Any]:
@@ -255,8 +260,7 @@ def _by_threads(
         return {}
     from ecgbatch.runtimes import choice
 
-    n_cores = len(os.sched_getaffinity(0))
-    counts = sorted({1, n_cores, *(2**k for k in range(8) if 2**k < n_cores)})
+    counts = _doubled(n_cores())
     return {
         precision: {
             str(n): _ecg_per_s(

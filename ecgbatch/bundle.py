@@ -201,21 +201,21 @@ def find(name: str) -> Bundle:
         BundleError: there is none.
     """
     folder = Path(name)
-    found = [folder] if "/" in name else [folder, SHIPPED / name]
-    for place in [*found, *ended_in(folder)]:
-        if is_bundle(place):
+    places = [folder] if "/" in name else [folder, SHIPPED / name]
+    for place in (*places, ended_in(folder)):
+        if place is not None and is_bundle(place):
             return Bundle.load(place)
     known = ", ".join(bundle.name for bundle in shipped()) or "none"
     raise BundleError(f"model {name!r}: no such bundle folder, nor a shipped bundle (there are: {known})")
 
 
-def ended_in(training: Path) -> list[Path]:
+def ended_in(training: Path) -> Path | None:
     """The bundle that a training in that folder has ended in; none where there are several, and none of checkpoints."""
     if not os.path.isfile(training / "checkpoint.safetensors"):  # noqa: PTH113  # Path.is_file raises where it may not look
-        return []
+        return None
     made = [found.parent for found in training.glob("*/bundle.toml")]
     ended = [folder for folder in made if not folder.name.startswith((".", "checkpoint-"))]
-    return ended if len(ended) == 1 else []
+    return ended[0] if len(ended) == 1 else None
 
 
 def trunk_of(bundle: Bundle, others: Sequence[Bundle] = ()) -> Bundle:

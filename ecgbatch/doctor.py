@@ -1,6 +1,5 @@
 """What is installed, what this machine can do, and whether every engine and feed it can run says what it should."""
 
-import os
 import platform
 import re
 import shutil
@@ -17,6 +16,7 @@ import numpy as np
 
 from ecgbatch import admission, archive, bundle, engine_cache, formats, synth
 from ecgbatch.bundle import Bundle
+from ecgbatch.cores import n_cores
 from ecgbatch.errors import EcgbatchError, EngineError
 from ecgbatch.plan import Shard
 from ecgbatch.runtimes import open_engine, open_head
@@ -113,7 +113,7 @@ def _devices() -> Iterator[str]:
     model = re.search(r"^model name\s*: (.*)$", facts, re.MULTILINE)
     flags = sorted(set(_FLAGS.findall(facts)))
     name = model[1] if model else platform.machine()
-    yield f"cpu: {name}, {len(os.sched_getaffinity(0))} cores, {', '.join(flags) or 'no vector flags known'}"
+    yield f"cpu: {name}, {n_cores()} cores, {', '.join(flags) or 'no vector flags known'}"
     yield from _gpus()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ecgbatch import duplicates, gate, parts, planning
 from ecgbatch.bundle import Bundle
+from ecgbatch.cores import n_cores
 from ecgbatch.errors import EngineError, UsageError
 from ecgbatch.facts import Facts, is_finished, recount
 from ecgbatch.feed import FEEDS, Feed, open_feed
@@ -147,8 +148,7 @@ def _require_alike(devices: Sequence[Sequence[Trunk]]) -> None:
 def _feed(bundles: Sequence[Bundle], trunks: Sequence[Trunk], options: Options, *, n_devices: int) -> Feed:
     """What feeds the engines of one device."""
     device = str(trunks[0].engine).partition(" ")[0]
-    n_cores = len(os.sched_getaffinity(0))
-    workers = options.workers or max(1, n_cores // 2 if device == "cpu" else n_cores)
+    workers = options.workers or max(1, n_cores() // 2 if device == "cpu" else n_cores())
     return open_feed(
         options.feed,
         list(dict.fromkeys(bundle.input for bundle in bundles)),

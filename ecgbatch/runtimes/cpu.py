@@ -1,7 +1,6 @@
 """OpenVINO on a CPU: asynchronous requests on as many streams as give the most ECGs a second."""
 
 import hashlib
-import os
 import re
 import sys
 from collections import deque
@@ -15,6 +14,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from ecgbatch.bundle import VARIANTS, Bundle
+from ecgbatch.cores import n_cores
 from ecgbatch.errors import EngineError
 
 # Usage statistics have no place beside health data: without its telemetry package OpenVINO uses an empty stand-in.
@@ -74,7 +74,7 @@ def facts(bundle: Bundle, precision: str) -> dict[str, str]:
         **({"graph": bundle.hashes.get(VARIANTS[precision], "none")} if precision in VARIANTS else {}),
         "precision": precision,
         "device": "cpu",
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": str(n_cores()),
         "processor": _processor(),
         "openvino": ov.__version__,
     }

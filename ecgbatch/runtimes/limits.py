@@ -1,6 +1,5 @@
 """What this machine multiplies and moves at best, and what a network asks of it: what an engine is held against."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ecgbatch.bundle import Bundle
+from ecgbatch.cores import n_cores
 from ecgbatch.errors import EngineError
 from ecgbatch.runtimes import cpu  # noqa: F401  # first: it keeps OpenVINO's usage statistics out
 
@@ -68,8 +68,7 @@ class Product:
 
 def bytes_per_s(seconds: float) -> float:
     """Bytes read and written a second by all cores that copy memory."""
-    n_cores = len(os.sched_getaffinity(0))
-    pairs = [(np.ones(_COPIED, np.uint8), np.empty(_COPIED, np.uint8)) for _ in range(n_cores)]
+    pairs = [(np.ones(_COPIED, np.uint8), np.empty(_COPIED, np.uint8)) for _ in range(n_cores())]
 
     def copied(pair: tuple[np.ndarray, np.ndarray]) -> int:
         n = 0
@@ -78,7 +77,7 @@ def bytes_per_s(seconds: float) -> float:
             n += 2 * _COPIED
         return n
 
-    with ThreadPoolExecutor(n_cores) as pool:
+    with ThreadPoolExecutor(len(pairs)) as pool:
         started = perf_counter()
         total = sum(pool.map(copied, pairs))
         return total / (perf_counter() - started)

@@ -1,6 +1,5 @@
 """A short sweep: how many streams and records at once score the most ECGs a second on this machine."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
@@ -8,6 +7,7 @@ from time import perf_counter
 import numpy as np
 
 from ecgbatch.bundle import Bundle
+from ecgbatch.cores import n_cores
 from ecgbatch.engine_cache import Profile
 from ecgbatch.runtimes import cpu
 
@@ -26,10 +26,9 @@ def fastest(bundle: Bundle, precision: str, graph: Path) -> Profile:
     Raises:
         EngineError: OpenVINO cannot compile the model.
     """
-    n_cores = len(os.sched_getaffinity(0))
     usual = cpu.load(bundle, batch=_BATCHES[0], precision=precision, graph=graph)
     by_streams = {usual.n_streams: usual}
-    for n in {1, n_cores} - set(by_streams):
+    for n in {1, n_cores()} - set(by_streams):
         by_streams[n] = cpu.load(bundle, batch=_BATCHES[0], precision=precision, graph=graph, n_streams=n)
     rates = _rates(list(by_streams.values()))
     n_streams = max(by_streams, key=lambda n: rates[by_streams[n]])

@@ -1,7 +1,6 @@
 """Whole synthetic archives: a folder tree like a hospital's, in several containers, some files damaged, some packed."""
 
 import csv
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, fields
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ecgbatch.cores import n_cores
 from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.record import Reason
 from ecgbatch.synth.code15 import write_code15
@@ -104,7 +104,7 @@ def write_archive(
     of_folder = [[kinds[index] for index in plan.folder(number)] for number in range(plan.n_folders)]
     write = partial(_write, folder, plan)
     if workers is None:
-        workers = 1 if n <= _FEW else len(os.sched_getaffinity(0))
+        workers = 1 if n <= _FEW else n_cores()
     try:
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"{folder}: not empty, expected a new folder")

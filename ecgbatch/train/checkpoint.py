@@ -31,7 +31,7 @@ def find(name: str) -> Bundle:
     if bundle.is_bundle(path) or not (path / _FILE).is_file():
         return bundle.find(name)
     ended = bundle.ended_in(path)
-    return Bundle.load(ended[0]) if ended else bundle_of(path / _FILE)
+    return Bundle.load(ended) if ended else bundle_of(path / _FILE)
 
 
 def bundle_of(path: Path) -> Bundle:
