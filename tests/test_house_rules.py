@@ -21,7 +21,7 @@ SOURCE = ROOT / "ecgbatch"
 MODULES = sorted(path.relative_to(ROOT) for path in SOURCE.rglob("*.py"))
 
 TIERS = (
-    {"errors", "_kernels"},
+    {"cores", "errors", "_kernels"},
     {"record", "waveform", "drawing"},
     {
         "archive",
