@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ecgbatch import synth
-from ecgbatch.bundle import Bundle
+from ecgbatch.bundle import Bundle, find
 from ecgbatch.errors import EngineError
 from ecgbatch.feed import host
 
@@ -40,8 +40,8 @@ def x(tiny_bundle: Bundle) -> np.ndarray:
 @pytest.fixture
 def int8(tiny_bundle: Bundle, x: np.ndarray, tmp_path: Path) -> Path:
     """The graph with every layer in int8."""
-    source, out = tiny_bundle.folder / "model.onnx", tmp_path / "model.int8.onnx"
-    quantise.write_int8(onnx.load(source), out, quantise.ranges(source, x)[0.0], held=())
+    model, out = onnx.load(tiny_bundle.folder / "model.onnx"), tmp_path / "model.int8.onnx"
+    quantise.write_int8(model, out, quantise.measured(model, x), clipped=0.0, held=())
     return out
 
 
@@ -77,6 +77,29 @@ def test_scales_are_symmetric_with_one_a_channel_of_the_weights(int8, tiny_bundl
         scale = values[f"{name}_scale"][:, None, None, None]
         assert values[f"{name}_quantised"].dtype == np.int8
         assert_allclose(values[f"{name}_quantised"] * scale, before[name], atol=scale.max() / 2 * 1.001)
+
+
+def test_no_two_products_of_a_weight_and_an_activation_exceed_16_bits(int8):
+    values = constants(onnx.load(int8))
+
+    largest = max(np.abs(values[f"{name}_quantised"].astype(int)).max() for name in LAYERS)
+    assert largest == quantise.STEPS
+    assert 2 * 255 * largest < 2**15
+
+
+def test_rounded_weights_move_no_layers_mean(x, tmp_path):
+    before = onnx.load(find("foundation").folder / "model.onnx")
+    found = quantise.measured(before, x)
+    quantise.write_int8(before, tmp_path / "out.onnx", found, clipped=0.0, held=())
+    (node,) = [node for node in before.graph.node if "stages.3.second.weight" in node.input]
+    read, weight, bias = node.input
+    old, new = constants(before), constants(onnx.load(tmp_path / "out.onnx"))
+
+    rounded = new[f"{weight}_quantised"] * new[f"{weight}_scale"][:, None, None, None]
+    error = (rounded - old[weight]).sum((2, 3)) @ found.means[read]
+
+    assert np.abs(error).max() > 1e-3
+    assert_allclose(new[bias] + error, old[bias], atol=1e-5)
 
 
 def test_only_what_is_never_negative_is_unsigned(int8):
@@ -127,12 +150,9 @@ def test_openvino_runs_the_convolutions_in_int8(int8):
 
 def test_with_all_layers_held_back_the_graph_is_that_of_the_model(tiny_bundle, x, tmp_path):
     source = tiny_bundle.folder / "model.onnx"
-    quantise.write_int8(
-        onnx.load(source),
-        tmp_path / "held.onnx",
-        quantise.ranges(source, x)[0.0],
-        held=quantise.convolutions(onnx.load(source)),
-    )
+    model = onnx.load(source)
+    found, layers = quantise.measured(model, x), quantise.convolutions(model)
+    quantise.write_int8(model, tmp_path / "held.onnx", found, clipped=0.0, held=layers)
 
     one, other = (cpu.load(tiny_bundle, batch=8, graph=graph)(x)[0] for graph in (source, tmp_path / "held.onnx"))
 
@@ -140,7 +160,7 @@ def test_with_all_layers_held_back_the_graph_is_that_of_the_model(tiny_bundle, x
 
 
 def test_a_range_is_the_largest_value_or_leaves_out_the_share_it_may(tiny_bundle, x):
-    found = quantise.ranges(tiny_bundle.folder / "model.onnx", x)
+    found = quantise.measured(onnx.load(tiny_bundle.folder / "model.onnx"), x).limits
 
     assert found[0.0]["unsqueeze"] == pytest.approx(np.abs(x).max(), rel=1e-6)
     for share in quantise.CLIPPED[1:]:

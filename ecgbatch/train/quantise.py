@@ -1,32 +1,56 @@
 """A bundle's graph in int8: quantise and dequantise pairs around its convolutions, ranges measured on real ECGs.
 
-Weights are symmetric int8, a scale a channel; activations symmetric int8, a scale a tensor, but uint8 with zero point 0
-where a ReLU or a pool of one makes them positive: twice the resolution, and OpenVINO adds shortcuts without the
-arithmetic of a zero point. `write_signed` gives the same graph in int8 alone, which is what TensorRT takes. What stays
-in float32: the head, the few multiplications of squeeze-and-excitation, and every convolution that is held back.
+Weights are symmetric, a scale a channel, and 7 bits wide; activations symmetric int8, a scale a tensor, but uint8 with
+zero point 0 where a ReLU or a pool of one makes them positive: twice the resolution, and OpenVINO adds shortcuts
+without the arithmetic of a zero point. `write_signed` gives the same graph in int8 alone, which is what TensorRT takes.
+What stays in float32: the head, the few multiplications of squeeze-and-excitation, and every convolution that is held
+back.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
 
 from ecgbatch.errors import EngineError
+from ecgbatch.train import activations
+from ecgbatch.train.equalise import equalised
 
-__all__ = ["CLIPPED", "Choice", "chosen", "convolutions", "ranges", "write_int8", "write_signed"]
+__all__ = [
+    "CLIPPED",
+    "STEPS",
+    "Choice",
+    "Measured",
+    "chosen",
+    "convolutions",
+    "measured",
+    "write_int8",
+    "write_signed",
+]
+
+STEPS = 63
+"""Of a weight either side of 0. Processors without VNNI add two products in 16 bits: 2 × 255 × 63 fits, and no sum
+saturates, so the graph says the same on all of them; activations err far more than what the eighth bit would give."""
 
 CLIPPED = (0.0, 1e-5, 1e-4)
 """Shares of a tensor's values that its range may leave out; what serves one network best harms another."""
 _BINS = 8192
-_AT_ONCE = 16
-"""ECGs whose activations are in memory at once."""
 Logits = Callable[[Path], np.ndarray]
 """What an engine says of the calibration ECGs with the graph of that file: (record, label)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What real ECGs make of the tensors of a graph, by name."""
+
+    limits: Mapping[float, Mapping[str, float]]
+    """For each share in `CLIPPED`, the absolute value that only this share of a tensor's values exceeds."""
+    means: Mapping[str, np.ndarray]
+    """Of each channel of what a convolution reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +74,11 @@ def chosen(source: Path, out: Path, x: np.ndarray, logits: Logits, keeps: Callab
     Raises:
         EngineError: not one convolution can be in int8.
     """
-    model, found = onnx.load(source), ranges(source, x)
-    expected = logits(source)
+    model = equalised(onnx.load(source), x)
+    found, expected = measured(model, x), logits(source)
 
     def error(held: Collection[str], clipped: float) -> tuple[float, np.ndarray]:
-        write_int8(model, out, found[clipped], held=held)
+        write_int8(model, out, found, clipped=clipped, held=held)
         told = logits(out)
         return float(np.sqrt(np.mean((told - expected) ** 2))), told
 
@@ -106,35 +130,24 @@ def _multiplications(model: onnx.ModelProto) -> dict[str, int]:
     }
 
 
-def ranges(source: Path, x: np.ndarray) -> dict[float, dict[str, float]]:
-    """For each share in `CLIPPED`, the absolute value that only this share of each tensor's values exceeds.
-
-    Measured on x (record, lead, time), of every tensor that may be quantised.
-    """
-    model = onnx.load(source)
-    ends = {end.name for end in (*model.graph.input, *model.graph.output)}
-    wanted = sorted({name for node in model.graph.node for name in (*node.input, *node.output)} & _tensors(model))
-    for name in wanted:
-        if name not in ends:
-            model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    asked = [name for name in wanted if name != session.get_inputs()[0].name]
-
-    def values() -> Iterator[tuple[str, np.ndarray]]:
-        for start in range(0, len(x), _AT_ONCE):
-            part = x[start : start + _AT_ONCE]
-            yield from zip(asked, session.run(asked, {session.get_inputs()[0].name: part}), strict=True)
-            yield session.get_inputs()[0].name, part
-
+def measured(model: onnx.ModelProto, x: np.ndarray) -> Measured:
+    """What x (record, lead, time) makes of every tensor that may be quantised."""
+    wanted = {name for node in model.graph.node for name in (*node.input, *node.output)} & _tensors(model)
+    reads = {node.input[0] for node in model.graph.node if node.op_type == "Conv"}
     top: dict[str, float] = {}
-    for name, value in values():
+    sums: dict[str, np.ndarray] = {}
+    for name, value in activations.values(model, wanted, x):
         top[name] = max(top.get(name, 1e-12), float(np.abs(value).max()))
+        if name in reads:
+            sums[name] = sums.get(name, 0) + value.mean(axis=tuple(range(2, value.ndim))).sum(axis=0)
     counts = {name: np.zeros(_BINS, np.int64) for name in top}
-    for name, value in values():
+    for name, value in activations.values(model, wanted, x):
         bins = np.minimum(np.abs(value.ravel()) * (_BINS / top[name]), _BINS - 1).astype(np.int64)
         counts[name] += np.bincount(bins, minlength=_BINS)
-    return {share: {name: _limit(counts[name], top[name], share) for name in top} for share in CLIPPED}
+    return Measured(
+        limits={share: {name: _limit(counts[name], top[name], share) for name in top} for share in CLIPPED},
+        means={name: total / len(x) for name, total in sums.items()},
+    )
 
 
 def _limit(counts: np.ndarray, top: float, clipped: float) -> float:
@@ -152,8 +165,9 @@ def _tensors(model: onnx.ModelProto) -> set[str]:
     return (reads | {name for node in model.graph.node if node.op_type in kinds for name in node.output}) - weights
 
 
-def write_int8(model: onnx.ModelProto, out: Path, limits: Mapping[str, float], *, held: Collection[str]) -> None:
-    """Write `model` with every convolution in int8 but those whose weights are `held`; `limits` are of `ranges`."""
+def write_int8(model: onnx.ModelProto, out: Path, found: Measured, *, clipped: float, held: Collection[str]) -> None:
+    """Write `model` with every convolution in int8 but those whose weights are `held`; ranges leave out `clipped`."""
+    limits = found.limits[clipped]
     quantised = onnx.ModelProto()
     quantised.CopyFrom(model)
     graph = quantised.graph
@@ -179,8 +193,11 @@ def write_int8(model: onnx.ModelProto, out: Path, limits: Mapping[str, float], *
         read = [renamed.get(name, name) for name in node.input]
         if node.op_type == "Conv" and node.input[1] in taken:
             name = node.input[1]
-            nodes.append(_weights(graph, weights[name]))
+            values, rounded = numpy_helper.to_array(weights[name]), _rounded(weights[name])
+            nodes.append(_weights(graph, name, *rounded))
             read[1] = f"{name}_dequantised"
+            for bias in node.input[2:]:
+                _correct(weights[bias], values, *rounded, mean=found.means[node.input[0]])
         node.input[:] = read
         nodes.append(node)
         for name in node.output:
@@ -244,15 +261,38 @@ def _pair(name: str) -> list[onnx.NodeProto]:
     ]
 
 
-def _weights(graph: onnx.GraphProto, initializer: onnx.TensorProto) -> onnx.NodeProto:
-    """The node that gives a convolution's weights back from int8, a scale a channel."""
-    name, values = initializer.name, numpy_helper.to_array(initializer)
-    scale = np.maximum(np.abs(values).max(axis=tuple(range(1, values.ndim))), 1e-12).astype(np.float32) / 127
-    rounded = np.round(values / scale.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
-    graph.initializer.append(numpy_helper.from_array(rounded, f"{name}_quantised"))
+def _rounded(weights: onnx.TensorProto) -> tuple[np.ndarray, np.ndarray]:
+    """A convolution's weights in steps, and the scale of each channel that it writes."""
+    values = numpy_helper.to_array(weights)
+    most = np.abs(values).max(axis=tuple(range(1, values.ndim)))
+    scale = np.maximum(most, 1e-12).astype(np.float32) / STEPS
+    return np.round(values / _over(scale, values)).astype(np.int8), scale
+
+
+def _over(scale: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return scale.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _weights(graph: onnx.GraphProto, name: str, steps: np.ndarray, scale: np.ndarray) -> onnx.NodeProto:
+    """The node that gives a convolution's weights back from int8."""
+    graph.initializer.append(numpy_helper.from_array(steps, f"{name}_quantised"))
     graph.initializer.extend(_scale(name, scale, np.zeros(len(scale), np.int8)))
     read = [f"{name}_quantised", f"{name}_scale", f"{name}_zero"]
     return helper.make_node("DequantizeLinear", read, [f"{name}_dequantised"], f"{name}_dequantise", axis=0)
+
+
+def _correct(
+    bias: onnx.TensorProto, values: np.ndarray, steps: np.ndarray, scale: np.ndarray, *, mean: np.ndarray
+) -> None:
+    """Take from a convolution's bias what the rounding of its weights adds on average to what it writes.
+
+    `mean` is that of each channel that it reads.
+    """
+    error = (steps * _over(scale, values) - values).sum(axis=tuple(range(2, values.ndim)))  # (channel out, channel in)
+    n_groups = len(mean) // error.shape[1]
+    by_group = error.reshape(n_groups, -1, error.shape[1]) @ mean.reshape(n_groups, -1, 1)
+    before = numpy_helper.to_array(bias)
+    bias.CopyFrom(numpy_helper.from_array((before - by_group.ravel()).astype(np.float32), bias.name))
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
