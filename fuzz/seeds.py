@@ -122,6 +122,7 @@ def texts(eight: Record, twelve: Record) -> dict[str, list[bytes]]:
 
 def samples(raw: bytes) -> dict[str, list[bytes]]:
     onsets = b"".join(b"+%d\x14\x14".ljust(33, b"\0") % n for n in range(20))
+    recipes = [struct.pack("<40H", *[k] * 40) + raw for k in range(1, 9)]
     return {
         "checksums": [raw[:n] for n in (7, 63, 256, 300)],
         "checksums_avx2": [raw],
@@ -131,7 +132,8 @@ def samples(raw: bytes) -> dict[str, list[bytes]]:
         ],
         "normalise": [struct.pack("<20H", *[7 * k] * 20) + raw for k in range(4)],
         "quality": [bytes([rate, is_narrow]) + raw for rate in range(16) for is_narrow in (0, 1)],
-        "recipe": [struct.pack("<40H", *[k] * 40) + raw for k in range(1, 9)],
+        "recipe": recipes,
+        "recipe_avx2": recipes,
         "wfdb": [bytes([k]) + raw for k in range(10)],
     }
 

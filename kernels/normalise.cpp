@@ -192,6 +192,31 @@ ECG_CLONES void by_loads(const float* parts, const Taps& taps, int64_t n, float*
 }
 
 #if defined(__x86_64__)
+// The same with AVX2: GCC takes the vectors of by_loads() apart before it makes clones.
+__attribute__((target("avx2,fma"))) void by_avx2(const float* parts, const Taps& taps, int64_t n, float* out) {
+    constexpr int64_t kLanes = 8, kAtOnce = 8;
+    int64_t j = 0;
+    for (; j + kAtOnce * kLanes <= n; j += kAtOnce * kLanes) {
+        __m256 acc[kAtOnce];
+        for (__m256& sum : acc) sum = _mm256_setzero_ps();
+        for (const Tap& tap : taps) {
+            const __m256 weight = _mm256_set1_ps(tap.weight);
+            const float* x = parts + tap.at + j;
+            for (int64_t i = 0; i < kAtOnce; ++i) {
+                acc[i] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(x + i * kLanes), acc[i]);
+            }
+        }
+        for (int64_t i = 0; i < kAtOnce; ++i) _mm256_storeu_ps(out + j + i * kLanes, acc[i]);
+    }
+    for (; j < n; j += kLanes) {
+        __m256 acc = _mm256_setzero_ps();
+        for (const Tap& tap : taps) {
+            acc = _mm256_fmadd_ps(_mm256_set1_ps(tap.weight), _mm256_loadu_ps(parts + tap.at + j), acc);
+        }
+        _mm256_storeu_ps(out + j, acc);
+    }
+}
+
 #define ECG_AVX512 __attribute__((target("avx512f"), always_inline)) inline
 
 // acc + weights[k] * x[j + k] for k > 0, where a = x[j ..] and b = x[j + 16 ..]. Loads that cross cache lines are what
@@ -256,7 +281,9 @@ using Weigh = void (*)(const float*, const Taps&, int64_t, float*);
 Weigh best_for([[maybe_unused]] const Resampler& r) {
 #if defined(__x86_64__)
     static const bool has_avx512 = __builtin_cpu_supports("avx512f");
+    static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (has_avx512 && r.has_runs) return by_runs;
+    if (has_avx2 && !has_avx512) return by_avx2;
 #endif
     return by_loads;
 }

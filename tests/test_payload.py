@@ -270,11 +270,16 @@ def test_an_output_of_another_shape_is_refused(rng):
                 face(20.0, np.empty(shape, np.float32))
 
 
-def test_no_recipe_reaches_beyond_its_payload_under_sanitisers(tmp_path):
+@pytest.mark.parametrize(
+    "supported", [None, "(name[3]!='5')", "0"], ids=["all-instructions", "without-avx512", "without-avx2"]
+)
+def test_no_recipe_reaches_beyond_its_payload_under_sanitisers_and_both_faces_agree(tmp_path, supported):
     compiler = shutil.which("g++") or pytest.skip("needs g++")
     sources = [ROOT / "fuzz" / "recipe.cpp", ROOT / "fuzz" / "once.cpp"]
     sources += [ROOT / "kernels" / "recipe.cpp", ROOT / "kernels" / "normalise.cpp"]
     flags = ["-std=c++20", "-O1", "-w", "-DECG_SANITIZE", "-fno-sanitize-recover=all"]
+    if supported is not None:
+        flags.append(f"-D__builtin_cpu_supports(name)={supported}")
     checks = "-fsanitize=address,undefined,float-cast-overflow"
     built = subprocess.run(
         [compiler, *flags, checks, *sources, "-o", tmp_path / "once"], capture_output=True, text=True, check=False
