@@ -1,7 +1,7 @@
-"""The README's tables, made from the JSON results and from nothing else.
+"""The documents' tables, made from the JSON results and from nothing else.
 
-    python benchmarks/tables.py            write them between the README's marks
-    python benchmarks/tables.py --check    exit with 1 where the README says anything else
+    python benchmarks/tables.py            write them between the marks in README.md and docs/
+    python benchmarks/tables.py --check    exit with 1 where a document says anything else
 
 A mark is `<!-- bench:NAME -->` … `<!-- /bench -->`, NAME that of a file in `results/`.
 """
@@ -29,16 +29,18 @@ Result = Mapping[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the README is not up to date")
-    parser.add_argument("--readme", type=Path, default=_HERE.parent / "README.md")
+    documents = [_HERE.parent / "README.md", *sorted((_HERE.parent / "docs").glob("*.md"))]
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a document is not up to date")
+    parser.add_argument("--document", type=Path, nargs="+", default=documents)
     parser.add_argument("--results", type=Path, default=_HERE / "results")
     args = parser.parse_args()
-    old = args.readme.read_text("utf-8")
-    new = _MARKS.sub(lambda mark: f"{mark[1]}{_from_file(args.results, mark['name'])}\n{mark[3]}", old)
-    if args.check and new != old:
-        sys.exit(f"{args.readme}: its tables are not those of {args.results}; run benchmarks/tables.py")
-    if not args.check:
-        args.readme.write_text(new, "utf-8")
+    for document in args.document:
+        old = document.read_text("utf-8")
+        new = _MARKS.sub(lambda mark: f"{mark[1]}{_from_file(args.results, mark['name'])}\n{mark[3]}", old)
+        if args.check and new != old:
+            sys.exit(f"{document}: its tables are not those of {args.results}; run benchmarks/tables.py")
+        if not args.check:
+            document.write_text(new, "utf-8")
 
 
 def render(result: Result) -> str:
@@ -55,7 +57,7 @@ def _from_file(results: Path, name: str) -> str:
     try:
         return render(json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
-        sys.exit(f"{path}: no such result, but the README has a table of it; run benchmarks/{name}.py --out {path}")
+        sys.exit(f"{path}: no such result, but a document has a table of it; run benchmarks/{name}.py --out {path}")
 
 
 def _rounds(result: Result) -> str:

@@ -17,7 +17,7 @@ from ecgbatch import synth  # noqa: E402
 from ecgbatch.record import LEADS  # noqa: E402
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-README = "before\n<!-- bench:memory -->\nold\n<!-- /bench -->\nafter\n"
+DOCUMENT = "before\n<!-- bench:memory -->\nold\n<!-- /bench -->\nafter\n"
 
 
 @pytest.fixture(scope="module")
@@ -124,26 +124,26 @@ def test_the_plain_script_notices_one_score_that_differs(tmp_path, bundle, run):
     assert json.loads(done.stdout)["largest_difference"] == pytest.approx(2e-4, rel=0.01)
 
 
-def test_the_readme_holds_what_the_result_says(tmp_path, memory, folder):
-    readme = tmp_path / "README.md"
-    readme.write_text(README)
-    where = ["--readme", readme, "--results", folder]
+def test_a_document_holds_what_the_result_says(tmp_path, memory, folder):
+    document = tmp_path / "README.md"
+    document.write_text(DOCUMENT)
+    where = ["--document", document, "--results", folder]
     assert _exit_code("--check", *where) == 1
 
     assert _exit_code(*where) == 0
 
-    text = readme.read_text()
+    text = document.read_text()
     assert re.fullmatch(r"before\n<!-- bench:memory -->\n\| entries .*\n<!-- /bench -->\nafter\n", text, re.DOTALL)
     assert f"{memory['archives']['80']['peak_mib']['median']:.0f} MiB" in text
     assert _exit_code("--check", *where) == 0
 
 
 def test_a_table_without_its_result_fails(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(README)
+    document = tmp_path / "README.md"
+    document.write_text(DOCUMENT)
 
-    assert _exit_code("--check", "--readme", readme, "--results", tmp_path) == 1
-    assert readme.read_text() == README
+    assert _exit_code("--check", "--document", document, "--results", tmp_path) == 1
+    assert document.read_text() == DOCUMENT
 
 
 def test_every_result_tells_its_circumstances(memory):

@@ -61,8 +61,14 @@ TIERS = (
     {"cli"},
 )
 """From the bottom up: a module imports its own tier and those below it, never one above."""
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TIER = {name: level for level, tier in enumerate(TIERS) for name in tier}
 TRAINING_ONLY = {"torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "tomli_w"}
+
+
+def documented() -> str:
+    """What the user is told."""
+    return "\n".join(path.read_text("utf-8") for path in DOCUMENTS)
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
@@ -136,23 +142,19 @@ def commands(group, prefix=()):
 @pytest.mark.parametrize(
     ("name", "command"), list(commands(get_command(app))), ids=lambda x: x if isinstance(x, str) else ""
 )
-def test_every_command_has_help_an_example_and_a_place_in_the_readme(name, command):
-    readme = (ROOT / "README.md").read_text("utf-8")
-
+def test_every_command_has_help_an_example_and_a_place_in_the_documents(name, command):
     assert f"Example: ecgbatch {name}" in command.help
     assert all(getattr(option, "help", None) for option in command.params if option.name != "help")
-    assert f"ecgbatch {name}" in readme
+    assert f"ecgbatch {name}" in documented()
 
 
-def test_every_reason_stands_in_the_readme():
-    readme = (ROOT / "README.md").read_text("utf-8")
-
-    assert not [reason for reason in Reason if f"`{reason}`" not in readme]
+def test_every_reason_stands_in_the_documents():
+    assert not [reason for reason in Reason if f"`{reason}`" not in documented()]
 
 
-def test_every_extra_that_an_error_names_is_declared_and_stands_in_the_readme():
+def test_every_extra_that_an_error_names_is_declared_and_stands_in_the_documents():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    brought = set(re.findall(r"pip install '[^']*\[([\w,]+)\]'", (ROOT / "README.md").read_text("utf-8")))
+    brought = set(re.findall(r"pip install '[^']*\[([\w,]+)\]'", documented()))
     named = {
         name
         for path in MODULES
@@ -166,14 +168,28 @@ def test_every_extra_that_an_error_names_is_declared_and_stands_in_the_readme():
     assert extras <= {extra for each in brought for extra in each.split(",")}
 
 
-def test_the_readme_is_filled_in():
-    readme = (ROOT / "README.md").read_text("utf-8")
-
-    assert not re.findall(r"^[A-Z]{4,}$", readme, re.MULTILINE)
-    assert not re.findall(r"<!-- bench:\S+ -->\n<!-- /bench -->", readme)
+def test_the_documents_are_filled_in():
+    assert not re.findall(r"^[A-Z]{4,}$", documented(), re.MULTILINE)
+    assert not re.findall(r"<!-- bench:\S+ -->\n<!-- /bench -->", documented())
 
 
-def test_the_tables_in_the_readme_are_those_of_the_measurements():
+def anchors(document: Path) -> set[str]:
+    """What its headings are called in a link."""
+    text = re.sub(r"^```.*?^```", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_in_a_document_leads_somewhere(document):
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", document.read_text("utf-8"))
+    found = [((document.parent / path) if path else document, anchor) for path, anchor in links]
+
+    assert not [str(path) for path, _ in found if not path.exists()]
+    assert not [f"{path}#{anchor}" for path, anchor in found if anchor and anchor not in anchors(path)]
+
+
+def test_the_tables_in_the_documents_are_those_of_the_measurements():
     check = [sys.executable, ROOT / "benchmarks" / "tables.py", "--check"]
 
     assert subprocess.run(check, check=False).returncode == 0
