@@ -73,6 +73,7 @@ def write(path: Path | None, name: str, settings: Mapping[str, Any], measured: M
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "cpu": _cpu(),
+            "instructions": _instructions(),
             "cores": os.cpu_count(),
             "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         },
@@ -91,6 +92,13 @@ def _cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(models, platform.machine())
+
+
+def _instructions() -> str:
+    """The widest that the kernels and the engines may use; empty where none is known."""
+    flags = set(Path("/proc/cpuinfo").read_text("utf-8").split())
+    known = {"avx512_vnni": "AVX-512 VNNI", "avx512f": "AVX-512", "avx_vnni": "AVX2 VNNI", "avx2": "AVX2"}
+    return next((name for flag, name in known.items() if flag in flags), "")
 
 
 def _versions() -> dict[str, str]:

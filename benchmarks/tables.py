@@ -34,19 +34,25 @@ def main() -> None:
     parser.add_argument("--document", type=Path, nargs="+", default=documents)
     parser.add_argument("--results", type=Path, default=_HERE / "results")
     args = parser.parse_args()
-    for document in args.document:
-        old = document.read_text("utf-8")
-        new = _MARKS.sub(lambda mark: f"{mark[1]}{_from_file(args.results, mark['name'])}\n{mark[3]}", old)
-        if args.check and new != old:
-            sys.exit(f"{document}: its tables are not those of {args.results}; run benchmarks/tables.py")
-        if not args.check:
-            document.write_text(new, "utf-8")
+    old = {document: document.read_text("utf-8") for document in args.document}
+    new = {
+        document: _MARKS.sub(lambda mark: f"{mark[1]}{_from_file(args.results, mark['name'])}\n{mark[3]}", text)
+        for document, text in old.items()
+    }
+    stale = [str(document) for document in old if new[document] != old[document]]
+    if args.check and stale:
+        sys.exit(f"{', '.join(stale)}: tables other than those of {args.results}; run benchmarks/tables.py")
+    if not args.check:
+        for document in stale:
+            Path(document).write_text(new[Path(document)], "utf-8")
 
 
 def render(result: Result) -> str:
     """The table of a result, in Markdown, and a line that says where it comes from."""
     machine, versions = result["machine"], result["versions"]
-    where = f"{machine['cpu']}, {machine['cores']} cores, {result['date'][:10]}, ecgbatch {versions['ecgbatch']}"
+    instructions = f" with {known}" if (known := machine.get("instructions")) else ""
+    where = f"{machine['cpu']}{instructions}, {machine['cores']} cores, {result['date'][:10]}"
+    where += f", ecgbatch {versions['ecgbatch']}"
     how = {"paper_estimate": "computed, not measured", "transfer": where}.get(result["benchmark"])
     how = how or f"{where}, medians of {_rounds(result)}"
     return f"{_TABLES[result['benchmark']](result)}\n\n`{result['command']}` · {how}"

@@ -1,4 +1,4 @@
-"""What fine-tuning gained over training from scratch: the figures of finished comparisons, for the README.
+"""What fine-tuning gained over training from scratch: the figures of finished comparisons, for the documents.
 
     ecgbatch train compare brugada.parquet --label brugada=1 --against 0 --out cmp-brugada --positives 5,20,all
     python benchmarks/transfer.py cmp-brugada --out benchmarks/results/transfer.json

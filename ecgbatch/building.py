@@ -145,13 +145,13 @@ def quantised(bundle: Bundle, x: np.ndarray, out: Path) -> "Choice":
         found = bundle.probabilities(told)
         return (
             np.abs(found - expected).max() <= _HEADROOM * limits.worst_probability
-            and _expected_flips(bundle, expected, found) <= _HEADROOM * limits.flip_share
+            and _flip_share_nearby(bundle, expected, found) <= _HEADROOM * limits.flip_share
         )
 
     return quantise.chosen(source, out, x, logits, keeps)
 
 
-def _expected_flips(bundle: Bundle, expected: np.ndarray, found: np.ndarray) -> float:
+def _flip_share_nearby(bundle: Bundle, expected: np.ndarray, found: np.ndarray) -> float:
     """Share of calls that flip, on average over thresholds near the model's own: it varies less from ECGs to ECGs."""
     thresholds = np.array([label.threshold for label in bundle.labels])
     raised = thresholds * np.exp(_NEARBY)[:, None]

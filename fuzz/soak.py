@@ -140,7 +140,7 @@ def run(*command: object) -> str:
 
 
 def table(results: list[Result]) -> str:
-    """One row a target, as the README shows it."""
+    """One row a target, as docs/hostile.md shows it."""
     rows = [
         f"| {result.target} | {result.n_runs:,} | {result.n_edges:,} | {result.seconds:.0f} s | "
         f"{', '.join(f'{n} {kind}' for kind, n in sorted(result.findings.items())) or 'none'} |"

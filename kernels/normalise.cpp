@@ -283,7 +283,7 @@ Weigh best_for([[maybe_unused]] const Resampler& r) {
     static const bool has_avx512 = __builtin_cpu_supports("avx512f");
     static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (has_avx512 && r.has_runs) return by_runs;
-    if (has_avx2 && !has_avx512) return by_avx2;
+    if (has_avx2) return by_avx2;
 #endif
     return by_loads;
 }

@@ -90,6 +90,22 @@ def test_int8_is_expected_to_be_faster_only_where_a_processor_multiplies_it(proc
     assert multiplies_int8(processor) == has_int8
 
 
+def test_only_calls_near_a_threshold_are_likely_to_flip(tiny_bundle):
+    far, one_side, other_side = (np.full((4, 5), probability) for probability in (0.9, 0.49, 0.51))
+
+    assert building._flip_share_nearby(tiny_bundle, far, far - 0.1) == 0
+    assert building._flip_share_nearby(tiny_bundle, one_side, one_side) == 0
+    assert 0.05 < building._flip_share_nearby(tiny_bundle, one_side, other_side) < 0.2
+
+
+def test_calls_at_the_ends_of_probability_never_flip(tiny_bundle):
+    ends = replace(tiny_bundle, labels=tuple(replace(label, threshold=1.0) for label in tiny_bundle.labels))
+    none = replace(tiny_bundle, labels=tuple(replace(label, threshold=0.0) for label in tiny_bundle.labels))
+
+    for bundle in (ends, none):
+        assert building._flip_share_nearby(bundle, np.full((1, 5), 0.4), np.full((1, 5), 0.6)) == 0
+
+
 def test_an_int8_graph_that_was_altered_is_no_bundle(int8_bundle, tmp_path):
     folder = shutil.copytree(int8_bundle.folder, tmp_path / "tiny")
     with (folder / "model.int8.onnx").open("ab") as graph:

@@ -1,5 +1,7 @@
 """Channels nearer to one size: the same function, and what is left alone."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -50,6 +52,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
         dropout=0.0,
     ).eval()
     with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):  # else there would be no biases
+                layer.bias.normal_()
+                layer.running_mean.normal_()
         network.stem[0][0].weight[0] *= 100
         network.stages[0].second[0].weight[1] *= 30
     path = tmp_path_factory.mktemp("graphs") / "model.onnx"
@@ -91,28 +97,67 @@ def test_what_reaches_an_input_or_output_of_the_graph_keeps_its_size(model, x):
     named = {name for stream in streams(model) for name in stream.tensors}
 
     assert not named & {end.name for end in (*model.graph.input, *model.graph.output)}
-    assert_array_equal(weights(equal)["head.weight"], weights(model)["head.weight"])
+    for name, axes in (("stem.0.weight", (1, 2, 3)), ("stages.2.second.weight", (0, 2, 3))):
+        ratio = weights(equal)[name] / weights(model)[name]
+        assert_allclose(np.ptp(ratio, axis=axes), 0, atol=1e-4)  # of one end only does the size change
     assert "stages.2.second.weight" not in {node.input[1] for stream in streams(model) for node in stream.made_by}
 
 
-class Apart(torch.nn.Module):
-    """A convolution a channel and two parts side by side, between convolutions over all channels."""
+class Between(torch.nn.Module):
+    """Something between two convolutions over all channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, between: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.enter, self.leave = (torch.nn.Conv2d(8, 8, 1) for _ in range(2))
         self.each = torch.nn.Conv2d(8, 8, (1, 3), groups=8)
-        self.last = torch.nn.Conv2d(16, 3, 1)
+        self.between = between
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        inner = self.each(self.enter(x.unsqueeze(2)))
-        embedding = self.last(torch.cat([inner, self.leave(inner).relu()], 1)).mean((2, 3))
+        embedding = self.leave(self.between(self.enter(x.unsqueeze(2)))).mean((2, 3))
         return embedding.clone(), embedding
 
 
-def test_streams_through_anything_that_treats_channels_apart_are_left_alone(tmp_path, x):
-    export.write_onnx(tmp_path / "model.onnx", Apart().eval(), n_leads=8, n_samples=2500)
+CASES: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], bool]] = {
+    "nothing": (lambda x: x, True),
+    "a mean over time": (lambda x: x.mean((2, 3), keepdim=True), True),
+    "a product with a number": (lambda x: x * 3, True),
+    "a sum with a number": (lambda x: x + 3, False),
+    "its own square": (lambda x: x * x, False),
+    "a mean over channels": (lambda x: x + x.mean(1, keepdim=True), False),
+    "a sigmoid": (lambda x: x.sigmoid(), False),
+    "parts side by side": (lambda x: torch.cat([x[:, :4].relu(), x[:, 4:]], 1), False),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_only_what_lets_a_factor_through_is_passed(name, tmp_path, x):
+    between, passes = CASES[name]
+    export.write_onnx(tmp_path / "model.onnx", Between(between).eval(), n_leads=8, n_samples=2500)
     model = onnx.load(tmp_path / "model.onnx")
+    equal = equalised(model, x)
+
+    before, after = (tensors(each, ["embedding"], x)["embedding"] for each in (model, equal))
+
+    assert bool(list(streams(model))) == passes
+    assert_allclose(after, before, rtol=1e-4, atol=1e-5 * np.abs(before).max())
+
+
+def test_a_convolution_a_channel_is_left_alone(tmp_path, x):
+    network = Between(lambda x: x)
+    network.between = network.each
+    export.write_onnx(tmp_path / "model.onnx", network.eval(), n_leads=8, n_samples=2500)
+    model = onnx.load(tmp_path / "model.onnx")
+
+    assert not list(streams(model))
+    assert_array_equal(weights(equalised(model, x))["enter.weight"], weights(model)["enter.weight"])
+
+
+@pytest.mark.parametrize("at", [1, 2], ids=["weights", "bias"])
+def test_convolutions_that_share_something_are_left_alone(at, tmp_path, x):
+    export.write_onnx(tmp_path / "model.onnx", Between(lambda x: x).eval(), n_leads=8, n_samples=2500)
+    model = onnx.load(tmp_path / "model.onnx")
+    enter, leave = (node for node in model.graph.node if node.op_type == "Conv")
+    leave.input[at] = enter.input[at]
 
     assert not list(streams(model))
     assert_array_equal(weights(equalised(model, x))["enter.weight"], weights(model)["enter.weight"])

@@ -87,7 +87,33 @@ def test_no_two_products_of_a_weight_and_an_activation_exceed_16_bits(int8):
     assert 2 * 255 * largest < 2**15
 
 
-def test_rounded_weights_move_no_layers_mean(x, tmp_path):
+@pytest.mark.parametrize("name", ["foundation", "brugada"])
+def test_the_graphs_that_ship_do_not_overflow_either(name):
+    graph = onnx.load(find(name).folder / "model.int8.onnx")
+    weights = [values for key, values in constants(graph).items() if key.endswith("weight_quantised")]
+
+    assert len(weights) > 10
+    assert max(np.abs(values.astype(int)).max() for values in weights) == quantise.STEPS
+
+
+def test_a_convolution_without_a_bias_gets_one(int8, tiny_bundle):
+    before, after = onnx.load(tiny_bundle.folder / "model.onnx"), onnx.load(int8)
+
+    has_none = {node.input[1] for node in before.graph.node if node.op_type == "Conv" and len(node.input) == 2}
+    assert has_none
+    assert all(len(node.input) == 3 for node in after.graph.node if node.op_type == "Conv")
+    assert all(np.abs(constants(after)[f"{name}_bias"]).max() > 0 for name in has_none & set(LAYERS))
+
+
+def test_convolutions_that_share_their_weights_stay_in_float32(tiny_bundle):
+    model = onnx.load(tiny_bundle.folder / "model.onnx")
+    reads = {node.input[1]: node for node in model.graph.node if node.op_type == "Conv"}
+    reads["stages.0.shortcut.1.weight"].input[1] = "stages.0.first.weight"
+
+    assert quantise.convolutions(model) == ["stem.0.weight", "stages.0.second.weight"]
+
+
+def test_rounded_weights_do_not_move_a_layers_mean(x, tmp_path):
     before = onnx.load(find("foundation").folder / "model.onnx")
     found = quantise.measured(before, x)
     quantise.write_int8(before, tmp_path / "out.onnx", found, clipped=0.0, held=())

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from ecgbatch import cli, formats, score, synth, waveform
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import EngineError, OutputError, UsageError
+from ecgbatch.feed.batch import ahead
 from ecgbatch.record import LEADS
 
 N = 60
@@ -497,3 +498,11 @@ def test_scoring_loads_no_usage_statistics():
         subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
         == "None\n"
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="needs Linux's scheduler")
+def test_the_feeds_threads_take_long_turns_and_no_others_do():
+    policies = set(ahead(lambda _: os.sched_getscheduler(0), range(8), 2))
+
+    assert policies == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

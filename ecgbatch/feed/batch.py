@@ -268,13 +268,13 @@ def ahead(load: Callable[[T], R], chunks: Iterable[T], workers: int) -> Iterator
 
 
 def _take_long_turns() -> None:
-    """Have this thread run longer at a time where others want its core, if the system lets it.
+    """Have this thread run longer at a time where others want its core, if the system and its user let it.
 
-    Whenever it takes turns with an engine's thread both find the caches full of the other's: half as many turns score
-    3 % more ECGs a second.
+    Whenever it takes turns with an engine's thread, both find the caches full of the other's.
     """
     with suppress(AttributeError, OSError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _filled(short: Iterable[Batch], size: int) -> Iterator[Batch]:

@@ -15,7 +15,7 @@ __all__ = ["multiplies_int8", "on_cpu"]
 _INT8 = re.compile(r"\b(?:avx2|i8mm)\b")
 """Instructions that multiply and add bytes; without them int8 may well be slower than fp32.
 
-AVX2 alone, without VNNI, is twice as fast as fp32 so, and adds in 16 bits: see `train.quantise.STEPS`.
+With AVX2 alone, int8 is still twice as fast as fp32; sums are of 16 bits there, hence `train.quantise.STEPS`.
 """
 
 

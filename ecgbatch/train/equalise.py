@@ -5,7 +5,8 @@ says what it said before. Cross-layer equalisation: Nagel et al. 2019, Data-Free
 real ECGs reach in each channel, as weights have a scale a channel anyway.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +17,6 @@ from ecgbatch.train import activations
 
 __all__ = ["Stream", "equalised", "streams"]
 
-_PASSING = ("Add", "AveragePool", "Mul", "ReduceMean", "Relu")
-"""A channel that is multiplied comes out of these multiplied."""
 _HALFWAY = 0.5
 """Power of a channel's size that it is divided by: at 1 the weights would have all of the spread."""
 _LEAST = 1e-3
@@ -68,11 +67,13 @@ def _multiply(weights: onnx.TensorProto, by: np.ndarray, *, axis: int) -> None:
 
 def streams(model: onnx.ModelProto) -> Iterator[Stream]:
     """Every stream that begins and ends in convolutions with weights of their own, and nowhere else."""
-    weights = {initializer.name for initializer in model.graph.initializer}
-    of: dict[str, Stream] = {}
+    constants = {initializer.name: initializer for initializer in model.graph.initializer}
+    n_reads = Counter(name for node in model.graph.node for name in node.input)
+    gates = {name for node in model.graph.node if node.op_type == "Sigmoid" for name in node.output}
     fixed = {end.name for end in (*model.graph.input, *model.graph.output)}
+    of: dict[str, Stream] = {}
 
-    def joined(names: list[str]) -> Stream:
+    def joined(names: Iterable[str]) -> Stream:
         parts = {id(stream): stream for stream in (of.setdefault(name, Stream({name})) for name in names)}
         whole = Stream()
         for part in parts.values():
@@ -82,21 +83,38 @@ def streams(model: onnx.ModelProto) -> Iterator[Stream]:
         of.update(dict.fromkeys(whole.tensors, whole))
         return whole
 
-    gates = {name for node in model.graph.node if node.op_type == "Sigmoid" for name in node.output}
     for node in model.graph.node:
-        read = [name for name in node.input if name not in weights]
-        if node.op_type in _PASSING:
-            joined([name for name in read if name not in gates] + list(node.output))
-        elif node.op_type == "Conv" and _is_dense(node) and set(node.input[1:]) <= weights:
+        values = [name for name in node.input if name not in constants]
+        if _passes(node, constants, gates):
+            joined([*(name for name in values if name not in gates), *node.output])
+        elif node.op_type == "Conv" and _has_own_weights(node, constants, n_reads):
             joined([node.input[0]]).read_by.append(node)
             joined([node.output[0]]).made_by.append(node)
         else:
-            fixed.update((*read, *node.output))
+            fixed.update((*values, *node.output))
     for stream in {id(stream): stream for stream in of.values()}.values():
         if stream.made_by and stream.read_by and not stream.tensors & fixed:
             yield stream
 
 
-def _is_dense(node: onnx.NodeProto) -> bool:
-    """Whether every channel that it writes depends on every one that it reads."""
-    return all(attribute.i == 1 for attribute in node.attribute if attribute.name == "group")
+def _passes(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], gates: Collection[str]) -> bool:
+    """Whether a channel that is multiplied by something positive comes out multiplied by it, and no other does."""
+    match node.op_type:
+        case "Relu" | "AveragePool":
+            return True
+        case "Add":
+            return not any(name in constants or name in gates for name in node.input)
+        case "Mul":
+            return len([name for name in node.input if name not in constants and name not in gates]) == 1
+        case "ReduceMean":
+            axes = constants.get(node.input[1]) if len(node.input) > 1 else None
+            return axes is not None and set(numpy_helper.to_array(axes).tolist()) <= {2, 3}
+    return False
+
+
+def _has_own_weights(
+    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], n_reads: Mapping[str, int]
+) -> bool:
+    """Whether nothing else reads a convolution's weights, and each channel that it writes depends on all it reads."""
+    is_dense = all(attribute.i == 1 for attribute in node.attribute if attribute.name == "group")
+    return is_dense and all(name in constants and n_reads[name] == 1 for name in node.input[1:])

@@ -5,8 +5,12 @@ zero point 0 where a ReLU or a pool of one makes them positive: twice the resolu
 without the arithmetic of a zero point. `write_signed` gives the same graph in int8 alone, which is what TensorRT takes.
 What stays in float32: the head, the few multiplications of squeeze-and-excitation, and every convolution that is held
 back.
+
+Before it is rounded a graph is equalised, and of what rounding adds to a convolution's mean its bias is relieved: so
+the weights of a convolution that is held back are not those of the fp32 graph either, but say the same.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +69,7 @@ class Choice:
 
 
 def chosen(source: Path, out: Path, x: np.ndarray, logits: Logits, keeps: Callable[[np.ndarray], bool]) -> Choice:
-    """Write the int8 graph of `source` to `out`, with as few convolutions held back as `keeps` allows.
+    """Write the int8 graph of `source`, equalised, to `out`, with as few convolutions held back as `keeps` allows.
 
     The convolutions are ranked by the variance that each alone in int8 brings into the logits of x (record, lead,
     time), for its share of the work, and the worst are held back, one more each time, until `keeps` says of the logits
@@ -101,10 +105,12 @@ def chosen(source: Path, out: Path, x: np.ndarray, logits: Logits, keeps: Callab
 def convolutions(model: onnx.ModelProto) -> list[str]:
     """Names of the weights of every convolution over time that can be quantised, in the order of the graph.
 
-    Those of squeeze-and-excitation see one number a channel: a thousandth of the work, and all of its error.
+    Its weights and bias are its own, for both change. Those of squeeze-and-excitation see one number a channel: a
+    thousandth of the work, and all of its error.
     """
     made_by = {name: node for node in model.graph.node for name in node.output}
-    weights = {initializer.name for initializer in model.graph.initializer}
+    n_reads = Counter(name for node in model.graph.node for name in node.input)
+    own = {initializer.name for initializer in model.graph.initializer if n_reads[initializer.name] == 1}
     pooled = {name for name, node in made_by.items() if node.op_type in ("ReduceMean", "GlobalAveragePool")}
     for node in model.graph.node:  # in order, so that what follows from one pooled value is found too
         if node.op_type in ("Conv", "Relu", "Sigmoid") and node.input[0] in pooled:
@@ -112,7 +118,7 @@ def convolutions(model: onnx.ModelProto) -> list[str]:
     return [
         node.input[1]
         for node in model.graph.node
-        if node.op_type == "Conv" and node.input[1] in weights and node.input[0] not in pooled
+        if node.op_type == "Conv" and own.issuperset(node.input[1:]) and node.input[0] not in pooled
     ]
 
 
@@ -196,8 +202,8 @@ def write_int8(model: onnx.ModelProto, out: Path, found: Measured, *, clipped: f
             values, rounded = numpy_helper.to_array(weights[name]), _rounded(weights[name])
             nodes.append(_weights(graph, name, *rounded))
             read[1] = f"{name}_dequantised"
-            for bias in node.input[2:]:
-                _correct(weights[bias], values, *rounded, mean=found.means[node.input[0]])
+            _correct(_bias(graph, node, weights), values, *rounded, mean=found.means[node.input[0]])
+            read += node.input[len(read) :]
         node.input[:] = read
         nodes.append(node)
         for name in node.output:
@@ -279,6 +285,16 @@ def _weights(graph: onnx.GraphProto, name: str, steps: np.ndarray, scale: np.nda
     graph.initializer.extend(_scale(name, scale, np.zeros(len(scale), np.int8)))
     read = [f"{name}_quantised", f"{name}_scale", f"{name}_zero"]
     return helper.make_node("DequantizeLinear", read, [f"{name}_dequantised"], f"{name}_dequantise", axis=0)
+
+
+def _bias(graph: onnx.GraphProto, node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> onnx.TensorProto:
+    """A convolution's bias; one of zeros where it has none."""
+    if len(node.input) > 2:
+        return weights[node.input[2]]
+    name = f"{node.input[1]}_bias"
+    graph.initializer.append(numpy_helper.from_array(np.zeros(weights[node.input[1]].dims[0], np.float32), name))
+    node.input.append(name)
+    return graph.initializer[-1]
 
 
 def _correct(
