@@ -1,7 +1,5 @@
 """Channels nearer to one size: the same function, and what is left alone."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -13,7 +11,7 @@ from ecgbatch.feed import host
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 import onnx  # noqa: E402
-from onnx import numpy_helper  # noqa: E402
+from onnx import helper, numpy_helper  # noqa: E402
 
 from ecgbatch.network import Network  # noqa: E402
 from ecgbatch.train import activations, export  # noqa: E402
@@ -103,61 +101,75 @@ def test_what_reaches_an_input_or_output_of_the_graph_keeps_its_size(model, x):
     assert "stages.2.second.weight" not in {node.input[1] for stream in streams(model) for node in stream.made_by}
 
 
-class Between(torch.nn.Module):
-    """Something between two convolutions over all channels."""
+Nodes = list[tuple[str, list[str], list[str]]]
+"""Operator, what it reads and what it writes: `a` comes from one convolution, `b` goes into the next."""
 
-    def __init__(self, between: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.enter, self.leave = (torch.nn.Conv2d(8, 8, 1) for _ in range(2))
-        self.each = torch.nn.Conv2d(8, 8, (1, 3), groups=8)
-        self.between = between
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        embedding = self.leave(self.between(self.enter(x.unsqueeze(2)))).mean((2, 3))
-        return embedding.clone(), embedding
-
-
-CASES: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], bool]] = {
-    "nothing": (lambda x: x, True),
-    "a mean over time": (lambda x: x.mean((2, 3), keepdim=True), True),
-    "a product with a number": (lambda x: x * 3, True),
-    "a sum with a number": (lambda x: x + 3, False),
-    "its own square": (lambda x: x * x, False),
-    "a mean over channels": (lambda x: x + x.mean(1, keepdim=True), False),
-    "a sigmoid": (lambda x: x.sigmoid(), False),
-    "parts side by side": (lambda x: torch.cat([x[:, :4].relu(), x[:, 4:]], 1), False),
+CASES: dict[str, tuple[Nodes, bool]] = {
+    "a relu": ([("Relu", ["a"], ["b"])], True),
+    "a mean over time": ([("ReduceMean", ["a", "time"], ["b"])], True),
+    "a product with a number": ([("Mul", ["a", "three"], ["b"])], True),
+    "a product with a gate": ([("Sigmoid", ["x"], ["gate"]), ("Mul", ["a", "gate"], ["b"])], True),
+    "a sum with a number": ([("Add", ["a", "three"], ["b"])], False),
+    "a sum with a gate": ([("Sigmoid", ["x"], ["gate"]), ("Add", ["a", "gate"], ["b"])], False),
+    "its own square": ([("Mul", ["a", "a"], ["b"])], False),
+    "a mean over channels": ([("ReduceMean", ["a", "channel"], ["mean"]), ("Add", ["a", "mean"], ["b"])], False),
+    "a sigmoid": ([("Sigmoid", ["a"], ["b"])], False),
+    "parts side by side": ([("Split", ["a"], ["low", "high"]), ("Concat", ["high", "low"], ["b"])], False),
+    "a convolution a channel": ([("Conv", ["a", "each"], ["b"])], False),
 }
+ATTRIBUTES: dict[str, dict[str, int]] = {"Split": {"axis": 1, "num_outputs": 2}, "Concat": {"axis": 1}}
+
+
+def between(nodes: Nodes) -> onnx.ModelProto:
+    """A graph of two convolutions over all of eight channels, with these nodes between them."""
+    rng = np.random.default_rng(1)
+    arrays = {name: rng.normal(size=(8, 8, 1, 1)).astype(np.float32) for name in ("enter", "leave")}
+    arrays |= {f"{name} bias": rng.normal(size=8).astype(np.float32) for name in ("enter", "leave")}
+    arrays |= {"each": np.ones((8, 1, 1, 1), np.float32), "three": np.float32(3)}
+    arrays |= {"time": np.array([3]), "channel": np.array([1])}
+    arrays["enter"][0] *= 100
+    inner = [
+        helper.make_node(kind, read, write, **({"group": 8} if kind == "Conv" else ATTRIBUTES.get(kind, {})))
+        for kind, read, write in nodes
+    ]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, 8, 1, None]) for name in ("x", "y")]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "enter", "enter bias"], ["a"]),
+            *inner,
+            helper.make_node("Conv", ["b", "leave", "leave bias"], ["y"]),
+        ],
+        "between",
+        ends[:1],
+        ends[1:],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.fixture(scope="module")
+def noise() -> np.ndarray:
+    return np.random.default_rng(2).normal(size=(4, 8, 1, 20)).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_only_what_lets_a_factor_through_is_passed(name, tmp_path, x):
-    between, passes = CASES[name]
-    export.write_onnx(tmp_path / "model.onnx", Between(between).eval(), n_leads=8, n_samples=2500)
-    model = onnx.load(tmp_path / "model.onnx")
-    equal = equalised(model, x)
+def test_only_what_lets_a_factor_through_is_passed(name, noise):
+    nodes, passes = CASES[name]
+    model = between(nodes)
+    equal = equalised(model, noise)
 
-    before, after = (tensors(each, ["embedding"], x)["embedding"] for each in (model, equal))
+    before, after = (tensors(each, ["y"], noise)["y"] for each in (model, equal))
 
     assert bool(list(streams(model))) == passes
+    assert np.array_equal(weights(equal)["enter"], weights(model)["enter"]) == (not passes)
     assert_allclose(after, before, rtol=1e-4, atol=1e-5 * np.abs(before).max())
 
 
-def test_a_convolution_a_channel_is_left_alone(tmp_path, x):
-    network = Between(lambda x: x)
-    network.between = network.each
-    export.write_onnx(tmp_path / "model.onnx", network.eval(), n_leads=8, n_samples=2500)
-    model = onnx.load(tmp_path / "model.onnx")
-
-    assert not list(streams(model))
-    assert_array_equal(weights(equalised(model, x))["enter.weight"], weights(model)["enter.weight"])
-
-
 @pytest.mark.parametrize("at", [1, 2], ids=["weights", "bias"])
-def test_convolutions_that_share_something_are_left_alone(at, tmp_path, x):
-    export.write_onnx(tmp_path / "model.onnx", Between(lambda x: x).eval(), n_leads=8, n_samples=2500)
-    model = onnx.load(tmp_path / "model.onnx")
+def test_convolutions_that_share_something_are_left_alone(at, noise):
+    model = between(CASES["a relu"][0])
     enter, leave = (node for node in model.graph.node if node.op_type == "Conv")
     leave.input[at] = enter.input[at]
 
     assert not list(streams(model))
-    assert_array_equal(weights(equalised(model, x))["enter.weight"], weights(model)["enter.weight"])
+    assert_array_equal(weights(equalised(model, noise))["enter"], weights(model)["enter"])
