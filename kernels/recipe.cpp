@@ -7,9 +7,10 @@
 namespace ecg {
 namespace {
 
-constexpr int64_t kMost = INT32_MAX;  // of samples, strides, rates and taps: products of two stay within 63 bits
-constexpr double kWidest = 1e100;     // of gains and zeros: sums of products of two stay finite
-constexpr size_t kKept = 64;          // resamplers; an archive has a handful of rates
+constexpr int64_t kMost = INT32_MAX;    // of samples, strides, rates and taps: products of two stay within 63 bits
+constexpr int64_t kCoarsest = 1 << 16;  // of `down`, which room is made for; waveform.py has 4096 at most
+constexpr double kWidest = 1e100;       // of gains and zeros: sums of products of two stay finite
+constexpr size_t kKept = 64;            // resamplers; an archive has a handful of rates
 
 bool within(int64_t x, int64_t low, int64_t high) { return x >= low && x <= high; }
 
@@ -57,7 +58,7 @@ bool Recipe::is_sound(int64_t n_halves, int64_t n_taps) const {
     const int64_t n_counts = layout.is_wide ? n_halves / 2 : n_halves;
     if (!is_whole || !within(n_counts, 1, kMost) || !within(layout.n_samples, 1, n_counts)) return false;
     if (!within(layout.channel_stride, 1, n_counts) || !within(layout.time_stride, 1, n_counts)) return false;
-    if (!within(layout.up, 1, kMost) || !within(layout.down, 1, kMost) || !within(layout.half, 0, kMost)) return false;
+    if (!within(layout.up, 1, kMost) || !within(layout.down, 1, kCoarsest) || !within(layout.half, 0, kMost)) return false;
     if (!within(layout.n_taps, 1, kMost) || layout.n_taps * layout.up != n_taps) return false;
     if (n_taps <= 2 * layout.half || (layout.up == layout.down && n_taps != 1)) return false;  // equal rates pass
     const int64_t last = n_counts - 1 - (layout.n_samples - 1) * layout.time_stride;  // where a channel may begin

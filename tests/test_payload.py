@@ -229,6 +229,7 @@ def recipe_of(record: Record, **changes) -> bytes:
         {"up": 2},
         {"up": 0},
         {"down": 0},
+        {"down": 2**16 + 1},
         {"half": 21},
         {"half": -1},
         {"n_taps": 40},
