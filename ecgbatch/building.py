@@ -173,7 +173,8 @@ def _on_cpu(
         if order.out is not None:
             from ecgbatch.train import variant
 
-            made = variant.add(bundle, precision, graph, found, order.out)
+            told = found if ecgs is not None else bundle.parity[precision]  # of the same graph, on more ECGs
+            made = variant.add(bundle, precision, graph, told, order.out)
         kept = engine_cache.keep(
             cpu.facts(made, precision),
             lambda folder: shutil.copyfile(graph, folder / name),
@@ -257,8 +258,8 @@ def _verified(reference: Engine, engine: Engine, ecgs: "Calibration | None") -> 
     bundle = engine.bundle
     x, expected = admission.reference(bundle)
     found = bundle.probabilities(engine(x)[0])
-    if ecgs is None:
-        return _compared(bundle, expected, found)
+    if ecgs is None:  # one call of the few that there are would be beyond the limit
+        return replace(_compared(bundle, expected, found), flip_share=None)
     before, after = (bundle.probabilities(each(ecgs.verified)[0]) for each in (reference, engine))
     compared = _compared(bundle, np.concatenate([expected, before]), np.concatenate([found, after]))
     if ecgs.targets is None:

@@ -49,7 +49,8 @@ class Parity:
 
     n_ecgs: int
     worst_probability: float
-    flip_share: float
+    flip_share: float | None
+    """None where there were too few ECGs to tell."""
     auc_change: Mapping[str, float] = field(default_factory=dict)
     """By label code; of the labels that the ECGs have enough positives of, none where the labels are not known."""
 
@@ -65,10 +66,9 @@ class Parity:
 
     def rows(self, limits: Limits) -> list[tuple[str, float, float]]:
         """What was measured, how much it is, and how much it may be."""
-        rows = [
-            ("worst probability difference", self.worst_probability, limits.worst_probability),
-            ("share of calls flipped", self.flip_share, limits.flip_share),
-        ]
+        rows = [("worst probability difference", self.worst_probability, limits.worst_probability)]
+        if self.flip_share is not None:
+            rows.append(("share of calls flipped", self.flip_share, limits.flip_share))
         if self.auc_change:
             rows.append(("macro AUC change", abs(self.macro_auc_change), limits.auc_change))
             rows.append(("worst AUC change of a label", self.label_auc_change, limits.label_auc_change))

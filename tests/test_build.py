@@ -90,6 +90,21 @@ def test_int8_is_expected_to_be_faster_only_where_a_processor_multiplies_it(proc
     assert multiplies_int8(processor) == has_int8
 
 
+def test_without_ecgs_flips_are_not_judged_for_there_are_too_few_calls(int8_bundle, cache):
+    building.build(int8_bundle, building.Order(precision="int8"))
+
+    kept = engine_cache.kept(cpu.facts(int8_bundle, "int8"))
+    assert kept is not None
+    assert kept.parity.flip_share is None
+    assert "flipped" not in kept.parity.table("int8")
+
+
+def test_a_bundle_copied_without_ecgs_keeps_the_parity_of_its_graph(int8_bundle, tmp_path, cache):
+    out = building.build(int8_bundle, building.Order(precision="int8", out=tmp_path / "new"))
+
+    assert Bundle.load(out).parity == int8_bundle.parity
+
+
 def test_only_calls_near_a_threshold_are_likely_to_flip(tiny_bundle):
     far, one_side, other_side = (np.full((4, 5), probability) for probability in (0.9, 0.49, 0.51))
 
@@ -600,7 +615,7 @@ def in_place(int8_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def test_a_bundle_may_be_written_over_itself(in_place, int8_bundle):
     assert in_place.hashes == int8_bundle.hashes
-    assert in_place.parity["int8"].n_ecgs == 8
+    assert in_place.parity == int8_bundle.parity
     assert (in_place.folder / "CARD.md").read_text().count("## In int8") == 1
     assert sorted(path.name for path in in_place.folder.parent.iterdir()) == ["cache", "tiny"]
 

@@ -311,7 +311,7 @@ def test_an_engine_that_is_not_verified_is_not_kept(trt, tiny_bundle, cache):
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({"ecg_per_s": 1.0, "parity": {**asdict(GOOD), "flip_share": None}}, "cannot be read"),
+        ({"ecg_per_s": 1.0, "parity": {**asdict(GOOD), "flip_share": "few"}}, "cannot be read"),
         ({"ecg_per_s": 1.0, "parity": {**asdict(GOOD), "worst_probability": 0.4}}, "not within its limits"),
         ({"parity": asdict(GOOD)}, "cannot be read"),
         ({**FAST, "variant": "int8"}, "told to be int8"),
