@@ -39,12 +39,12 @@ def main() -> None:
         document: _MARKS.sub(lambda mark: f"{mark[1]}{_from_file(args.results, mark['name'])}\n{mark[3]}", text)
         for document, text in old.items()
     }
-    stale = [str(document) for document in old if new[document] != old[document]]
+    stale = [document for document in old if new[document] != old[document]]
     if args.check and stale:
-        sys.exit(f"{', '.join(stale)}: tables other than those of {args.results}; run benchmarks/tables.py")
-    if not args.check:
-        for document in stale:
-            Path(document).write_text(new[Path(document)], "utf-8")
+        named = ", ".join(map(str, stale))
+        sys.exit(f"{named}: tables other than those of {args.results}; run benchmarks/tables.py")
+    for document in stale:
+        document.write_text(new[document], "utf-8")
 
 
 def render(result: Result) -> str:

@@ -58,8 +58,9 @@ bool Recipe::is_sound(int64_t n_halves, int64_t n_taps) const {
     const int64_t n_counts = layout.is_wide ? n_halves / 2 : n_halves;
     if (!is_whole || !within(n_counts, 1, kMost) || !within(layout.n_samples, 1, n_counts)) return false;
     if (!within(layout.channel_stride, 1, n_counts) || !within(layout.time_stride, 1, n_counts)) return false;
-    if (!within(layout.up, 1, kMost) || !within(layout.down, 1, kCoarsest) || !within(layout.half, 0, kMost)) return false;
-    if (!within(layout.n_taps, 1, kMost) || layout.n_taps * layout.up != n_taps) return false;
+    if (!within(layout.up, 1, kMost) || !within(layout.down, 1, kCoarsest)) return false;
+    if (!within(layout.half, 0, kMost) || !within(layout.n_taps, 1, kMost)) return false;
+    if (layout.n_taps * layout.up != n_taps) return false;
     if (n_taps <= 2 * layout.half || (layout.up == layout.down && n_taps != 1)) return false;  // equal rates pass
     const int64_t last = n_counts - 1 - (layout.n_samples - 1) * layout.time_stride;  // where a channel may begin
     const auto begins_inside = [&](int64_t channel) {

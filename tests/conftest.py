@@ -73,6 +73,18 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def tiny_input(tiny_bundle: Bundle) -> np.ndarray:
+    """Model input of 24 synthetic ECGs: float32 (record, lead, time)."""
+    from ecgbatch import synth
+    from ecgbatch.feed import host
+
+    found = host.room(24, tiny_bundle.input)
+    for seed, row in enumerate(found):
+        host.normalise(synth.record(seed=seed), tiny_bundle.input, row)
+    return found
+
+
+@pytest.fixture(scope="session")
 def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Another one, of twelve leads, another rate and length."""
     return made_bundle(tmp_path_factory.mktemp("bundles") / "other", OTHER_SPEC, seed=2)

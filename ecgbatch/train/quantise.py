@@ -6,8 +6,8 @@ without the arithmetic of a zero point. `write_signed` gives the same graph in i
 What stays in float32: the head, the few multiplications of squeeze-and-excitation, and every convolution that is held
 back.
 
-Before it is rounded a graph is equalised, and of what rounding adds to a convolution's mean its bias is relieved: so
-the weights of a convolution that is held back are not those of the fp32 graph either, but say the same.
+A graph is equalised before it is rounded, and a convolution's bias takes back what rounding adds on average to what it
+writes. So a convolution that is held back has not the weights of the fp32 graph either, but says the same.
 """
 
 from collections import Counter
@@ -177,8 +177,9 @@ def write_int8(model: onnx.ModelProto, out: Path, found: Measured, *, clipped: f
     quantised = onnx.ModelProto()
     quantised.CopyFrom(model)
     graph = quantised.graph
-    weights = {initializer.name: initializer for initializer in graph.initializer}
     taken = set(convolutions(model)) - set(held)
+    _give_biases(graph, taken)
+    weights = {initializer.name: initializer for initializer in graph.initializer}
     narrow = _narrow(graph.node, taken)
     positive = {name for node in graph.node if _is_positive(node) for name in node.output}
     positive |= {node.output[0] for node in graph.node if node.op_type == "AveragePool" and node.input[0] in positive}
@@ -199,11 +200,11 @@ def write_int8(model: onnx.ModelProto, out: Path, found: Measured, *, clipped: f
         read = [renamed.get(name, name) for name in node.input]
         if node.op_type == "Conv" and node.input[1] in taken:
             name = node.input[1]
-            values, rounded = numpy_helper.to_array(weights[name]), _rounded(weights[name])
-            nodes.append(_weights(graph, name, *rounded))
+            steps, scale = _rounded(weights[name])
+            nodes.append(_weights(graph, name, steps, scale))
             read[1] = f"{name}_dequantised"
-            _correct(_bias(graph, node, weights), values, *rounded, mean=found.means[node.input[0]])
-            read += node.input[len(read) :]
+            error = steps * _over(scale, steps) - numpy_helper.to_array(weights[name])
+            _correct(weights[node.input[2]], error, mean=found.means[node.input[0]])
         node.input[:] = read
         nodes.append(node)
         for name in node.output:
@@ -287,26 +288,26 @@ def _weights(graph: onnx.GraphProto, name: str, steps: np.ndarray, scale: np.nda
     return helper.make_node("DequantizeLinear", read, [f"{name}_dequantised"], f"{name}_dequantise", axis=0)
 
 
-def _bias(graph: onnx.GraphProto, node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> onnx.TensorProto:
-    """A convolution's bias; one of zeros where it has none."""
-    if len(node.input) > 2:
-        return weights[node.input[2]]
-    name = f"{node.input[1]}_bias"
-    graph.initializer.append(numpy_helper.from_array(np.zeros(weights[node.input[1]].dims[0], np.float32), name))
-    node.input.append(name)
-    return graph.initializer[-1]
+def _give_biases(graph: onnx.GraphProto, taken: Collection[str]) -> None:
+    """Have every convolution of these weights a bias: of zeros, where it has none."""
+    n_written = {
+        initializer.name: initializer.dims[0] for initializer in graph.initializer if initializer.name in taken
+    }
+    for node in graph.node:
+        if node.op_type == "Conv" and node.input[1] in taken and len(node.input) == 2:
+            bias = np.zeros(n_written[node.input[1]], np.float32)
+            node.input.append(f"{node.input[1]}_bias")
+            graph.initializer.append(numpy_helper.from_array(bias, node.input[2]))
 
 
-def _correct(
-    bias: onnx.TensorProto, values: np.ndarray, steps: np.ndarray, scale: np.ndarray, *, mean: np.ndarray
-) -> None:
-    """Take from a convolution's bias what the rounding of its weights adds on average to what it writes.
+def _correct(bias: onnx.TensorProto, error: np.ndarray, *, mean: np.ndarray) -> None:
+    """Take from a convolution's bias what an error of its weights adds on average to what it writes.
 
     `mean` is that of each channel that it reads.
     """
-    error = (steps * _over(scale, values) - values).sum(axis=tuple(range(2, values.ndim)))  # (channel out, channel in)
-    n_groups = len(mean) // error.shape[1]
-    by_group = error.reshape(n_groups, -1, error.shape[1]) @ mean.reshape(n_groups, -1, 1)
+    summed = error.sum(axis=tuple(range(2, error.ndim)))  # (channel out, channel in of its group)
+    n_groups = len(mean) // summed.shape[1]
+    by_group = summed.reshape(n_groups, -1, summed.shape[1]) @ mean.reshape(n_groups, -1, 1)
     before = numpy_helper.to_array(bias)
     bias.CopyFrom(numpy_helper.from_array((before - by_group.ravel()).astype(np.float32), bias.name))
 
