@@ -199,10 +199,9 @@ def _measured(
     say(found.table(precision))
     parity.require(found, precision, where=f"model {bundle.name!r} on {engine}")
     profile = sweep.fastest(bundle, precision, graph)
-    say(
-        f"{engine}: {profile.ecg_per_s:.0f} ECG/s in batches of {profile.batch} on {profile.n_streams} streams, "
-        f"{profile.ecg_per_s / profile.ecg_per_s_fp32:.2f} times fp32"
-    )
+    faster = "" if precision == "fp32" else f", {profile.ecg_per_s / profile.ecg_per_s_fp32:.2f} times fp32"
+    rate = f"{profile.ecg_per_s:.0f} ECG/s in batches of {profile.batch} on {profile.n_streams} streams"
+    say(f"{engine}: {rate}{faster}")
     return found, profile
 
 

@@ -74,6 +74,8 @@ def bench_command(
 ) -> None:
     """Measure how fast this machine scores, stage by stage, and how near that is to what it can do.
 
+    Takes minutes; fewer with a smaller --n, --rounds and --seconds.
+
     Example: ecgbatch bench --json bench.json --plot bench.svg --watts 250
     """
     with report_errors():

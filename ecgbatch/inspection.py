@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ecgbatch import archive, formats, gate, parts, waveform
+from ecgbatch import archive, container, formats, gate, parts, waveform
 from ecgbatch.archive import Entry
 from ecgbatch.bundle import SHIPPED, Bundle, is_bundle
 from ecgbatch.errors import ArchiveError, OutputError, RecordError
@@ -45,12 +45,12 @@ _CALLED = 3
 
 
 def kind_of(path: Path) -> Literal["bundle", "pack", "record", "run"]:
-    """What there is to inspect at `path`: any folder that is no bundle or pack may be a run, and any file a record.
+    """What there is to inspect at `path`: any file may be a record.
 
     So is a file in a container, called `container#member` as `source_path` in the scores calls it.
 
     Raises:
-        ArchiveError: nothing is there, nor is it the name of a shipped bundle.
+        ArchiveError: nothing is there, nor is it the name of a shipped bundle; or a folder of something else.
     """
     try:
         os.stat(path)
@@ -59,14 +59,19 @@ def kind_of(path: Path) -> Literal["bundle", "pack", "record", "run"]:
             return "record"
         if len(path.parts) == 1 and is_bundle(SHIPPED / path):
             return "bundle"
-        raise ArchiveError(f"{path}: no such file or folder") from None
+        missing = "a link to a file that is not there" if os.path.islink(path) else "no such file or folder"
+        raise ArchiveError(f"{path}: {missing}") from None
     except OSError:
         return "record"  # what may not be looked at cannot be read either: reading it says why
     if is_bundle(path):
         return "bundle"
     if not os.path.isdir(path):
         return "record"
-    return "pack" if pack.is_pack(path) else "run"
+    if pack.is_pack(path):
+        return "pack"
+    if not any(os.path.exists(path / name) for name in ("run.json", "pack.json", pack.PLAN)):
+        raise ArchiveError(f"{path}: a folder, but no run, pack or bundle; expected one of these, or an ECG file")
+    return "run"
 
 
 def record_of(path: Path) -> Record:
@@ -76,9 +81,9 @@ def record_of(path: Path) -> Record:
         RecordError: there is none that can be decoded.
     """
     if found := _member(path):
-        container, member = found
-        entry = Entry(path.name, os.path.abspath(container), *archive.stamp(container, ()), member)
-    elif (many := formats.records(os.path.abspath(path))) and (names := many.members()):
+        outer, member = found
+        entry = Entry(path.name, os.path.abspath(outer), *archive.stamp(outer, ()), member)
+    elif names := _records_in(path):
         detail = f"a container of {len(names)} records, expected one of them, such as {path}#{names[0]}"
         raise RecordError(Reason.UNKNOWN_FORMAT, detail)
     else:
@@ -90,6 +95,15 @@ def record_of(path: Path) -> Record:
     return outcome
 
 
+def _records_in(path: Path) -> Sequence[str]:
+    """What the records in a container are told apart by; of any other file nothing."""
+    if container.kind_of(str(path)):
+        entries = archive.scan([path], companions=formats.companions, skip=path)
+        return [entry.member for entry in entries if entry.member is not None]
+    many = formats.records(os.path.abspath(path))
+    return many.members() if many else ()
+
+
 def _member(path: Path) -> tuple[str, str] | None:
     """The container and the member that a path names, if it names one: of a pack, the part that has the member."""
     text = str(path)
@@ -97,10 +111,10 @@ def _member(path: Path) -> tuple[str, str] | None:
     at = None if os.path.exists(path) else next(marks, None)
     if at is None:
         return None
-    container, member = text[:at], text[at + 1 :]
-    if not os.path.isdir(container):
-        return container, member
-    parts_there = [os.path.join(container, name) for name in pack.parts_of(container) or ()]
+    outer, member = text[:at], text[at + 1 :]
+    if not os.path.isdir(outer):
+        return outer, member
+    parts_there = [os.path.join(outer, name) for name in pack.parts_of(outer) or ()]
     return next(((part, member) for part in parts_there if member in _members(part)), None)
 
 
@@ -297,7 +311,7 @@ def pack_text(folder: Path) -> str:
         return "\n".join(
             [
                 f"{_status(facts)} · {became} · of {spaced(counts['entries'])}",
-                f"{spaced(facts['parts'])} parts · {facts['bytes'] / 1e6:.1f} MB · {facts['encoding']}",
+                f"{spaced(facts['parts'])} {'part' if facts['parts'] == 1 else 'parts'} · {facts['bytes'] / 1e6:.1f} MB · {facts['encoding']}",
                 *_listed("packed from", facts["formats"]),
                 *_listed("rejected", counts["rejects"]),
             ]

@@ -88,8 +88,16 @@ def _refuse_another(folder: Path, before: Mapping[str, Any], settings: Mapping[s
     for name, value in before.items():
         if settings.get(name) != value:
             detail = f"{name.replace('_', '-')} {_plain(value)}, not {_plain(settings.get(name))}"
-            on = f"go on with --precision {str(value).partition(' ')[0]}, or " if name == "precision" else ""
+            on = _way_on(str(value), str(settings.get(name))) if name == "precision" else ""
             raise OutputError(f"{folder}: holds a run with {detail}; {on}use another --out for another run")
+
+
+def _way_on(before: str, now: str) -> str:
+    """What to do about another variant; one of int8 is the precision and what its graph's sha256 begins with."""
+    asked = before.partition(" ")[0]
+    if asked == now.partition(" ")[0]:
+        return f"have the {asked} graph of then built again, or "
+    return f"go on with --precision {asked}, or "
 
 
 def _plain(value: Any) -> str:

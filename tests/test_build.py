@@ -289,7 +289,7 @@ def test_a_run_is_not_gone_on_with_by_another_int8_graph(scored, int8_bundle, so
     graph.write_bytes(other_bytes(int8_bundle.folder / "model.int8.onnx"))
     keep(int8_bundle, graph, Profile(batch=32, n_streams=1, ecg_per_s=3, ecg_per_s_fp32=1))
 
-    with pytest.raises(OutputError, match="holds a run with precision int8"):
+    with pytest.raises(OutputError, match=r"have the int8 graph of then built again, or use another --out"):
         scored(source, bundles=(int8_bundle,), precision="int8")
 
 

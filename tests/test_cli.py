@@ -157,6 +157,16 @@ def test_a_path_where_nothing_is_fails_with_1(tmp_path):
     assert error_of("inspect", tmp_path / "nosuch.xml") == f"{tmp_path / 'nosuch.xml'}: no such file or folder"
 
 
+def test_a_link_to_nothing_is_told_from_nothing(tmp_path):
+    (tmp_path / "a.xml").symlink_to(tmp_path / "gone.xml")
+
+    assert error_of("inspect", tmp_path / "a.xml") == f"{tmp_path / 'a.xml'}: a link to a file that is not there"
+
+
+def test_a_folder_of_ecgs_is_not_taken_for_a_run(archive):
+    assert error_of("inspect", archive).startswith(f"{archive}: a folder, but no run, pack or bundle")
+
+
 def test_what_does_not_decode_is_named_with_its_reason_and_fails_with_3(tmp_path):
     (tmp_path / "a.xml").write_bytes(b"")
 

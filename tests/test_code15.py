@@ -9,7 +9,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ecgbatch import archive, formats
 from ecgbatch.archive import Entry
+from ecgbatch.errors import RecordError
 from ecgbatch.feed import batch
+from ecgbatch.formats import code15
 from ecgbatch.record import LEADS, Reason, Record, Reject
 
 
@@ -99,6 +101,14 @@ def test_a_file_without_exams_is_a_reject(tmp_path):
     path = write(tmp_path / "none.h5", tracings=np.empty((0, 4096, 12), "f4"), exam_id=np.empty(0, "i8"))
 
     assert reasons(path) == [Reason.EMPTY]
+
+
+@pytest.mark.parametrize("member", ["1", "-1", "01", "x"])
+def test_a_row_that_is_not_there_is_said_to_be_missing(tmp_path, rng, member):
+    path = write(tmp_path / "a.h5", tracings=tracings(rng, 1), exam_id=np.arange(1))
+
+    with pytest.raises(RecordError, match="no exam of this row"):
+        code15.opened(str(path)).record(member)
 
 
 @pytest.mark.parametrize("mv", [np.inf, -np.inf, 3e6])

@@ -593,6 +593,17 @@ def test_inspect_shows_a_member_of_a_zip_in_a_folder_of_any_name(tmp_path, ecg):
     assert json.loads(inside.stdout) == json.loads(invoke("inspect", tmp_path / "one.xml", "--json").stdout)
 
 
+@pytest.mark.parametrize(("suffix", "kind"), [("zip", "zip"), ("tar.gz", "gztar")])
+def test_inspect_of_an_archive_says_how_to_name_a_record(tmp_path, suffix, kind):
+    synth.write_archive(tmp_path / "in", 5, formats=("wfdb", "muse-xml"))
+    shutil.make_archive(str(tmp_path / "all"), kind, tmp_path / "in")
+    done = invoke("inspect", tmp_path / f"all.{suffix}")
+
+    assert done.exit_code == 3
+    assert "a container of 5 records" in done.stderr
+    assert invoke("inspect", done.stderr.strip().rpartition("such as ")[2]).exit_code == 0
+
+
 def test_inspect_of_what_a_pack_has_not_says_so(packed):
     done = invoke("inspect", f"{packed}#nonesuch.xml")
 

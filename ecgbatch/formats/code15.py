@@ -45,20 +45,23 @@ class Exams:
             detail = f"HDF5 with tracings {tracings.shape}, expected ({n}, {_N_SAMPLES}, {len(LEADS)}) as in CODE-15"
             raise RecordError(Reason.UNKNOWN_FORMAT, detail)
         self._tracings = tracings
+        self._rows = {str(row): row for row in range(n)}
 
     def members(self) -> list[str]:
         """Rows, as text."""
-        return [str(row) for row in range(self._tracings.shape[0])]
+        return list(self._rows)
 
     def record(self, member: str) -> Record:
         """The exam of a row, without the zeros around it.
 
         Raises:
-            RecordError: it cannot be read.
+            RecordError: there is none, or it cannot be read.
         """
+        if member not in self._rows:
+            raise RecordError(Reason.UNREADABLE, "no exam of this row")
         try:
-            mv = self._tracings[int(member)]  # (time, lead)
-        except (OSError, RuntimeError, ValueError, IndexError) as err:
+            mv = self._tracings[self._rows[member]]  # (time, lead)
+        except (OSError, RuntimeError, ValueError) as err:
             raise RecordError(Reason.CORRUPT_PAYLOAD, "an exam that cannot be read") from err
         live = np.flatnonzero(mv.any(axis=1))
         if len(live):
