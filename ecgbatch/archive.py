@@ -302,7 +302,11 @@ def _belongings(path: str, name: str, companions: Companions) -> Sequence[str]:
 def _manifest(source: Path, companions: Companions) -> Iterator[tuple[str, str, Sequence[str]]]:
     """The paths of a table's `path` column, relative ones from the table's folder; `.hea` may be left off."""
     try:
-        table = pl.scan_csv(source, infer_schema=False) if source.suffix.lower() == ".csv" else pl.scan_parquet(source)
+        table = (
+            pl.scan_csv(source, infer_schema=False, glob=False)
+            if source.suffix.lower() == ".csv"
+            else pl.scan_parquet(source, glob=False)
+        )
         if "path" not in table.collect_schema().names():
             raise ArchiveError(f"{source}: no column 'path', expected a manifest of ECG files")
         paths = table.select(pl.col("path").cast(pl.String)).collect()["path"]

@@ -85,7 +85,7 @@ def restore(run: Path, plan: Plan) -> int:
 def _move(run: Path, shard: int, leaving: pl.DataFrame, *, fingerprint: str) -> None:
     """Rewrite both parts of a shard; `leaving` has the `row` in its scores part and the `duplicate_of` of each."""
     with parts.readable(run, shard):
-        scores = pl.read_parquet(run / "scores" / parts.name(shard))
+        scores = pl.read_parquet(run / "scores" / parts.name(shard), glob=False)
         left_before = parts.moved(run, shard, scores)
     is_leaving = np.zeros(scores.height, bool)
     is_leaving[leaving["row"]] = True
@@ -104,7 +104,7 @@ def _put_back(run: Path, shard: Shard, *, fingerprint: str) -> int:
     """Rewrite the scores part of a shard with its duplicates, in the order of the plan; how many they were."""
     part = run / "scores" / parts.name(shard.index)
     with parts.readable(run, shard.index):
-        scores = pl.read_parquet(part)
+        scores = pl.read_parquet(part, glob=False)
         moved = parts.moved(run, shard.index, scores)
     if moved.height:
         place = {entry.record_id: at for at, entry in enumerate(shard.entries)}
@@ -136,7 +136,7 @@ def _later(scores: list[Path]) -> pl.DataFrame:
 
     Of each row, only 64 bits are held in memory; everything else only of those whose 64 bits occur more than once.
     """
-    rows = pl.scan_parquet(scores, row_index_name="row").select("row", "record_id", "waveform_hash")
+    rows = pl.scan_parquet(scores, row_index_name="row", glob=False).select("row", "record_id", "waveform_hash")
     key = pl.col("waveform_hash").hash()
     keys = rows.select(key).collect(engine="streaming").to_series().sort()
     repeated = keys.filter(keys == keys.shift(1)).unique()

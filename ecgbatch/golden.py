@@ -48,7 +48,7 @@ def load(bundle: Bundle) -> tuple[list[Record], np.ndarray]:
         BundleError: the file is not a golden one, or its scores are not one a label.
     """
     try:
-        rows = pl.read_parquet(bundle.folder / "golden.parquet")
+        rows = pl.read_parquet(bundle.folder / "golden.parquet", glob=False)
         records = [_record(row) for row in rows.iter_rows(named=True)]
         probabilities = np.array(rows["probabilities"].to_list(), np.float32)
     except (OSError, KeyError, ValueError, pl.exceptions.PolarsError) as err:

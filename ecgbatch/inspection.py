@@ -63,14 +63,16 @@ def kind_of(path: Path) -> Literal["bundle", "pack", "record", "run"]:
         raise ArchiveError(f"{path}: {missing}") from None
     except OSError:
         return "record"  # what may not be looked at cannot be read either: reading it says why
-    if is_bundle(path):
+    return _folder_kind(path) if os.path.isdir(path) else "record"
+
+
+def _folder_kind(folder: Path) -> Literal["bundle", "pack", "run"]:
+    if is_bundle(folder):
         return "bundle"
-    if not os.path.isdir(path):
-        return "record"
-    if pack.is_pack(path):
+    if pack.is_pack(folder):
         return "pack"
-    if not any(os.path.exists(path / name) for name in ("run.json", "pack.json", pack.PLAN)):
-        raise ArchiveError(f"{path}: a folder, but no run, pack or bundle; expected one of these, or an ECG file")
+    if not any(os.path.exists(folder / name) for name in ("run.json", "pack.json", pack.PLAN)):
+        raise ArchiveError(f"{folder}: a folder, but no run, pack or bundle; expected one of these, or an ECG file")
     return "run"
 
 
@@ -308,10 +310,11 @@ def pack_text(folder: Path) -> str:
     with _reading(folder):
         counts = facts["counts"]
         became = outcome(counts["packed"], counts["rejected"], 0, verb="packed")
+        plural = "part" if facts["parts"] == 1 else "parts"
         return "\n".join(
             [
                 f"{_status(facts)} · {became} · of {spaced(counts['entries'])}",
-                f"{spaced(facts['parts'])} {'part' if facts['parts'] == 1 else 'parts'} · {facts['bytes'] / 1e6:.1f} MB · {facts['encoding']}",
+                f"{spaced(facts['parts'])} {plural} · {facts['bytes'] / 1e6:.1f} MB · {facts['encoding']}",
                 *_listed("packed from", facts["formats"]),
                 *_listed("rejected", counts["rejects"]),
             ]
@@ -351,7 +354,7 @@ def _formats(folder: Path) -> dict[str, int]:
     there = _parts(folder)
     if not there:
         return {}
-    return dict(pl.scan_parquet(there).group_by("format").len().sort("format").collect().iter_rows())
+    return dict(pl.scan_parquet(there, glob=False).group_by("format").len().sort("format").collect().iter_rows())
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -362,7 +365,11 @@ def _called(folder: Path, model: dict[str, Any], n_records: int) -> Iterator[str
     """A line a record with the labels called in it."""
     columns = {f"{model['name']}/{label['code']}": label for label in model["labels"]}
     scores, shown_columns = _parts(folder), ("record_id", "format", *columns)
-    rows = pl.scan_parquet(scores).select(shown_columns).head(n_records).collect() if scores else pl.DataFrame()
+    rows = (
+        pl.scan_parquet(scores, glob=False).select(shown_columns).head(n_records).collect()
+        if scores
+        else pl.DataFrame()
+    )
     for row in rows.iter_rows(named=True):
         called = [(row[column], label) for column, label in columns.items() if row[column] >= label["threshold"]]
         called.sort(key=lambda found: -found[0])

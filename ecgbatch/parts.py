@@ -105,7 +105,9 @@ def moved(run: Path, shard: int, scores: pl.DataFrame, *, columns: list[str] | N
     part = run / "duplicates" / name(shard)
     if not part.exists():
         return pl.DataFrame()
-    return pl.read_parquet(part, columns=columns).join(scores, on="record_id", how="anti", maintain_order="left")
+    return pl.read_parquet(part, columns=columns, glob=False).join(
+        scores, on="record_id", how="anti", maintain_order="left"
+    )
 
 
 def write(frame: pl.DataFrame, part: Path, *, fingerprint: str) -> None:
@@ -182,9 +184,9 @@ def cause(err: Exception) -> str:
 def _counts(run: Path, shard: int) -> Counter[str]:
     with readable(run, shard):
         n_scored, n_moved = pq.read_metadata(run / ledger(run) / name(shard)).num_rows, 0
-        reasons = pl.read_parquet(run / "rejects" / name(shard), columns=["reason"])["reason"].to_list()
+        reasons = pl.read_parquet(run / "rejects" / name(shard), columns=["reason"], glob=False)["reason"].to_list()
         if (run / "duplicates" / name(shard)).exists():
-            scores = pl.read_parquet(run / "scores" / name(shard), columns=["record_id"])
+            scores = pl.read_parquet(run / "scores" / name(shard), columns=["record_id"], glob=False)
             n_scored, n_moved = scores.height, moved(run, shard, scores, columns=["record_id"]).height
     found = Counter(f"reason:{reason}" for reason in reasons)
     return found + Counter(scored=n_scored, rejected=len(reasons), duplicate=n_moved)

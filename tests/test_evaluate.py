@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 from scipy import optimize, stats
 from typer.testing import CliRunner, Result
 
-from ecgbatch import bundle, cli, score, synth
+from ecgbatch import bundle, cli, parts, score, synth
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.train import evaluation, metrics, reliability, scored
@@ -331,6 +331,24 @@ def test_every_labelled_ecg_is_scored_rejected_duplicate_or_absent(run, tmp_path
     assert sum(facts["rejects"].values()) == facts["n_rejected"]
     assert facts["labels_without_scores"] == ["EXTRA"]
     assert set(facts["scores_without_labels"]) == {"NORM", "LBBB", "STE"}
+
+
+def test_a_run_in_a_folder_whose_name_looks_like_a_pattern_is_read_itself(run, tiny_bundle, tmp_path):
+    """`run[1]` would match a folder `run1`, were it taken for one."""
+    plain, bracketed = tmp_path / "run1", tmp_path / "run[1]"
+    shutil.copytree(run, plain)
+    synth.write_archive(tmp_path / "in", 9, seed=8, formats=["muse-xml"])
+    first = min((tmp_path / "in").rglob("*.xml"))
+    shutil.copy(first, tmp_path / "in" / "again.xml")  # listed before it, so it is the one that stays
+    score.run([tmp_path / "in"], bracketed, [tiny_bundle], score.Options(deduplicate=True))
+    table = tmp_path / "labels[1].csv"
+    table.write_text("record_id,patient_id,AFIB\nagain.xml,p,1\n")
+    (tmp_path / "labels1.csv").write_text("record_id,patient_id,AFIB\nnone,p,0\n")
+
+    assert parts.counts(bracketed)["scored"] == 9
+    assert parts.counts(bracketed)["duplicate"] == 1
+    assert scored.read(bracketed, table).facts["n_absent"] == 0
+    assert parts.counts(plain) == parts.counts(run)
 
 
 def test_scores_are_joined_to_their_own_labels(run, tmp_path):

@@ -125,6 +125,17 @@ def test_all_is_sorted_and_names_what_is_there(path):
     assert not [name for name in module.__all__ if not hasattr(module, name)]
 
 
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_a_path_of_the_users_is_never_a_pattern(path):
+    """Polars would read `run1` where it is told of `run[1]`."""
+    calls = [node for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))) if isinstance(node, ast.Call)]
+    reading = [
+        call for call in calls if re.fullmatch(r"pl\.(read|scan)_(?!parquet_metadata)\w+", ast.unparse(call.func))
+    ]
+
+    assert not [ast.unparse(call) for call in reading if "glob=False" not in ast.unparse(call)]
+
+
 def test_every_error_stands_in_the_drawn_tree():
     drawing = (SOURCE / "errors.py").read_text("utf-8").split('"""')[1]
 

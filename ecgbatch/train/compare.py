@@ -190,7 +190,7 @@ def _write(frame: pl.DataFrame, path: Path) -> None:
 
 
 def _report(out: Path, units: Sequence[_Unit], task: Task, plan: Plan) -> Path:
-    scores = pl.concat([pl.read_parquet(out / "parts" / unit.name) for unit in units])
+    scores = pl.concat([pl.read_parquet(out / "parts" / unit.name, glob=False) for unit in units])
     _write(scores, out / "scores.parquet")
     settings = json.loads((out / "comparison.json").read_text("utf-8"))
     found = comparison_report.found(scores, task, arms=plan.arms)

@@ -133,10 +133,12 @@ def _table(path: Path) -> pl.DataFrame:
     """All columns but those that hold signals: lists of numbers."""
     try:
         if path.suffix.lower() == ".parquet":
-            schema = pl.read_parquet_schema(path)
-            frame = pl.read_parquet(path, columns=[name for name, kind in schema.items() if not _is_signal(kind)])
+            schema = pl.scan_parquet(path, glob=False).collect_schema()
+            frame = pl.read_parquet(
+                path, columns=[name for name, kind in schema.items() if not _is_signal(kind)], glob=False
+            )
         else:
-            frame = pl.read_csv(path, infer_schema=False)
+            frame = pl.read_csv(path, infer_schema=False, glob=False)
     except (OSError, pl.exceptions.PolarsError) as err:
         raise UsageError(f"{path}: not a readable table of labels, expected CSV or Parquet") from err
     if not frame.height:

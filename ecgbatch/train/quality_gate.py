@@ -91,7 +91,7 @@ def read(data: Path) -> Judged:
         UsageError: a column is missing, or a verdict is neither acceptable nor unacceptable.
     """
     try:
-        frame = pl.read_parquet(data)
+        frame = pl.read_parquet(data, glob=False)
         provenance = (pq.read_schema(data).metadata or {}).get(b"provenance", b"unknown").decode()
     except (OSError, pl.exceptions.PolarsError) as err:
         raise UsageError(f"{data}: no readable Parquet file") from err

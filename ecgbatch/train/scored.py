@@ -148,10 +148,12 @@ def _rows(run: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     scores, duplicates, rejects = [], [], []
     for shard in sorted(parts.committed(run)):
         with parts.readable(run, shard):
-            part = pl.read_parquet(run / "scores" / parts.name(shard), columns=_NAMES)
+            part = pl.read_parquet(run / "scores" / parts.name(shard), columns=_NAMES, glob=False)
             scores.append(part)
             duplicates.append(parts.moved(run, shard, part, columns=[*_NAMES, "duplicate_of"]))
-            rejects.append(pl.read_parquet(run / "rejects" / parts.name(shard), columns=[*_NAMES, "reason"]))
+            rejects.append(
+                pl.read_parquet(run / "rejects" / parts.name(shard), columns=[*_NAMES, "reason"], glob=False)
+            )
     return pl.concat(scores), pl.concat(duplicates, how="diagonal"), pl.concat(rejects)
 
 
@@ -160,7 +162,7 @@ def _kept(run: Path, place: np.ndarray, columns: Sequence[str]) -> pl.DataFrame:
     kept, start = [], 0
     for shard in sorted(parts.committed(run)):
         with parts.readable(run, shard):
-            part = pl.read_parquet(run / "scores" / parts.name(shard), columns=list(columns))
+            part = pl.read_parquet(run / "scores" / parts.name(shard), columns=list(columns), glob=False)
         end = start + part.height
         kept.append(part[place[np.searchsorted(place, start) : np.searchsorted(place, end)] - start])
         start = end

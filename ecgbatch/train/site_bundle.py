@@ -80,7 +80,7 @@ def write(
 
 def _write_content(new: Bundle, folder: Path, card: str, panels: Sequence[Panel]) -> None:
     (folder / "labels.csv").write_bytes(_csv(new.labels))
-    golden = pl.read_parquet(folder / "golden.parquet")
+    golden = pl.read_parquet(folder / "golden.parquet", glob=False)
     probabilities = new.probabilities(np.array(golden["logits"].to_list(), np.float32))
     scores = pl.Series("probabilities", list(probabilities), pl.List(pl.Float32))
     golden.with_columns(scores).write_parquet(folder / "golden.parquet", compression_level=19)

@@ -54,7 +54,7 @@ def _stored(run: Path, parent: Bundle) -> pl.DataFrame:
         facts = json.loads((run / "run.json").read_text("utf-8"))
         scores = [run / "scores" / parts.name(shard) for shard in sorted(parts.committed(run))]
         column = f"{parent.name}/embedding"
-        names = pl.read_parquet_schema(scores[0])
+        names = pl.scan_parquet(scores[0], glob=False).collect_schema()
     except (OSError, ValueError, KeyError, IndexError, TypeError, pl.exceptions.PolarsError) as err:
         raise OutputError(f"{run}: no readable run, expected a run folder of ecgbatch") from err
     if column not in names:
@@ -63,4 +63,6 @@ def _stored(run: Path, parent: Bundle) -> pl.DataFrame:
     made_by = {model["fingerprint"] for model in models} | {model.get("parent", {}).get("sha256") for model in models}
     if not {parent.fingerprint, parent.hashes["model.onnx"]} & made_by:
         raise UsageError(f"{run}: was scored by another {parent.name!r} than this one; name its folder with --model")
-    return pl.read_parquet(scores, columns=["record_id", "source_path", column]).rename({column: "embedding"})
+    return pl.read_parquet(scores, columns=["record_id", "source_path", column], glob=False).rename(
+        {column: "embedding"}
+    )

@@ -38,10 +38,10 @@ class Table:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             sizes = [file.metadata.row_group(at).num_rows for at in range(file.metadata.num_row_groups)]
-        self._facts = pl.read_parquet(path, columns=["fs_hz", "uv_per_count", "leads"])
+        self._facts = pl.read_parquet(path, columns=["fs_hz", "uv_per_count", "leads"], glob=False)
         named = next((name for name in _NAMES if name in names), None)
         self.record_ids: list[str] = (
-            pl.read_parquet(path, columns=[named])[named].cast(pl.String).to_list()
+            pl.read_parquet(path, columns=[named], glob=False)[named].cast(pl.String).to_list()
             if named
             else [str(row) for row in range(len(self._facts))]
         )
@@ -113,7 +113,7 @@ def read(path: Path, *, columns: Sequence[str] = ()) -> Cohort:
     schema = pq.read_schema(path)
     if missing := [name for name in ("patient_id", *columns) if name not in schema.names]:
         raise UsageError(f"{path.name}: no column {', '.join(missing)}, expected some of {', '.join(schema.names)}")
-    facts = pl.read_parquet(path, columns=[name for name in schema.names if name != "samples"])
+    facts = pl.read_parquet(path, columns=[name for name in schema.names if name != "samples"], glob=False)
     ecgs = Table(path)
     codes, targets = _labelled(path, facts.drop("patient_id", *_SIGNAL, *_NAMES, strict=False), columns)
     return Cohort(

@@ -176,8 +176,8 @@ def _alone(given: Sequence[str], meaning: Meaning) -> tuple[Cohort, pl.DataFrame
     if len(given) > 1 or not table.is_table(path):
         cohort = sources.read(given).labelled([meaning.code])
         return cohort, pl.DataFrame(height=len(cohort))
-    schema = pl.read_parquet_schema(path)
-    facts = pl.read_parquet(path, columns=[name for name, kind in schema.items() if not kind.is_nested()])
+    schema = pl.scan_parquet(path, glob=False).collect_schema()
+    facts = pl.read_parquet(path, columns=[name for name, kind in schema.items() if not kind.is_nested()], glob=False)
     if meaning.code not in facts.columns:
         return sources.read(given).labelled([meaning.code]), facts.drop("patient_id", strict=False)
     if "patient_id" not in facts.columns:
