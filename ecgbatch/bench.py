@@ -7,10 +7,11 @@ what is compared takes turns, a round after the other, and the median counts.
 import os
 import platform
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -37,6 +38,8 @@ __all__ = ["Order", "measure"]
 _N_DISTINCT = 200
 """Synthetic ECGs that are written; others are links to them."""
 _PER_FOLDER = 1000
+_N_FED = 1024
+"""ECGs for each worker of the feed, at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,20 +125,27 @@ def _synthetic(folder: Path, n: int) -> Path:
 
 
 def _feed(bundle: Bundle, entries: Sequence[Entry], rounds: int) -> dict[str, Any]:
-    """ECG/s of one core that reads, decodes, prepares and normalises; and of the whole feed on 1, 2, … threads."""
+    """ECG/s of one core that reads, decodes, prepares and normalises; and of the whole feed by 1, 2, … workers."""
     kept: dict[str, list[float]] = {}
-    threads: dict[int, list[float]] = {n: [] for n in _doubled(n_cores())}
+    workers: dict[int, list[float]] = {n: [] for n in _doubled(n_cores())}
     for _ in range(rounds):
         for name, rate in _stages(bundle, entries).items():
             kept.setdefault(name, []).append(rate)
-        for n, rates in threads.items():
-            started = perf_counter()
-            n_fed = sum(len(batch.rows) for batch in _batches(bundle, entries, workers=n))
-            rates.append(n_fed / (perf_counter() - started))
+        for n, rates in workers.items():
+            rates.append(_fed_per_s(bundle, entries, n))
     return {
         "ecg_per_s_one_core": {name: median(rates) for name, rates in kept.items()},
-        "ecg_per_s_by_threads": {str(n): median(rates) for n, rates in threads.items()},
+        "ecg_per_s_by_workers": {str(n): median(rates) for n, rates in workers.items()},
     }
+
+
+def _fed_per_s(bundle: Bundle, entries: Sequence[Entry], workers: int) -> float:
+    """ECG/s of the feed once all of it is at work: processes have started, and some batches have come."""
+    many = list(islice(cycle(entries), max(len(entries), _N_FED * workers)))
+    feed = _batches(bundle, many, workers=workers)
+    deque(islice(feed, len(many) // BATCH // 4), maxlen=0)
+    started = perf_counter()
+    return sum(len(batch.rows) for batch in feed) / (perf_counter() - started)
 
 
 def _doubled(most: int) -> list[int]:

@@ -41,8 +41,8 @@ def _parts(found: Mapping[str, Any]) -> Iterator[list[str]]:
     yield _aligned(
         [("feed", "ECG/s"), *((f"{name}, one core", _rate(rate)) for name, rate in feed["ecg_per_s_one_core"].items())]
         + [
-            (f"whole feed, {_counted(int(n), 'thread')}", _rate(rate))
-            for n, rate in feed["ecg_per_s_by_threads"].items()
+            (f"whole feed, {_counted(int(n), 'worker')}", _rate(rate))
+            for n, rate in feed["ecg_per_s_by_workers"].items()
         ]
     )
     for device, told in found["devices"].items():
@@ -163,8 +163,8 @@ def draw(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def _bars(found: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    for n, rate in found["feed"]["ecg_per_s_by_threads"].items():
-        yield "feed", f"feed, {n} threads", rate
+    for n, rate in found["feed"]["ecg_per_s_by_workers"].items():
+        yield "feed", f"feed, {n} workers", rate
     for device, by_precision in found["whole"].items():
         for precision, run in by_precision.items():
             engine = found["devices"][device]["engines"][precision]

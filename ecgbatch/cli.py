@@ -84,7 +84,9 @@ def score_command(
     ] = None,
     workers: Annotated[
         int | None,
-        Option(help="Threads that read and decode; half of the cores by default, for a GPU all.", min=1, max=_MANY),
+        Option(
+            help="Processes that read and decode; a quarter of the cores by default, for a GPU all.", min=1, max=_MANY
+        ),
     ] = None,
     deduplicate: Annotated[
         bool, Option("--deduplicate", help="At the end, move all but the first record of each waveform to duplicates/.")
@@ -128,7 +130,9 @@ def pack_command(
     ] = 4096,
     compression: Annotated[str, Option(help="Of the samples: none (read fastest), lz4, or zstd (smallest).")] = "none",
     limit: Annotated[int | None, Option(help="Pack only the first so many entries.", min=1, max=_MANY)] = None,
-    workers: Annotated[int, Option(help="Threads that read and decode.", min=1, max=_MANY)] = 2,
+    workers: Annotated[
+        int | None, Option(help="Processes that read and decode; as many as cores by default.", min=1, max=_MANY)
+    ] = None,
 ) -> None:
     """Decode every ECG in an archive once into Parquet, which `score` takes like any source.
 

@@ -5,16 +5,20 @@ EcgbatchError
 ├── RecordError     a defect in one record: becomes a reject row, never ends a run
 ├── ArchiveError    the source cannot be listed
 ├── BundleError     a model bundle is missing, incomplete or altered
+├── FeedError       a process that reads and decodes was killed
 ├── EngineError     a device or precision cannot be had, or an engine is not the model it claims to be
 ├── OutputError     the run folder cannot be written, or belongs to another run
 └── MissingExtraError   an optional dependency is not installed
 """
+
+from typing import Any
 
 __all__ = [
     "ArchiveError",
     "BundleError",
     "EcgbatchError",
     "EngineError",
+    "FeedError",
     "MissingExtraError",
     "OutputError",
     "RecordError",
@@ -24,6 +28,10 @@ __all__ = [
 
 class EcgbatchError(Exception):
     """Base of everything ecgbatch raises on purpose; the command line prints it and exits with 1."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is, whatever its `__init__` takes: one process raises what another one has."""
+        return _again, (type(self), self.args), self.__dict__
 
 
 class UsageError(EcgbatchError):
@@ -53,6 +61,10 @@ class EngineError(EcgbatchError):
     """A device or precision cannot be had, or an engine does not reproduce its model."""
 
 
+class FeedError(EcgbatchError):
+    """A process that reads and decodes has ended, killed by the system or by a person."""
+
+
 class OutputError(EcgbatchError):
     """A run folder cannot be written, does not add up, or belongs to another run."""
 
@@ -62,3 +74,7 @@ class MissingExtraError(EcgbatchError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs an optional dependency; pip install 'ecgbatch[{extra}]'")
+
+
+def _again(kind: type[EcgbatchError], args: tuple[Any, ...]) -> EcgbatchError:
+    return kind.__new__(kind, *args)

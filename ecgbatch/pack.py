@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgbatch import facts, parts, planning
+from ecgbatch.cores import n_cores
 from ecgbatch.errors import UsageError
 from ecgbatch.feed.decoded import Chunk, chunks
 from ecgbatch.formats import pack as layout
@@ -27,8 +28,6 @@ from ecgbatch.tally import Tally, spaced
 
 __all__ = ["Options", "Output", "pack", "run"]
 
-_CHUNK = 32
-"""Entries that a thread reads at a time."""
 _GROUP_RECORDS, _GROUP_BYTES = 64, 16 * 2**20
 """Records, or bytes of samples, that make a row group: enough for Parquet, and few enough to have some in memory."""
 
@@ -45,8 +44,8 @@ class Options:
     """Of the samples: `none` is the fastest to read, `zstd` the smallest."""
     limit: int | None = None
     """Pack only the first so many entries."""
-    workers: int = 2
-    """Threads that read and decode."""
+    workers: int | None = None
+    """Processes that read and decode, or threads if there is little to; as many as cores by default."""
 
     def __post_init__(self) -> None:
         for name in ("shard_size", "workers", "limit"):
@@ -99,7 +98,7 @@ def run(
                 say("nothing left to pack")
                 parts.reconcile(folder, plan, found)
             else:
-                feed = chunks(plan.shards(done=done), size=_CHUNK, workers=options.workers)
+                feed = chunks(plan.shards(done=done), workers=options.workers or n_cores())
                 with report.kept(found):
                     pack(feed, out, tally, observe)
     return tally

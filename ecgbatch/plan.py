@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ecgbatch.archive import Entry
 from ecgbatch.errors import OutputError
 
-__all__ = ["Plan", "Shard", "sync"]
+__all__ = ["Piece", "Plan", "Shard", "pieces", "sync"]
 
 _SCHEMA = pa.schema(
     [
@@ -37,6 +37,24 @@ class Shard:
 
     index: int
     entries: list[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some consecutive entries of a shard, read together."""
+
+    shard: int
+    entries: list[Entry]
+    is_last: bool
+    """Whether they end it."""
+
+
+def pieces(shards: Iterable[Shard], size: int) -> Iterator[Piece]:
+    """Every shard, in order, in pieces of at most `size` entries."""
+    for shard in shards:
+        for start in range(0, len(shard.entries), size):
+            end = start + size
+            yield Piece(shard.index, shard.entries[start:end], is_last=end >= len(shard.entries))
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,8 @@ class Options:
     reject_poor: float | None = None
     """Reject records of less quality than this."""
     workers: int | None = None
-    """Threads that read and decode; half of the cores by default beside engines on a CPU, all of them for a GPU."""
+    """Processes that read and decode, or threads if there is little to; a quarter of the cores by default beside
+    engines on a CPU, all of them for a GPU."""
     deduplicate: bool = False
     """At the end, take out of the scores what has the waveform of an earlier entry."""
 
@@ -148,7 +149,7 @@ def _require_alike(devices: Sequence[Sequence[Trunk]]) -> None:
 def _feed(bundles: Sequence[Bundle], trunks: Sequence[Trunk], options: Options, *, n_devices: int) -> Feed:
     """What feeds the engines of one device."""
     device = str(trunks[0].engine).partition(" ")[0]
-    workers = options.workers or max(1, n_cores() // 2 if device == "cpu" else n_cores())
+    workers = options.workers or max(1, n_cores() // 4 if device == "cpu" else n_cores())
     return open_feed(
         options.feed,
         list(dict.fromkeys(bundle.input for bundle in bundles)),

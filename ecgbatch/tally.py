@@ -30,7 +30,7 @@ class Tally:
     seconds: float = 0.0
     """Of this invocation, planning left out."""
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """`decode` and `prepare`: seconds of the feed's threads, waits among them. `wait-feed`, `wait-engine`, `write`:
+    """`decode` and `prepare`: seconds of the feed's workers, waits among them. `wait-feed`, `wait-engine`, `write`:
     seconds of the main thread; where it waits longest is what holds the run back."""
 
     def begin(self, n_entries: int, rows: Mapping[str, int]) -> None:

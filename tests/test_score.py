@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from ecgbatch import cli, formats, score, synth, waveform
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import EngineError, OutputError, UsageError
-from ecgbatch.feed.batch import ahead
+from ecgbatch.feed.ahead import ahead
 from ecgbatch.record import LEADS
 
 N = 60

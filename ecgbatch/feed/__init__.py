@@ -1,4 +1,4 @@
-"""Feeds: entries become batches of model input, read, decoded and judged on the host's threads."""
+"""Feeds: entries become batches of model input, read, decoded and judged on the host."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial

@@ -1,16 +1,13 @@
-"""Batches: entries read, decoded and normalised by a few threads, in the order of the plan."""
+"""Batches: entries read, decoded and normalised ahead, in the order of the plan."""
 
 import ctypes
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from struct import Struct
 from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +18,24 @@ from ecgbatch.archive import Entry
 from ecgbatch.bundle import InputSpec
 from ecgbatch.errors import RecordError
 from ecgbatch.feed import host
-from ecgbatch.plan import Shard
+from ecgbatch.feed.ahead import ahead
+from ecgbatch.plan import Piece, Shard, pieces
 from ecgbatch.record import INDEPENDENT_LEADS, Reason, Record, Reject, Row
 
-__all__ = ["Batch", "Inputs", "ahead", "batches", "keep_freed_memory", "read", "read_all", "waveform_hash"]
+__all__ = [
+    "TOGETHER",
+    "Batch",
+    "Inputs",
+    "batches",
+    "keep_freed_memory",
+    "read",
+    "read_all",
+    "stream_of",
+    "waveform_hash",
+]
 
-T = TypeVar("T")
-R = TypeVar("R")
+TOGETHER = 64
+"""Entries that are read at once, at least: those of a pack's row group."""
 
 _FLOAT64 = Struct("=d")
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # malloc.h
@@ -45,7 +53,7 @@ class Batch:
     """float32 (record, lead, time) for every input spec: NumPy's, or of a GPU one that speaks DLPack."""
     rejects: list[Reject]
     decode_s: float = 0.0
-    """Time of reading and decoding, summed over the feed's threads."""
+    """Time of reading and decoding, summed over the feed's workers."""
     prepare_s: float = 0.0
     """Time of hashing, measuring and normalising, likewise."""
 
@@ -89,10 +97,14 @@ def batches(
 
     A record of less quality than `least_quality` is a reject, where that is given.
     """
-    keep_freed_memory()
-    chunks = ((shard, start) for shard in shards for start in range(0, len(shard.entries), size))
-    load = partial(_load, size=size, specs=specs, least_quality=least_quality, inputs=inputs)
-    yield from _filled(ahead(lambda chunk: load(*chunk), chunks, workers), size)
+    load = partial(_load, specs=specs, least_quality=least_quality, room=inputs.room, put=inputs.put)
+    yield from _filled(ahead(load, pieces(shards, max(size, TOGETHER)), workers, kin=stream_of), size)
+
+
+def stream_of(piece: Piece) -> str | None:
+    """The archive that holds a piece and that can only be read from its beginning: twice for two processes."""
+    entry = piece.entries[0]
+    return entry.path if entry.member is not None and container.kind_of(entry.path) == "tar" else None
 
 
 @cache
@@ -166,26 +178,24 @@ def waveform_hash(nv: np.ndarray, fs_hz: float) -> str:
 
 
 def _load(
-    shard: Shard,
-    start: int,
+    piece: Piece,
     *,
-    size: int,
     specs: Sequence[InputSpec],
     least_quality: float | None,
-    inputs: Inputs,
+    room: Callable[[int, InputSpec], np.ndarray],
+    put: Callable[..., None],
 ) -> Batch:
-    """`size` entries of a shard from `start` on."""
-    entries = shard.entries[start : start + size]
-    x = {spec: inputs.room(len(entries), spec) for spec in specs}
+    keep_freed_memory()
+    x = {spec: room(len(piece.entries), spec) for spec in specs}
     rows: list[Row] = []
     rejects: list[Reject] = []
     decode_s = prepare_s = 0.0
     started = perf_counter()
-    for entry, record in zip(entries, read_all(entries), strict=True):
+    for entry, record in zip(piece.entries, read_all(piece.entries), strict=True):
         decoded = perf_counter()
         if isinstance(record, Record):
             try:
-                row = _prepare(entry, record, {spec: array[len(rows)] for spec, array in x.items()}, inputs)
+                row = _prepare(entry, record, {spec: array[len(rows)] for spec, array in x.items()}, put)
                 _refuse_poor(row, least_quality)
                 rows.append(row)
             except RecordError as defect:
@@ -196,8 +206,8 @@ def _load(
         started = perf_counter()
         prepare_s += started - decoded
     return Batch(
-        shard=shard.index,
-        is_last=start + size >= len(shard.entries),
+        shard=piece.shard,
+        is_last=piece.is_last,
         rows=rows,
         x={spec: array[: len(rows)] for spec, array in x.items()},
         rejects=rejects,
@@ -206,7 +216,7 @@ def _load(
     )
 
 
-def _prepare(entry: Entry, record: Record, out: Mapping[InputSpec, np.ndarray], inputs: Inputs) -> Row:
+def _prepare(entry: Entry, record: Record, out: Mapping[InputSpec, np.ndarray], put: Callable[..., None]) -> Row:
     """Write the record's input for every spec, and say what is known of it."""
     flat = host.flat_leads(record)
     compared = gate.comparable(record.leads, flat)
@@ -215,7 +225,7 @@ def _prepare(entry: Entry, record: Record, out: Mapping[InputSpec, np.ndarray], 
     if len(flat) == len(record.leads):
         raise RecordError(Reason.NO_SIGNAL, f"all {len(flat)} leads are flat")
     for spec, row in out.items():
-        inputs.put(record, spec, row, flat=flat, independent_nv=nv, has_gaps=n_missing > 0)
+        put(record, spec, row, flat=flat, independent_nv=nv, has_gaps=n_missing > 0)
     return Row(
         record_id=entry.record_id,
         source_path=entry.source_path,
@@ -252,38 +262,13 @@ def _reject(entry: Entry, stage: str, defect: RecordError) -> Reject:
     )
 
 
-def ahead(load: Callable[[T], R], chunks: Iterable[T], workers: int) -> Iterator[R]:
-    """`load` of every chunk, in order, by `workers` threads a few chunks ahead; their exceptions are raised here."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="feed", initializer=_take_long_turns)
-    running: deque[Future[R]] = deque()
-    try:
-        for chunk in chunks:
-            running.append(pool.submit(load, chunk))
-            if len(running) > 2 * workers:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _take_long_turns() -> None:
-    """Have this thread run longer at a time where others want its core, if the system and its user let it.
-
-    Whenever it takes turns with an engine's thread, both find the caches full of the other's.
-    """
-    with suppress(AttributeError, OSError):
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
 def _filled(short: Iterable[Batch], size: int) -> Iterator[Batch]:
     """The same rows in full batches, so that rejects do not thin out the engine's work; a shard still ends alone."""
     held: Batch | None = None
     for batch in short:
         joined = batch if held is None else _joined(held, batch)
         held = None
-        if len(joined.rows) > size:
+        while len(joined.rows) > size:
             head, joined = _split(joined, size)
             yield head
         if joined.is_last or len(joined.rows) == size:

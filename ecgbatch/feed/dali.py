@@ -1,4 +1,4 @@
-"""The DALI feed: records decoded and judged by the host's threads, made model input by one graph, on a CPU or a GPU.
+"""The DALI feed: records decoded and judged on the host, made model input by one graph, on a CPU or a GPU.
 
 Only records that are to be scored enter the graph, as payloads: an operator that fails ends a DALI pipeline for good,
 so nothing in it may. The samples of a MUSE file are out of their base64 by then, for hash and quality gate need them.

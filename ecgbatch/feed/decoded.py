@@ -1,4 +1,4 @@
-"""Decoded entries: read and decoded by a few threads, in the order of the plan, as rows of a pack."""
+"""Decoded entries: read and decoded ahead, in the order of the plan, as rows of a pack."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ from typing import Any
 
 from ecgbatch.errors import RecordError
 from ecgbatch.feed import host
-from ecgbatch.feed.batch import ahead, keep_freed_memory, read_all, waveform_hash
+from ecgbatch.feed.ahead import ahead
+from ecgbatch.feed.batch import TOGETHER, keep_freed_memory, read_all, stream_of, waveform_hash
 from ecgbatch.formats import pack
-from ecgbatch.plan import Shard
+from ecgbatch.plan import Piece, Shard, pieces
 from ecgbatch.record import INDEPENDENT_LEADS, Record, Reject
 
 __all__ = ["Chunk", "chunks"]
@@ -31,20 +32,18 @@ class Chunk:
     """Time of hashing and copying."""
 
 
-def chunks(shards: Iterable[Shard], *, size: int, workers: int) -> Iterator[Chunk]:
-    """Every entry of every shard, in order, in chunks of at most `size`."""
+def chunks(shards: Iterable[Shard], *, workers: int) -> Iterator[Chunk]:
+    """Every entry of every shard, in order, in chunks of at most `TOGETHER`."""
+    return ahead(_load, pieces(shards, TOGETHER), workers, kin=stream_of)
+
+
+def _load(piece: Piece) -> Chunk:
     keep_freed_memory()
-    starts = ((shard, start) for shard in shards for start in range(0, len(shard.entries), size))
-    return ahead(lambda at: _load(*at, size), starts, workers)
-
-
-def _load(shard: Shard, start: int, size: int) -> Chunk:
-    entries = shard.entries[start : start + size]
     rows: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     decode_s = prepare_s = 0.0
     started = perf_counter()
-    for entry, record in zip(entries, read_all(entries), strict=True):
+    for entry, record in zip(piece.entries, read_all(piece.entries), strict=True):
         decoded = perf_counter()
         if isinstance(record, Record):
             rows.append(pack.row(entry.record_id, entry.source_path, record, _hash(record)))
@@ -54,8 +53,8 @@ def _load(shard: Shard, start: int, size: int) -> Chunk:
         started = perf_counter()
         prepare_s += started - decoded
     return Chunk(
-        shard=shard.index,
-        is_last=start + size >= len(shard.entries),
+        shard=piece.shard,
+        is_last=piece.is_last,
         rows=rows,
         rejects=rejects,
         decode_s=decode_s,
