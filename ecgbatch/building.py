@@ -92,7 +92,7 @@ def _precision(bundle: Bundle, order: Order) -> str:
             return "int8" if order.calibrate or "int8" in bundle.parity else "fp32"
         case "fp32" | "int8":
             return order.precision
-    raise EngineError(f"precision {order.precision!r} on cpu, expected 'auto', 'fp32' or 'int8'")
+    raise UsageError(f"precision {order.precision!r} on cpu, expected 'auto', 'fp32' or 'int8'")
 
 
 def _precision_on_gpu(order: Order) -> str:
@@ -100,7 +100,7 @@ def _precision_on_gpu(order: Order) -> str:
 
     if order.precision not in ("auto", *on_gpu.PRECISIONS):
         known = ", ".join(on_gpu.PRECISIONS)
-        raise EngineError(f"precision {order.precision!r} on {order.device}, expected 'auto' or one of {known}")
+        raise UsageError(f"precision {order.precision!r} on {order.device}, expected 'auto' or one of {known}")
     if order.out is not None:
         raise UsageError(f"--out on {order.device}, expected --device cpu: a graph for a bundle is made there")
     return "fp16" if order.precision == "auto" else order.precision

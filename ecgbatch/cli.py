@@ -11,7 +11,7 @@ import typer
 from typer import Argument, Exit, Option
 
 from ecgbatch import cli_engines, cli_train
-from ecgbatch.console import report_errors, say
+from ecgbatch.console import AGAIN, report_errors, say
 from ecgbatch.errors import UsageError
 
 __all__ = ["app", "main"]
@@ -96,7 +96,7 @@ def score_command(
 
     Example: ecgbatch score /data/2024 --out runs/2024
     """
-    with report_errors():
+    with report_errors(way_on=AGAIN):
         from ecgbatch import bundle, progress, score
 
         options = score.Options(
@@ -138,7 +138,7 @@ def pack_command(
 
     Example: ecgbatch pack /data/2024 --out packs/2024
     """
-    with report_errors():
+    with report_errors(way_on=AGAIN):
         from ecgbatch import pack, progress
 
         options = pack.Options(shard_size=shard_size, compression=compression, limit=limit, workers=workers)

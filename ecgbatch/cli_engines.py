@@ -94,11 +94,11 @@ def bench_command(
             price=price,
         )
         found = bench.measure(bundle.find(model), order, say=say)
+        print(bench_report.table(found))
         if json_file is not None:
             bench_report.write(json_file, found)
         if plot is not None:
             bench_report.draw(plot, found)
-    print(bench_report.table(found))
 
 
 def doctor_command(

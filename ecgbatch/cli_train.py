@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from ecgbatch.console import needs, report_errors, say, spoken
+from ecgbatch.console import AGAIN, needs, report_errors, say, spoken
 
 __all__ = ["add_commands"]
 
@@ -142,7 +142,7 @@ def pretrain_command(
 
     Example: ecgbatch train pretrain ptbxl.parquet --out training
     """
-    with report_errors(), needs("train"):
+    with report_errors(way_on="--resume goes on from the last checkpoint, if there is one"), needs("train"):
         from ecgbatch.train import labels as tables
         from ecgbatch.train.pretrain import leads_of, numbers, pretrain, shaped
         from ecgbatch.train.training import Recipe
@@ -285,7 +285,7 @@ def compare_command(
 
     Example: ecgbatch train compare brugada.parquet --label brugada=1 --against 0 --out comparison
     """
-    with report_errors(), needs("train"):
+    with report_errors(way_on=AGAIN), needs("train"):
         from ecgbatch.train import checkpoint, compare, task
         from ecgbatch.train.arms import budget
 

@@ -10,7 +10,7 @@ from typer import Exit
 
 from ecgbatch.errors import EcgbatchError, MissingExtraError, RecordError, UsageError
 
-__all__ = ["needs", "report_errors", "say", "spoken"]
+__all__ = ["AGAIN", "needs", "report_errors", "say", "spoken"]
 
 _EXTRAS = {
     "train": {
@@ -27,9 +27,16 @@ _EXTRAS = {
 """The libraries that an extra brings."""
 
 
+AGAIN = "the same command goes on from here"
+"""The way on of a command that keeps what it has done."""
+
+
 @contextmanager
-def report_errors(path: Path | None = None) -> Iterator[None]:
-    """What ecgbatch raises on purpose becomes one line on stderr and an exit code; `path` is the only record's."""
+def report_errors(path: Path | None = None, *, way_on: str | None = None) -> Iterator[None]:
+    """What ecgbatch raises on purpose becomes one line on stderr and an exit code; `path` is the only record's.
+
+    `way_on` says how one goes on with work that was interrupted, where one can.
+    """
     try:
         yield
     except EcgbatchError as err:
@@ -37,7 +44,7 @@ def report_errors(path: Path | None = None) -> Iterator[None]:
         say(f"error: {label}{err}")
         raise Exit(2 if isinstance(err, UsageError) else 3 if isinstance(err, RecordError) else 1) from err
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from here")
+        say(f"interrupted; {way_on}" if way_on else "interrupted")
         raise Exit(1) from None
 
 

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,14 +23,9 @@ from ecgbatch.runtimes import open_engine, open_head
 
 __all__ = ["Check", "Examination", "build_operator", "examined", "told"]
 
-LIBRARIES = {
-    "default": ("ecgbatch", "numpy", "polars", "pyarrow", "openvino", "h5py"),
-    "train": ("torch", "lightning-fabric", "onnx", "onnxruntime", "onnxscript", "safetensors"),
-    "dali": ("nvidia-dali-cuda130",),
-    "gpu": ("tensorrt", "cuda-core"),
-    "remote": ("fsspec",),
-}
-"""What each extra brings; `default` is there always."""
+_EXTRAS = ("default", "train", "dali", "gpu", "remote")
+"""Those for users; `default` is there always."""
+_REQUIREMENT = re.compile(r"([\w.-]+)[^;]*(?:;.*\bextra == ['\"](\w+)['\"])?")
 _FLAGS = re.compile(r"\b(?:avx2|avx512f|avx512_vnni|avx_vnni|avx512_bf16|amx_int8|amx_bf16|asimddp|i8mm)\b")
 
 
@@ -78,7 +73,7 @@ def build_operator(*, say: Callable[[str], None]) -> str:
 def told(found: Examination) -> str:
     """The examination for a person."""
     lines = [f"Python {platform.python_version()} · {platform.platform()}", ""]
-    for extra in LIBRARIES:
+    for extra in _EXTRAS:
         own = [(name, has) for of, name, has in found.libraries if of == extra]
         listed = " · ".join(f"{name} {has}" for name, has in own if has) or "none"
         absent = [name for name, has in own if not has]
@@ -96,8 +91,11 @@ def _cuda_devices() -> list[str]:
 
 
 def _libraries() -> Iterator[tuple[str, str, str | None]]:
-    for extra, names in LIBRARIES.items():
-        for name in names:
+    """What the package itself says that it needs."""
+    needed = [found.groups("default") for found in map(_REQUIREMENT.match, requires("ecgbatch") or ()) if found]
+    yield "default", "ecgbatch", version("ecgbatch")
+    for extra in _EXTRAS:
+        for name in sorted(name for name, of in needed if of == extra and name != "ecgbatch"):
             try:
                 yield extra, name, version(name)
             except PackageNotFoundError:

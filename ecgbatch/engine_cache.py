@@ -47,10 +47,13 @@ class Profile:
     ecg_per_s: float
     ecg_per_s_fp32: float
     """Of the engine in fp32, in the same minute."""
+    n_cores: int
+    """How many it was measured on; on others the engine is the same, and its batch and streams may not be the best."""
 
     def __post_init__(self) -> None:
-        if not all(isinstance(n, int) and n > 0 for n in (self.batch, self.n_streams)):
-            raise ValueError(f"batches of {self.batch} on {self.n_streams} streams, expected whole numbers from 1 up")
+        numbers = (self.batch, self.n_streams, self.n_cores)
+        if not all(isinstance(n, int) and n > 0 for n in numbers):
+            raise ValueError(f"batch, streams and cores {numbers}, expected whole numbers from 1 up")
         if not all(isinstance(rate, int | float) and rate > 0 for rate in (self.ecg_per_s, self.ecg_per_s_fp32)):
             raise ValueError(f"{self.ecg_per_s} and {self.ecg_per_s_fp32} ECG/s, expected rates above 0")
 

@@ -62,6 +62,7 @@ class Facts:
         try:
             yield
         except BaseException:
+            self.tally.seconds = perf_counter() - started
             with suppress(OutputError):
                 self.write("stopped", parts.counts(self.folder))
             raise

@@ -15,7 +15,7 @@ from ecgbatch.facts import Facts, is_finished, recount
 from ecgbatch.feed import FEEDS, Feed, open_feed
 from ecgbatch.feed.batch import Batch
 from ecgbatch.output import Output, Outputs, exclusive
-from ecgbatch.runtimes import placement
+from ecgbatch.runtimes import PRECISIONS, is_gpu, placement
 from ecgbatch.tally import Tally, spaced
 from ecgbatch.trunk import Trunk, opened
 
@@ -57,6 +57,9 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value}, expected at least 1")
+        is_gpu(self.device)  # raises where it is no device
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"--precision {self.precision!r}, expected {' or '.join(map(repr, PRECISIONS))}")
         if self.feed not in FEEDS:
             raise UsageError(f"--feed {self.feed!r}, expected {' or '.join(map(repr, FEEDS))}")
         if self.reject_poor is not None and not 0 <= self.reject_poor <= 1:
@@ -65,19 +68,21 @@ class Options:
 
 def score(lanes: Sequence[Lane], tally: Tally, observe: Observer) -> None:
     """Score every batch of every device's feed; each entry ends as exactly one score row or one reject row."""
-    for at, (batch, outputs) in tally.timed(_together(lanes, tally), "wait-engine"):
-        out = lanes[at][2]
-        started = perf_counter()
-        out.add(batch.rows, batch.rejects, outputs)
-        if batch.is_last:
-            out.commit(batch.shard)
-        tally.stage_s["write"] += perf_counter() - started
-        tally.stage_s["decode"] += batch.decode_s
-        tally.stage_s["prepare"] += batch.prepare_s
-        tally.n_scored += len(batch.rows)
-        tally.n_rejected += len(batch.rejects)
-        observe(tally)
-    tally.stage_s["wait-engine"] -= tally.stage_s["wait-feed"]  # the engines pull the feed
+    try:
+        for at, (batch, outputs) in tally.timed(_together(lanes, tally), "wait-engine"):
+            out = lanes[at][2]
+            started = perf_counter()
+            out.add(batch.rows, batch.rejects, outputs)
+            if batch.is_last:
+                out.commit(batch.shard)
+            tally.stage_s["write"] += perf_counter() - started
+            tally.stage_s["decode"] += batch.decode_s
+            tally.stage_s["prepare"] += batch.prepare_s
+            tally.n_scored += len(batch.rows)
+            tally.n_rejected += len(batch.rejects)
+            observe(tally)
+    finally:
+        tally.stage_s["wait-engine"] -= tally.stage_s["wait-feed"]  # the engines pull the feed
 
 
 def run(

@@ -20,7 +20,7 @@ def found(tiny_bundle) -> dict:
     return bench.measure(tiny_bundle, SHORT)
 
 
-def test_every_stage_has_a_rate_and_the_whole_is_not_faster_than_its_engine_alone(found):
+def test_every_stage_has_a_rate_and_an_engine_that_of_its_best_batch(found):
     feed, engine = found["feed"], found["devices"]["cpu"]["engines"]["fp32"]
 
     assert all(rate > 0 for rate in feed["ecg_per_s_one_core"].values())

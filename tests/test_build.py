@@ -1,7 +1,6 @@
 """`build`: an engine is verified against fp32 before it is kept, and taken only while it is to be trusted."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,10 +18,11 @@ from numpy.testing import assert_allclose
 
 from ecgbatch import admission, building, engine_cache, parity, synth, trunk
 from ecgbatch.bundle import Bundle, Parent, find
+from ecgbatch.cores import n_cores
 from ecgbatch.engine_cache import Profile
 from ecgbatch.errors import BundleError, EngineError, OutputError, UsageError
 from ecgbatch.parity import LIMITS, Parity
-from ecgbatch.runtimes import cpu, open_engine
+from ecgbatch.runtimes import BATCH, cpu, open_engine
 from ecgbatch.runtimes.choice import multiplies_int8
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
@@ -201,7 +201,7 @@ def test_a_kept_engine_is_taken_with_its_streams_and_batch(tiny_bundle, int8_bun
     keep(
         tiny_bundle,
         int8_bundle.folder / "model.int8.onnx",
-        Profile(batch=24, n_streams=1, ecg_per_s=3, ecg_per_s_fp32=1),
+        Profile(batch=24, n_streams=1, ecg_per_s=3, ecg_per_s_fp32=1, n_cores=n_cores()),
     )
 
     engine = open_engine(tiny_bundle, "auto", "auto")
@@ -210,11 +210,21 @@ def test_a_kept_engine_is_taken_with_its_streams_and_batch(tiny_bundle, int8_bun
     assert open_engine(tiny_bundle, "auto", "auto", batch=5).batch == 5
 
 
+def test_on_another_number_of_cores_the_engine_is_taken_without_its_streams_and_batch(tiny_bundle, int8_bundle, cache):
+    profile = Profile(batch=24, n_streams=7, ecg_per_s=3, ecg_per_s_fp32=1, n_cores=n_cores() + 1)
+    keep(tiny_bundle, int8_bundle.folder / "model.int8.onnx", profile)
+
+    engine = open_engine(tiny_bundle, "auto", "auto")
+
+    assert (str(engine), engine.batch) == ("cpu openvino int8", BATCH)
+    assert engine.n_streams <= n_cores()
+
+
 def test_auto_takes_fp32_where_int8_was_measured_to_be_slower(tiny_bundle, int8_bundle, cache):
     keep(
         tiny_bundle,
         int8_bundle.folder / "model.int8.onnx",
-        Profile(batch=24, n_streams=1, ecg_per_s=1, ecg_per_s_fp32=3),
+        Profile(batch=24, n_streams=1, ecg_per_s=1, ecg_per_s_fp32=3, n_cores=n_cores()),
     )
 
     assert str(open_engine(tiny_bundle, "auto", "auto")) == "cpu openvino fp32"
@@ -231,7 +241,7 @@ def keep(bundle: Bundle, graph: Path, profile: Profile, **facts: str) -> Path:
 
 
 def test_an_engine_of_another_processor_is_refused_also_by_auto(tiny_bundle, int8_bundle, cache):
-    profile = Profile(batch=32, n_streams=1, ecg_per_s=3, ecg_per_s_fp32=1)
+    profile = Profile(batch=32, n_streams=1, ecg_per_s=3, ecg_per_s_fp32=1, n_cores=n_cores())
     keep(tiny_bundle, int8_bundle.folder / "model.int8.onnx", profile, processor="another")
 
     remedy = rf"`ecgbatch build {tiny_bundle.folder} --device cpu --precision int8 .*delete {cache}/"
@@ -269,7 +279,11 @@ def test_auto_goes_on_with_a_run_in_the_graph_it_was_begun_with(
     graph = tmp_path / "other.onnx"
     graph.write_bytes(other_bytes(int8_bundle.folder / "model.int8.onnx"))
     rates = {"fp32": (3, 1), "int8": (1, 3)}[first]  # auto would choose the other precision
-    keep(int8_bundle, graph, Profile(batch=32, n_streams=1, ecg_per_s=rates[0], ecg_per_s_fp32=rates[1]))
+    keep(
+        int8_bundle,
+        graph,
+        Profile(batch=32, n_streams=1, ecg_per_s=rates[0], ecg_per_s_fp32=rates[1], n_cores=n_cores()),
+    )
 
     tally, *_ = scored(source, bundles=bundles)
 
@@ -287,7 +301,7 @@ def test_a_run_is_not_gone_on_with_by_another_int8_graph(scored, int8_bundle, so
     scored(source, bundles=(int8_bundle,), precision="int8")
     graph = tmp_path / "other.onnx"
     graph.write_bytes(other_bytes(int8_bundle.folder / "model.int8.onnx"))
-    keep(int8_bundle, graph, Profile(batch=32, n_streams=1, ecg_per_s=3, ecg_per_s_fp32=1))
+    keep(int8_bundle, graph, Profile(batch=32, n_streams=1, ecg_per_s=3, ecg_per_s_fp32=1, n_cores=n_cores()))
 
     with pytest.raises(OutputError, match=r"have the int8 graph of then built again, or use another --out"):
         scored(source, bundles=(int8_bundle,), precision="int8")
@@ -362,7 +376,7 @@ def test_out_is_refused_before_anything_is_done(tiny_bundle, source, tmp_path, c
     [
         ("int8", "new", UsageError, "--out on cuda, expected --device cpu"),
         ("auto", "new", UsageError, "--out on cuda, expected --device cpu"),
-        ("int4", None, EngineError, "precision 'int4' on cuda, expected 'auto' or one of int8, fp16, bf16, fp32"),
+        ("int4", None, UsageError, "precision 'int4' on cuda, expected 'auto' or one of int8, fp16, bf16, fp32"),
     ],
 )
 def test_what_a_gpu_build_cannot_do_is_refused_before_anything_is_done(
@@ -402,20 +416,19 @@ def test_fp32_is_verified_against_what_the_model_said_when_it_was_exported(tiny_
     assert told["worst_probability"] == pytest.approx(5e-4, rel=0.05)
 
 
-def test_another_calibration_or_shipped_graph_or_core_count_is_another_engine(int8_bundle, tiny_bundle):
+def test_another_calibration_or_shipped_graph_is_another_engine(int8_bundle, tiny_bundle):
     facts = cpu.facts(int8_bundle, "int8")
     relabelled = replace(int8_bundle, hashes={**int8_bundle.hashes, "labels.csv": "0" * 64})
 
     assert cpu.facts(relabelled, "int8") != facts
     assert cpu.facts(tiny_bundle, "int8") != facts
-    assert facts["cores"] == str(len(os.sched_getaffinity(0)))
 
 
 def test_a_new_graph_that_ships_comes_before_an_engine_kept_beside_the_old_one(int8_bundle, tmp_path, cache):
     keep(
         int8_bundle,
         int8_bundle.folder / "model.int8.onnx",
-        Profile(batch=24, n_streams=1, ecg_per_s=3, ecg_per_s_fp32=1),
+        Profile(batch=24, n_streams=1, ecg_per_s=3, ecg_per_s_fp32=1, n_cores=n_cores()),
     )
     folder = shutil.copytree(int8_bundle.folder, tmp_path / "tiny")
     (folder / "model.int8.onnx").write_bytes(other_bytes(int8_bundle.folder / "model.int8.onnx"))
@@ -426,7 +439,7 @@ def test_a_new_graph_that_ships_comes_before_an_engine_kept_beside_the_old_one(i
 
 
 def test_an_engine_kept_with_another_calibration_is_refused(int8_bundle, cache):
-    profile = Profile(batch=32, n_streams=1, ecg_per_s=3, ecg_per_s_fp32=1)
+    profile = Profile(batch=32, n_streams=1, ecg_per_s=3, ecg_per_s_fp32=1, n_cores=n_cores())
     keep(int8_bundle, int8_bundle.folder / "model.int8.onnx", profile, labels="0" * 64)
 
     with pytest.raises(EngineError, match="built with labels 0000"):
@@ -435,15 +448,15 @@ def test_an_engine_kept_with_another_calibration_is_refused(int8_bundle, cache):
 
 @pytest.mark.parametrize("device", ["tpu", "cpu:3", "cudax", "cuda:", "auto:1"])
 def test_a_device_that_there_is_not_is_refused_everywhere(tiny_bundle, cache, device):
-    with pytest.raises(EngineError, match=f"device '{device}'"):
+    with pytest.raises(UsageError, match=f"device '{device}'"):
         open_engine(tiny_bundle, device, "fp32")
-    with pytest.raises(EngineError, match=f"device '{device}'"):
+    with pytest.raises(UsageError, match=f"device '{device}'"):
         building.build(tiny_bundle, building.Order(device=device))
     assert not cache.exists()
 
 
 def test_what_a_gpu_cannot_do_is_refused_first(tiny_bundle, tmp_path, cache):
-    with pytest.raises(EngineError, match="precision 'int4' on cuda"):
+    with pytest.raises(UsageError, match="precision 'int4' on cuda"):
         building.build(tiny_bundle, building.Order(device="cuda", precision="int4"))
     with pytest.raises(UsageError, match="--out on cuda"):
         building.build(tiny_bundle, building.Order(device="cuda", precision="int8", out=tmp_path / "new"))
@@ -624,6 +637,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from ecgbatch.bundle import Bundle
+from ecgbatch.cores import n_cores
 from ecgbatch.errors import BundleError, OutputError
 from ecgbatch.parity import Parity
 from ecgbatch.train import variant

@@ -17,7 +17,7 @@ from ecgbatch.parity import Parity
 FACTS = {"model": "ab" * 32, "precision": "int8", "device": "cpu", "processor": "a", "openvino": "2026.4"}
 TOLD = {
     "parity": {"n_ecgs": 8, "worst_probability": 0.02, "flip_share": 0.0, "auc_change": {}},
-    "profile": {"batch": 32, "n_streams": 2, "ecg_per_s": 300.0, "ecg_per_s_fp32": 100.0},
+    "profile": {"batch": 32, "n_streams": 2, "ecg_per_s": 300.0, "ecg_per_s_fp32": 100.0, "n_cores": 2},
 }
 
 

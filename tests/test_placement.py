@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 
-from ecgbatch.errors import EngineError
+from ecgbatch.errors import EngineError, UsageError
 from ecgbatch.plan import Shard
 from ecgbatch.runtimes.placement import gpus, listed, merged, own_shards, require_present, split
 
@@ -17,12 +17,12 @@ def test_a_device_names_its_gpus(device, expected):
 
 @pytest.mark.parametrize("device", ["cuda:", "cuda:x", "cuda:0,", "cuda:-1", "cuda0", "gpu", "cuda:0 "])
 def test_what_names_no_gpu_is_refused(device):
-    with pytest.raises(EngineError, match="expected 'cuda', 'cuda:<index>'"):
+    with pytest.raises(UsageError, match="expected 'cuda', 'cuda:<index>'"):
         gpus(device)
 
 
 def test_a_gpu_named_twice_is_refused():
-    with pytest.raises(EngineError, match="names a GPU twice"):
+    with pytest.raises(UsageError, match="names a GPU twice"):
         gpus("cuda:0,1,0")
 
 

@@ -244,6 +244,9 @@ def test_a_run_that_is_stopped_says_so_with_what_it_committed(tiny_bundle, folde
 
     assert facts["status"] == "stopped"
     assert facts["counts"]["scored"] + facts["counts"]["rejected"] == 16
+    told = facts["invocation"]
+    assert told["ecg_per_s"] == pytest.approx(told["entries"] / told["seconds"], rel=0.05)
+    assert sum(told["stage_s"][stage] for stage in ("wait-feed", "wait-engine", "write")) <= told["seconds"] + 0.002
 
 
 def test_a_limit_scores_the_first_entries_only(scored, folder):
@@ -314,6 +317,9 @@ def test_exit_code_3_means_finished_with_rejects_and_the_last_line_is_the_tally(
         ["--shard-size", "-1"],
         ["--limit", "0"],
         ["--workers", "0"],
+        ["--device", "gpu"],
+        ["--device", "cuda:0,0"],
+        ["--precision", "int3"],
         ["--frobnicate"],
         ["--batch", "x"],
     ],
@@ -336,8 +342,7 @@ def test_two_models_of_one_name_are_refused(folder, tiny_bundle, tmp_path):
     [
         (["--model", "nonesuch"], "nonesuch"),
         (["--device", "cuda"], "cuda"),
-        (["--device", "gpu"], "gpu"),
-        (["--precision", "int3"], "int3"),
+        (["--precision", "fp16"], "fp16"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

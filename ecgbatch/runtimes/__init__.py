@@ -8,13 +8,15 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from ecgbatch.bundle import Bundle
-from ecgbatch.errors import EngineError
+from ecgbatch.errors import EngineError, UsageError
 from ecgbatch.runtimes import placement
 
-__all__ = ["BATCH", "Engine", "Head", "is_gpu", "open_engine", "open_head"]
+__all__ = ["BATCH", "PRECISIONS", "Engine", "Head", "is_gpu", "open_engine", "open_head"]
 
 BATCH = 32
 """Records at once where nothing better has been measured; 8 to 64 are nearly equally fast on a CPU."""
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+"""What a person may ask for; no device has all of them."""
 T = TypeVar("T")
 
 
@@ -57,12 +59,12 @@ def is_gpu(device: str) -> bool:
     """Whether that device is a GPU, or several, and not the CPU.
 
     Raises:
-        EngineError: it is no device.
+        UsageError: it is no device.
     """
     if device in ("auto", "cpu"):
         return False
     if not device.startswith("cuda"):
-        raise EngineError(f"device {device!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:<index>'")
+        raise UsageError(f"device {device!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:<index>'")
     placement.gpus(device)
     return True
 

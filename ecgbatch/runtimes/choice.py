@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ecgbatch import engine_cache, parity
 from ecgbatch.bundle import SHIPPED, VARIANTS, Bundle
+from ecgbatch.cores import n_cores
 from ecgbatch.engine_cache import Kept
 from ecgbatch.errors import EngineError
 from ecgbatch.parity import LIMITS
@@ -40,7 +41,7 @@ def on_cpu(
         raise EngineError(f"precision {precision!r} on cpu, expected 'auto', 'fp32' or 'int8'")
     chosen = _fastest(bundle) if asked == "auto" else asked
     kept = engine_cache.kept(cpu.facts(bundle, chosen), name=_called(bundle))
-    profile = kept.profile if kept else None
+    profile = kept.profile if kept and kept.profile and kept.profile.n_cores == n_cores() else None
     return cpu.load(
         bundle,
         batch=batch or (profile.batch if profile else default),

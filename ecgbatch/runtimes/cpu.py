@@ -14,7 +14,6 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from ecgbatch.bundle import VARIANTS, Bundle
-from ecgbatch.cores import n_cores
 from ecgbatch.errors import EngineError
 
 # Usage statistics have no place beside health data: without its telemetry package OpenVINO uses an empty stand-in.
@@ -74,7 +73,6 @@ def facts(bundle: Bundle, precision: str) -> dict[str, str]:
         **({"graph": bundle.hashes.get(VARIANTS[precision], "none")} if precision in VARIANTS else {}),
         "precision": precision,
         "device": "cpu",
-        "cores": str(n_cores()),
         "processor": _processor(),
         "openvino": ov.__version__,
     }

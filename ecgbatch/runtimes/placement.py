@@ -7,7 +7,7 @@ from queue import Full, Queue
 from threading import Event, Thread
 from typing import Protocol, TypeVar
 
-from ecgbatch.errors import EngineError
+from ecgbatch.errors import EngineError, UsageError
 
 __all__ = ["gpus", "listed", "merged", "own_shards", "require_present", "split"]
 
@@ -29,27 +29,27 @@ def gpus(device: str) -> tuple[int, ...]:
     """Indices of the GPUs that `cuda`, `cuda:1` or `cuda:0,1` names; `cuda` is the first.
 
     Raises:
-        EngineError: it names none, or one of them twice.
+        UsageError: it names none, or one of them twice.
     """
     found = re.fullmatch(r"cuda(?::(\d+(?:,\d+)*))?", device)
     if not found:
-        raise EngineError(f"device {device!r}, expected 'cuda', 'cuda:<index>' or 'cuda:<index>,<index>'")
+        raise UsageError(f"device {device!r}, expected 'cuda', 'cuda:<index>' or 'cuda:<index>,<index>'")
     indices = tuple(int(index) for index in (found[1] or "0").split(","))
     if len(set(indices)) < len(indices):
-        raise EngineError(f"device {device!r} names a GPU twice, expected each once")
+        raise UsageError(f"device {device!r} names a GPU twice, expected each once")
     return indices
 
 
 def listed(devices: str) -> list[str]:
-    """The devices of a list: `cpu,cuda:0,1` is the CPU, and the GPUs 0 and 1 together."""
-    return re.split(r",(?!\d)", devices)
+    """The devices of a list: `cpu,cuda:0,1` is the CPU, and the GPUs 0 and 1 together; `auto` is the CPU."""
+    return ["cpu" if device == "auto" else device for device in re.split(r",(?!\d)", devices)]
 
 
 def split(device: str) -> list[str]:
     """Each GPU of a device that names several, as a device of its own; any other device as it is.
 
     Raises:
-        EngineError: `device` begins with `cuda` and names no GPU, or one of them twice.
+        UsageError: `device` begins with `cuda` and names no GPU, or one of them twice.
     """
     return [f"cuda:{index}" for index in gpus(device)] if device.startswith("cuda") else [device]
 

@@ -38,7 +38,13 @@ def fastest(bundle: Bundle, precision: str, graph: Path) -> Profile:
     plain = cpu.load(bundle, batch=_BATCHES[0])
     again = _rates([*engines, plain])
     best = max(engines, key=lambda engine: again[engine])
-    return Profile(batch=best.batch, n_streams=n_streams, ecg_per_s=again[best], ecg_per_s_fp32=again[plain])
+    return Profile(
+        batch=best.batch,
+        n_streams=n_streams,
+        ecg_per_s=again[best],
+        ecg_per_s_fp32=again[plain],
+        n_cores=n_cores(),
+    )
 
 
 def _rates(engines: list[cpu.CpuEngine]) -> dict[cpu.CpuEngine, float]:
