@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgbatch import facts, parts, planning
+from ecgbatch import facts, gate, parts, planning
 from ecgbatch.cores import n_cores
 from ecgbatch.errors import UsageError
 from ecgbatch.feed.decoded import Chunk, chunks
@@ -198,6 +198,7 @@ def _settings(sources: Sequence[Path | str], options: Options) -> dict[str, Any]
     """What a pack is the result of; another value of any of them is another pack."""
     return {
         "pack": layout.VERSION,
+        "gate": gate.shipped().version,
         "source": planning.named(sources),
         "compression": options.compression,
         "limit": options.limit,

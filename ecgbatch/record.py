@@ -17,6 +17,7 @@ __all__ = [
     "MAX_BYTES",
     "RATES_HZ",
     "UV_PER_COUNT",
+    "Judged",
     "Quality",
     "Reason",
     "Record",
@@ -106,36 +107,6 @@ class Reason(StrEnum):
     """Below the quality that was asked for; only where one was."""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)  # not frozen, as Quality and Row are not: that costs 1 µs a record
-class Record:
-    """One resting ECG as its file stores it: the rhythm, nothing derived, nothing resampled."""
-
-    format: str
-    """Container, e.g. `muse-xml`, `wfdb`."""
-    fs_hz: float
-    leads: tuple[str, ...]
-    """Names of the stored channels, each one of `LEADS`, in stored order."""
-    counts: np.ndarray
-    """int16 or int32 (lead, time), any strides: a view of the file's own samples where possible."""
-    uv_per_count: tuple[float, ...]
-    """One a channel."""
-    zero_counts: tuple[float, ...]
-    """One a channel: the count that means 0 µV."""
-    invalid_count: int | None = None
-    """The count that means "no sample", or None where the container has no such mark."""
-    acquired_at: datetime | None = None
-    """Local time of the device, without zone."""
-    device_model: str | None = None
-
-    @property
-    def n_samples(self) -> int:
-        return int(self.counts.shape[1])
-
-    @property
-    def seconds(self) -> float:
-        return self.n_samples / self.fs_hz
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
     """The row of an entry that could not be scored."""
@@ -179,6 +150,46 @@ class Quality:
     """How far a stored III, aVR, aVL or aVF is from what I and II say it is; None where none is stored."""
     leads_suspect: bool
     """Whether that is much: leads may be swapped or mislabelled."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Judged:
+    """What is found out about a record whatever the model."""
+
+    waveform_hash: str
+    quality: Quality
+
+
+@dataclass(slots=True, kw_only=True, eq=False)  # not frozen, as Quality and Row are not: that costs 1 µs a record
+class Record:
+    """One resting ECG as its file stores it: the rhythm, nothing derived, nothing resampled."""
+
+    format: str
+    """Container, e.g. `muse-xml`, `wfdb`."""
+    fs_hz: float
+    leads: tuple[str, ...]
+    """Names of the stored channels, each one of `LEADS`, in stored order."""
+    counts: np.ndarray
+    """int16 or int32 (lead, time), any strides: a view of the file's own samples where possible."""
+    uv_per_count: tuple[float, ...]
+    """One a channel."""
+    zero_counts: tuple[float, ...]
+    """One a channel: the count that means 0 µV."""
+    invalid_count: int | None = None
+    """The count that means "no sample", or None where the container has no such mark."""
+    acquired_at: datetime | None = None
+    """Local time of the device, without zone."""
+    device_model: str | None = None
+    judged: Judged | None = None
+    """Where a pack has kept it."""
+
+    @property
+    def n_samples(self) -> int:
+        return int(self.counts.shape[1])
+
+    @property
+    def seconds(self) -> float:
+        return self.n_samples / self.fs_hz
 
 
 @dataclass(slots=True, kw_only=True)

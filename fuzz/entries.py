@@ -98,7 +98,7 @@ def _prepared(record: Record) -> Reason | None:
     _require_sound(record)
     out = np.full((len(SPEC.leads), SPEC.samples), np.nan, np.float32)
     try:
-        row = batch._prepare(ENTRY, record, {SPEC: out}, host)
+        row = batch._prepare(ENTRY, record, {SPEC: out}, host.put)
     except RecordError as defect:
         return _reason(defect.reason, defect.detail)
     assert np.isfinite(out).all()

@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,14 @@ from numpy.testing import assert_array_equal
 from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
-from ecgbatch import archive, cli, formats, pack, score, synth
+from ecgbatch import archive, cli, formats, gate, pack, score, synth
 from ecgbatch.archive import Entry
 from ecgbatch.errors import ArchiveError, OutputError
 from ecgbatch.feed import batch, host
 from ecgbatch.feed.batch import batches
 from ecgbatch.formats import pack as layout
 from ecgbatch.plan import Shard
-from ecgbatch.record import INDEPENDENT_LEADS, INVALID, LEADS, Reason, Record, Reject
+from ecgbatch.record import INDEPENDENT_LEADS, INVALID, LEADS, Quality, Reason, Record, Reject
 
 N = 150
 N_KILLS = 12
@@ -136,11 +137,33 @@ def test_the_rejects_of_a_pack_are_those_of_a_run_but_for_what_only_a_model_asks
     assert_frame_equal(rows(packed, "rejects"), rejects.filter(pl.col("stage") != "prepare"))
 
 
-def test_the_hash_in_a_pack_is_that_of_the_scores(scored, folder, packed):
+def test_hash_and_quality_in_a_pack_are_those_of_the_scores(scored, folder, packed):
     _, scores, _ = scored(folder)
-    hashes = dict(rows(packed).select("record_id", "waveform_hash").iter_rows())
+    names = ["record_id", "waveform_hash", *(field.name for field in fields(Quality))]
+    kept = scores.select("record_id").join(rows(packed).select(names), on="record_id", maintain_order="left")
 
-    assert [hashes[record_id] for record_id in scores["record_id"]] == scores["waveform_hash"].to_list()
+    assert_frame_equal(kept.cast(scores.select(names).schema), scores.select(names), check_exact=True)
+
+
+def test_what_the_pack_knows_is_not_found_out_again(scored, packed, monkeypatch):
+    _, scores, _ = scored(packed)
+    monkeypatch.setattr(gate, "measure", None)
+    monkeypatch.setattr(batch, "waveform_hash", None)
+
+    assert_frame_equal(scored(packed)[1], scores)
+
+
+def test_another_gate_judges_anew(scored, packed, tmp_path, monkeypatch):
+    _, scores, _ = scored(packed, out=tmp_path / "one")
+    shipped = gate.shipped()
+    another = replace(shipped, version="another", intercept=shipped.intercept + 1)
+    monkeypatch.setattr(gate, "shipped", lambda: another)
+    layout._opened.cache_clear()
+    _, found, _ = scored(packed, out=tmp_path / "other")
+    layout._opened.cache_clear()
+
+    assert (found["quality"] > scores["quality"]).all()
+    assert_frame_equal(found.drop("quality"), scores.drop("quality"))
 
 
 def test_every_entry_ends_in_one_row_and_the_report_says_how_many(folder, packed):
@@ -407,8 +430,14 @@ def lists(table: pa.Table, name: str, value: list) -> pa.Table:
         (lambda table: lists(table, "n_samples", 2**30), Reason.MALFORMED),
         (lambda table: lists(table, "n_samples", -1), Reason.MALFORMED),
         (lambda table: lists(table, "count_bits", 8), Reason.MALFORMED),
+        (lambda table: lists(table, "waveform_hash", "Jane Doe"), Reason.MALFORMED),
+        (lambda table: lists(table, "quality", None), Reason.MALFORMED),
+        (lambda table: lists(table, "poor_leads", ["Jane Doe"]), Reason.MALFORMED),
     ],
-    ids=["rate", "gains", "gain", "leads-twice", "leads", "too-many", "negative", "bits"],
+    ids=[
+        *("rate", "gains", "gain", "leads-twice", "leads", "too-many", "negative", "bits"),
+        *("hash", "no-quality", "poor-leads"),
+    ],
 )
 def test_a_row_that_contradicts_itself_is_a_reject(tmp_path, change, reason):
     (tmp_path / "a.xml").write_bytes(synth.muse_xml(synth.record(seed=1, leads=LEADS)))
@@ -424,7 +453,7 @@ def test_a_pack_of_another_version_is_not_read(copy, what):
     if what == "columns":
         rewritten(part, lambda table: table.drop_columns(["zero_counts"]))
     else:
-        pq.write_table(pq.read_table(part).replace_schema_metadata({"ecgbatch": json.dumps({"pack": 2})}), part)
+        pq.write_table(pq.read_table(part).replace_schema_metadata({"ecgbatch": json.dumps({"pack": 1})}), part)
 
     assert set(reasons([entry for entry in scan(copy) if entry.path == str(part)]).values()) == {Reason.UNKNOWN_FORMAT}
 

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import xxhash
+from jaxtyping import Int32
+from numpy import ndarray
 
 from ecgbatch import archive, container, formats, gate, remote
 from ecgbatch.archive import Entry
@@ -20,7 +22,7 @@ from ecgbatch.errors import RecordError
 from ecgbatch.feed import host
 from ecgbatch.feed.ahead import ahead
 from ecgbatch.plan import Piece, Shard, pieces
-from ecgbatch.record import INDEPENDENT_LEADS, Reason, Record, Reject, Row
+from ecgbatch.record import INDEPENDENT_LEADS, Judged, Reason, Record, Reject, Row
 
 __all__ = [
     "TOGETHER",
@@ -216,27 +218,37 @@ def _load(
     )
 
 
+def judge(record: Record, flat: tuple[str, ...], compared: tuple[str, ...], nv: Int32[ndarray, "lead time"]) -> Judged:
+    """Hash and quality of nV (lead, time): the independent leads, then those `compared` with I and II."""
+    return Judged(
+        waveform_hash=waveform_hash(nv[: len(INDEPENDENT_LEADS)], record.fs_hz),
+        quality=gate.measure(nv, record.fs_hz, flat, compared),
+    )
+
+
 def _prepare(entry: Entry, record: Record, out: Mapping[InputSpec, np.ndarray], put: Callable[..., None]) -> Row:
     """Write the record's input for every spec, and say what is known of it."""
-    flat = host.flat_leads(record)
-    compared = gate.comparable(record.leads, flat)
+    known = record.judged
+    flat = host.flat_leads(record) if known is None else known.quality.flat_leads
+    compared = gate.comparable(record.leads, flat) if known is None else ()
     all_nv, n_missing = host.measured(record, INDEPENDENT_LEADS + compared, flat)
     nv = all_nv[: len(INDEPENDENT_LEADS)]
     if len(flat) == len(record.leads):
         raise RecordError(Reason.NO_SIGNAL, f"all {len(flat)} leads are flat")
     for spec, row in out.items():
         put(record, spec, row, flat=flat, independent_nv=nv, has_gaps=n_missing > 0)
+    known = known or judge(record, flat, compared, all_nv)
     return Row(
         record_id=entry.record_id,
         source_path=entry.source_path,
         format=record.format,
-        waveform_hash=waveform_hash(nv, record.fs_hz),
+        waveform_hash=known.waveform_hash,
         acquired_at=record.acquired_at,
         device_model=record.device_model,
         fs_hz=record.fs_hz,
         seconds=record.seconds,
         leads_derived=host.leads_derived(record, flat),
-        quality=gate.measure(all_nv, record.fs_hz, flat, compared),
+        quality=known.quality,
     )
 
 

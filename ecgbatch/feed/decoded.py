@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from ecgbatch import gate
 from ecgbatch.errors import RecordError
 from ecgbatch.feed import host
 from ecgbatch.feed.ahead import ahead
-from ecgbatch.feed.batch import TOGETHER, keep_freed_memory, read_all, stream_of, waveform_hash
+from ecgbatch.feed.batch import TOGETHER, judge, keep_freed_memory, read_all, stream_of
 from ecgbatch.formats import pack
 from ecgbatch.plan import Piece, Shard, pieces
-from ecgbatch.record import INDEPENDENT_LEADS, Record, Reject
+from ecgbatch.record import INDEPENDENT_LEADS, Judged, Record, Reject
 
 __all__ = ["Chunk", "chunks"]
 
@@ -29,7 +30,7 @@ class Chunk:
     decode_s: float
     """Time of reading and decoding."""
     prepare_s: float
-    """Time of hashing and copying."""
+    """Time of hashing, measuring and copying."""
 
 
 def chunks(shards: Iterable[Shard], *, workers: int) -> Iterator[Chunk]:
@@ -46,7 +47,7 @@ def _load(piece: Piece) -> Chunk:
     for entry, record in zip(piece.entries, read_all(piece.entries), strict=True):
         decoded = perf_counter()
         if isinstance(record, Record):
-            rows.append(pack.row(entry.record_id, entry.source_path, record, _hash(record)))
+            rows.append(pack.row(entry.record_id, entry.source_path, record, _judged(record)))
         else:
             rejects.append(record)
         decode_s += decoded - started
@@ -62,10 +63,14 @@ def _load(piece: Piece) -> Chunk:
     )
 
 
-def _hash(record: Record) -> str | None:
-    """What `scores` calls it; None where it has not the eight leads, and will not be scored."""
+def _judged(record: Record) -> Judged | None:
+    """What `scores` says of it; None where it has not the eight leads, and will not be scored."""
+    if record.judged is not None:
+        return record.judged
+    flat = host.flat_leads(record)
+    compared = gate.comparable(record.leads, flat)
     try:
-        nv = host.nanovolts(record, INDEPENDENT_LEADS, host.flat_leads(record))
+        nv = host.nanovolts(record, INDEPENDENT_LEADS + compared, flat)
     except RecordError:
         return None
-    return waveform_hash(nv, record.fs_hz)
+    return judge(record, flat, compared, nv)

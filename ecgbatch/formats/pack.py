@@ -1,14 +1,17 @@
 """Packs: decoded records as Parquet, which `ecgbatch pack` writes and anything that opens Parquet reads.
 
-A row is a record. Its samples are little-endian int16 or int32, lead after lead, in a binary column: a list of
-integers, which Parquet could encode as differences, takes longer to unfold than all that is done with a record then.
+A row is a record, and its hash and quality, which are not found out again while the gate is the same. Its samples are
+little-endian int16 or int32, lead after lead, in a binary column: a list of integers, which Parquet could encode as
+differences, takes longer to unfold than all that is done with a record then.
 """
 
 import json
 import os
+import re
 import stat
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -21,8 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from ecgbatch import gate
 from ecgbatch.errors import ArchiveError, RecordError
-from ecgbatch.record import LEADS, RATES_HZ, Reason, Record
+from ecgbatch.record import LEADS, RATES_HZ, Judged, Quality, Reason, Record
 
 __all__ = [
     "COMPARED",
@@ -41,12 +45,19 @@ __all__ = [
     "table",
 ]
 
-VERSION = 1
+VERSION = 2
 COMPRESSIONS = ("none", "lz4", "zstd")
 """Of the samples, from the fastest to the smallest; whoever reads a part need not know."""
 PLAN, RECORDS = "plan.parquet", "records"
 """Names in the folder of a pack."""
 
+_NAMES = pa.list_(pa.field("element", pa.string(), nullable=False))
+_QUALITY_TYPES: dict[Any, pa.DataType] = {
+    float: pa.float64(),
+    float | None: pa.float64(),
+    bool: pa.bool_(),
+    tuple[str, ...]: _NAMES,
+}
 SCHEMA = pa.schema(
     [
         pa.field("record_id", pa.string(), nullable=False),  # in the source that was packed
@@ -57,19 +68,23 @@ SCHEMA = pa.schema(
         pa.field("device_model", pa.string()),
         pa.field("fs_hz", pa.float64(), nullable=False),
         pa.field("n_samples", pa.int32(), nullable=False),
-        pa.field("leads", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False),
+        pa.field("leads", _NAMES, nullable=False),
         pa.field("uv_per_count", pa.list_(pa.field("element", pa.float64(), nullable=False)), nullable=False),
         pa.field("zero_counts", pa.list_(pa.field("element", pa.float64(), nullable=False)), nullable=False),
         pa.field("invalid_count", pa.int32()),  # the count that means "no sample"
         pa.field("count_bits", pa.int8(), nullable=False),  # 16 or 32
         pa.field("counts_xxh3", pa.uint64(), nullable=False),  # XXH3-64 of counts
+        *(pa.field(field.name, _QUALITY_TYPES[field.type]) for field in fields(Quality)),  # null as the hash is
         pa.field("counts", pa.binary(), nullable=False),  # (lead, time)
     ]
 )
 COMPARED = ["record_id", "format", "acquired_at", "device_model", "fs_hz", "n_samples"]
 """Columns of which each row group states the least and the most, so that a query may pass it over."""
 
+_QUALITY = [field.name for field in fields(Quality)]
 _FACTS = [name for name in SCHEMA.names if name != "counts"]
+_DECODED = [name for name in _FACTS if name not in _QUALITY]
+_HASH = re.compile("[0-9a-f]{32}")
 _OPENING = Lock()
 _MARK_16 = -(2**15)
 """Stands for a missing sample where int32 counts are kept as int16."""
@@ -81,16 +96,16 @@ _HELD = local()
 
 def compression(samples: str) -> dict[str, str]:
     """That of every column: the samples' as asked, of the rest what takes no time (zstd: three times as long)."""
-    columns = ["leads.list.element", "uv_per_count.list.element", "zero_counts.list.element", *_FACTS]
-    return {**dict.fromkeys(columns, "lz4"), "counts": samples}
+    lists = [f"{field.name}.list.element" for field in SCHEMA if pa.types.is_list(field.type)]
+    return {**dict.fromkeys([*lists, *_FACTS], "lz4"), "counts": samples}
 
 
 def mark(fingerprint: str) -> dict[str, str]:
-    """What the footer of a part says of it: its version, and the fingerprint of the pack it belongs to."""
-    return {"ecgbatch": json.dumps({"pack": VERSION, "run": fingerprint})}
+    """What the footer of a part says of it: its version, that of the gate, and the fingerprint of its pack."""
+    return {"ecgbatch": json.dumps({"pack": VERSION, "gate": gate.shipped().version, "run": fingerprint})}
 
 
-def row(record_id: str, source_path: str, record: Record, waveform_hash: str | None) -> dict[str, Any]:
+def row(record_id: str, source_path: str, record: Record, judged: Judged | None) -> dict[str, Any]:
     """A record as a row of a pack, its counts as bytes; int32 counts become int16 where that loses nothing."""
     counts, invalid_count = _narrowed(record.counts, record.invalid_count)
     raw = counts.astype(f"<i{counts.itemsize}", order="C", copy=False).reshape(-1).view(np.uint8)
@@ -98,7 +113,7 @@ def row(record_id: str, source_path: str, record: Record, waveform_hash: str | N
         "record_id": record_id,
         "source_path": source_path,
         "format": record.format,
-        "waveform_hash": waveform_hash,
+        "waveform_hash": judged.waveform_hash if judged else None,
         "acquired_at": record.acquired_at,
         "device_model": record.device_model,
         "fs_hz": record.fs_hz,
@@ -109,6 +124,7 @@ def row(record_id: str, source_path: str, record: Record, waveform_hash: str | N
         "invalid_count": invalid_count,
         "count_bits": counts.itemsize * 8,
         "counts_xxh3": xxhash.xxh3_64_intdigest(raw.data),
+        **(asdict(judged.quality) if judged else dict.fromkeys(_QUALITY)),
         "counts": raw,
     }
 
@@ -145,8 +161,8 @@ def parts_of(folder: str) -> list[str] | None:
 class Part:
     """An open part of a pack: each row is a record, told apart by the `record_id` it was packed with."""
 
-    def __init__(self, path: str, stamp: tuple[int, int]) -> None:
-        """Read everything but the samples, checksums compared.
+    def __init__(self, path: str, stamp: tuple[int, int], *, is_judged: bool) -> None:
+        """Read everything but the samples, checksums compared; and quality, unless another gate has judged it.
 
         Raises:
             RecordError: it is damaged, or of another version.
@@ -158,7 +174,7 @@ class Part:
                 self.metadata = file.metadata
                 if not SCHEMA.equals(file.schema_arrow):
                     raise RecordError(Reason.UNKNOWN_FORMAT, "a pack with other columns; pack it again")
-                self.facts = file.read(columns=_FACTS, use_threads=False)
+                self.facts = file.read(columns=_FACTS if is_judged else _DECODED, use_threads=False)
             self._row_of = {name: at for at, name in enumerate(self.facts["record_id"].to_pylist())}
         except (OSError, ValueError, pa.ArrowException) as err:
             raise RecordError(Reason.MALFORMED, "a part of a pack that cannot be read") from err
@@ -232,9 +248,23 @@ class _Group:
         Raises:
             RecordError: it is damaged.
         """
-        _, _, container, _, acquired_at, device_model, fs_hz, n_samples, leads, uv, zero, invalid, bits, xxh3 = (
-            self._rows[at]
-        )
+        row = self._rows[at]
+        (
+            _,
+            _,
+            container,
+            waveform_hash,
+            acquired_at,
+            device_model,
+            fs_hz,
+            n_samples,
+            leads,
+            uv,
+            zero,
+            invalid,
+            bits,
+            xxh3,
+        ) = row[: len(_DECODED)]
         raw = self._samples[self._ends[at] : self._ends[at + 1]]
         if xxhash.xxh3_64_intdigest(raw.data) != xxh3:
             raise RecordError(Reason.CHECKSUM, "samples that do not have the checksum beside them")
@@ -251,6 +281,7 @@ class _Group:
             invalid_count=invalid,
             acquired_at=acquired_at,
             device_model=device_model,
+            judged=_judged(waveform_hash, row[len(_DECODED) :]),
         )
 
     def _read(self) -> tuple[np.ndarray, list[int]]:
@@ -301,7 +332,7 @@ def _opened(path: str, n_bytes: int, modified_ns: int) -> Part | None:
         return None
     if said["pack"] != VERSION:
         raise RecordError(Reason.UNKNOWN_FORMAT, f"a pack of another version, expected {VERSION}; pack it again")
-    return Part(path, (n_bytes, modified_ns))
+    return Part(path, (n_bytes, modified_ns), is_judged=said.get("gate") == gate.shipped().version)
 
 
 def _planned(path: str) -> int | None:
@@ -335,7 +366,7 @@ def _extremes(counts: np.ndarray, is_there: np.ndarray | None) -> tuple[int, int
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
     """A column of facts in Python, a tuple for each list."""
-    if pa.types.is_timestamp(column.type):
+    if pa.types.is_timestamp(column.type) or (pa.types.is_floating(column.type) and not column.null_count):
         return column.to_numpy().tolist()  # ten times as fast as Arrow's own way
     if not pa.types.is_list(column.type):
         return column.to_pylist()
@@ -345,6 +376,28 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
         ends = chunk.offsets.to_numpy() - chunk.offsets[0].as_py()
         values += [tuple(flat[start:end]) for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
     return values
+
+
+def _judged(waveform_hash: str | None, measures: tuple[Any, ...]) -> Judged | None:
+    """Hash and quality, where both are there.
+
+    Raises:
+        RecordError: they are not what a gate says.
+    """
+    if waveform_hash is None or not measures:
+        return None
+    quality = Quality(**dict(zip(_QUALITY, measures, strict=True)))
+    if measures.count(None) > (quality.limb_residual_uv is None) or not _HASH.fullmatch(waveform_hash):
+        raise RecordError(Reason.MALFORMED, "quality or hash that no gate gives")
+    _check_names(quality.flat_leads)
+    _check_names(quality.poor_leads)
+    return Judged(waveform_hash=waveform_hash, quality=quality)
+
+
+@lru_cache(maxsize=1024)
+def _check_names(leads: tuple[str, ...]) -> None:
+    if not set(leads) <= set(LEADS):
+        raise RecordError(Reason.MALFORMED, "quality of leads that are none")
 
 
 @lru_cache(maxsize=1024)
