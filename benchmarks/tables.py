@@ -224,6 +224,23 @@ def _dali(result: Result) -> str:
     return f"{rates}\n\nBase64 and check sums of a MUSE file: {result['base64_us']['median']:.0f} µs on one core."
 
 
+def _workers(result: Result) -> str:
+    names = {**_CONTAINERS, "pack": "a pack of them"}
+    n = result["settings"]["workers"]
+    rates = _table(
+        ("files in the page cache to batches", "1 worker", f"{n} threads", f"{n} processes", "threads", "processes"),
+        (
+            (
+                names[name],
+                *(f"{_number(found['ecg_per_s'][kind])} ECG/s" for kind in ("one", "threads", "processes")),
+                *(f"{_range(found['to_one'][kind])} times one" for kind in ("threads", "processes")),
+            )
+            for name, found in result["feeds"].items()
+        ),
+    )
+    return f"{rates}\n\nThe first batch of {n} processes comes after {result['start_s']['processes']['median']:.1f} s."
+
+
 def _containers(result: Result) -> str:
     return _table(
         ("container", "leads, rate, length", "file", "ECG/s on one core"),
@@ -379,6 +396,7 @@ _TABLES: Mapping[str, Callable[[Result], str]] = MappingProxyType(
         "paper_estimate": _paper_estimate,
         "train_memory": _train_memory,
         "transfer": _transfer,
+        "workers": _workers,
     }
 )
 

@@ -89,6 +89,16 @@ def test_the_dali_benchmark_compares_the_feeds(folder, operator):
     assert 0 < result["base64_us"]["median"] < 10_000
 
 
+def test_the_benchmark_of_workers_compares_threads_and_processes_with_one(folder):
+    result = _result(folder, "workers", "--n", "96", "--rounds", "1", "--workers", "2")
+
+    assert set(result["feeds"]) == {"muse-xml", "pack"}
+    for found in result["feeds"].values():
+        for kind in ("threads", "processes"):
+            ratio = found["ecg_per_s"][kind]["median"] / found["ecg_per_s"]["one"]["median"]
+            assert found["to_one"][kind]["median"] == pytest.approx(ratio, rel=1e-4)
+
+
 def test_the_end_to_end_benchmark_compares_rates_and_scores(folder, bundle):
     few = ["--n", "24", "--batch", "8", "--rounds", "1", "--plain-workers", "0"]
     few += ["--precision", "fp32", "--runtime", "eager", "onnxruntime"]
