@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 from numpy.testing import assert_allclose
+from rich.console import Console
 from scipy import optimize, stats
 from typer.testing import CliRunner, Result
 
 from ecgbatch import bundle, cli, parts, score, synth
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError, UsageError
-from ecgbatch.train import evaluation, metrics, reliability, scored
+from ecgbatch.train import evaluation, evaluation_card, metrics, reliability, scored
 from ecgbatch.train.calibrate import Rule
 from ecgbatch.train.cells import Cells, logits
 from ecgbatch.train.scored import Scored
@@ -431,6 +433,17 @@ def test_the_table_goes_to_stdout_and_all_else_to_stderr(run, tmp_path):
     assert done.stdout.splitlines()[1].split()[:2] == ["label", "ECGs"]
     assert "3 duplicates, 2 not in the run" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("evaluated ")
+
+
+@pytest.mark.parametrize("level", ["MAC 55 [v2]", "ward [/3]", "[red]", ":heart:"])
+def test_the_name_of_a_group_is_shown_as_it_is_written(level):
+    truth, p = simulated(60)
+    wards = pl.DataFrame({"ward": [level] * 60})
+    console = Console(width=1000, file=StringIO(), force_terminal=True)
+
+    console.print(evaluation_card.table(evaluation.measure(gathered(truth, p, groups=wards), by=["ward"])))
+
+    assert f"ward {level} · L0" in console.file.getvalue()
 
 
 def test_thresholds_chosen_on_the_records_themselves_are_told_to_be(run, tmp_path):

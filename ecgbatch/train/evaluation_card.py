@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.output import write_json
@@ -57,7 +58,7 @@ def table(evaluation: Evaluation) -> Table:
     for at, head in enumerate(heads):
         shown.add_column(head, justify="left" if at == 0 else "right", no_wrap=True)
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))  # a group's name may look like Rich's markup
     return shown
 
 
