@@ -12,7 +12,7 @@ Of three or more, a resumed training may end in other last bits: DDP sums in ano
 import copy
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,36 +79,28 @@ class Training:
         network_arguments: Mapping[str, Any],
         recipe: Recipe,
         *,
-        initial: Mapping[str, Tensor] | None = None,
-        trainable: Sequence[str] = ("",),
         fabric: Fabric | None = None,
         build: Callable[..., Network] = Network,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin with `initial` weights of the network that `build` makes of the arguments, random ones by default.
+        """Begin with random weights of the network that `build` makes of the arguments.
 
-        Only parameters whose name begins with one of `trainable` change; normalisation in what does not keeps its
-        statistics. `fabric` says on what device and in what precision; on a CPU in float32 by default. `facts` are kept
-        in the checkpoint: what else must be known to use its weights.
+        `fabric` says on what device and in what precision; on a CPU in float32 by default. `facts` are kept in the
+        checkpoint: what else must be known to use its weights.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.network = build(**network_arguments)
-        if initial is not None:
-            self.network.load_state_dict(initial)
-        for name, weights in self.network.named_parameters():
-            weights.requires_grad_(name.startswith(tuple(trainable)))
         # Channels last is twice as fast in bfloat16 on a CPU.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.build = build
         self.facts = {"network": dict(network_arguments), **(facts or {})}
         self.network_arguments = dict(network_arguments)
         self.recipe = recipe
-        self.trainable = list(trainable)
         self.fabric = fabric or Fabric(accelerator="cpu", devices=1, precision="32-true")
-        changing = [weights for weights in self.network.parameters() if weights.requires_grad]
+        weights = self.network.parameters()
         self.module, self.optimiser = self.fabric.setup(
-            self.network, torch.optim.AdamW(changing, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+            self.network, torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         )
         self.average = _copy(self.network.state_dict())
         self.best = _copy(self.average)
@@ -161,9 +153,6 @@ class Training:
 
     def _step(self, x: Tensor, y: Tensor, positive_weight: Tensor | None) -> float:
         self.network.train()
-        for layer in self.network.modules():
-            if isinstance(layer, nn.BatchNorm2d) and not layer.weight.requires_grad:
-                layer.eval()
         logits, _ = self.module(x)
         is_known = ~y.isnan()  # of two records that were mixed, both are
         loss = nn.functional.binary_cross_entropy_with_logits(
@@ -187,7 +176,7 @@ class Training:
 
     def _share_statistics(self) -> None:
         """Keep the mean over all devices of what each normalisation has seen on its own."""
-        layers = [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d) and layer.training]
+        layers = [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d)]
         seen = [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var) if tensor is not None]
         if seen:
             mean = self._over_devices("mean", torch.cat(seen))
@@ -224,7 +213,7 @@ class Training:
 
     def _made(self) -> dict[str, Any]:
         """All that the outcome depends on; equal for two trainings that end alike."""
-        return {**self.network_arguments, **asdict(self.recipe), "trainable": self.trainable}
+        return {**self.network_arguments, **asdict(self.recipe)}
 
     def save(self, path: Path) -> None:
         """Write the checkpoint; a kill leaves either the old one or the new one."""
