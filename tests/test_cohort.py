@@ -18,7 +18,7 @@ from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Record
 pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from ecgbatch.feed import host
-from ecgbatch.train import labels, sources, split, statements, table
+from ecgbatch.train import labels, sources, split, statements, table, task
 from ecgbatch.train.cohort import Cohort
 from ecgbatch.train.split import Split
 from ecgbatch.train.stream import Inputs, Stream
@@ -109,6 +109,32 @@ def test_a_table_without_patients_is_refused(tmp_path):
 
     with pytest.raises(UsageError, match="no column patient_id"):
         table.read(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("unknown", [[None, None], ["", ""], [float("nan")] * 2], ids=["null", "blank", "nan"])
+def test_an_ecg_of_no_known_patient_is_of_a_patient_of_its_own(tmp_path, unknown):
+    path = tmp_path / "t.parquet"
+    known = [7, 7] if isinstance(unknown[0], float) else ["7", "7"]
+    rows(4, AFIB=lambda at: at % 2, patient_id=lambda at: [*known, *unknown][at]).write_parquet(path)
+
+    for patients in (
+        table.read(path).patients,
+        task._alone([str(path)], task.Meaning("AFIB"))[0].patients,
+        labels.read(with_ids(path), label_columns=["AFIB"]).patients,
+    ):
+        assert patients[0] == patients[1]
+        assert len(set(patients)) == 3
+
+
+def with_ids(path: Path) -> Path:
+    """The same table with a record_id."""
+    pl.read_parquet(path).with_row_index("record_id").write_parquet(path)
+    return path
+
+
+def test_patients_who_are_all_known_are_called_as_the_table_calls_them(table_path):
+    """The hash of a split is of these names, and a bundle's card is made again only of the same split."""
+    assert table.read(table_path).patients.tolist() == [f"p{at}" for at in range(60)]
 
 
 def test_a_superclass_is_true_where_one_of_its_statements_is():

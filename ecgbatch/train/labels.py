@@ -24,7 +24,7 @@ import polars as pl
 
 from ecgbatch.errors import UsageError
 
-__all__ = ["Labels", "columns_of", "labelled", "read"]
+__all__ = ["Labels", "columns_of", "labelled", "patients_of", "read"]
 
 _RECORD = ("record_id", "source_path", "path")
 _PATIENT = "patient_id"
@@ -109,7 +109,7 @@ def read(
         raise UsageError(f"{path}: no column {' or '.join(map(repr, _RECORD))}; name one with --record-column")
     record_ids = _record_ids(path, frame[record_column])
     patient_column = patient_column or (_PATIENT if _PATIENT in frame.columns else None)
-    patients, n_without = _patients(frame[patient_column] if patient_column else None, record_ids)
+    patients, n_without = patients_of(frame[patient_column] if patient_column else None, record_ids)
 
     free = [name for name in frame.columns if name not in {record_column, patient_column, *_RECORD}]
     columns = list(label_columns) or columns_of(frame.select(free), known_codes)
@@ -169,12 +169,15 @@ def _record_ids(path: Path, column: pl.Series) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _patients(column: pl.Series | None, record_ids: tuple[str, ...]) -> tuple[np.ndarray, int]:
-    """Whose each record is, str (record,), and how many records have no patient."""
+def patients_of(column: pl.Series | None, record_ids: Sequence[str]) -> tuple[np.ndarray, int]:
+    """Whose each record is, str (record,), and how many records have no patient: each of these is its own."""
     own = [f"record {record_id}" for record_id in record_ids]
     if column is None:
         return np.array(own), len(own)
-    known = column.cast(pl.String).to_list()
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+    text = column.cast(pl.String)
+    known = text.set(text.str.strip_chars() == "", None).to_list()
     patients = [name if patient is None else f"patient {patient}" for patient, name in zip(known, own, strict=True)]
     return np.array(patients), known.count(None)
 

@@ -24,7 +24,7 @@ from ecgbatch.feed import host
 from ecgbatch.gate import WEIGHED
 from ecgbatch.quality import MEASURES, WORST_IS_LEAST
 from ecgbatch.record import INDEPENDENT_LEADS, Record
-from ecgbatch.train import quality_card
+from ecgbatch.train import quality_card, table
 
 __all__ = ["Judged", "cross_validated", "fit", "read", "train"]
 
@@ -47,7 +47,7 @@ class Judged:
     is_good: np.ndarray
     """bool (record,)"""
     patients: np.ndarray
-    """(record,): the record's own number where the patient is unknown."""
+    """(record,); a record whose patient is unknown is of one of its own."""
     has_patients: bool
     provenance: str
     sha256: str
@@ -105,11 +105,15 @@ def read(data: Path) -> Judged:
     return Judged(
         features=quality.features(measures)[:, weighed + [len(MEASURES) + at for at in weighed]],
         is_good=(frame["quality"] == "acceptable").to_numpy(),
-        patients=frame["patient_id"].to_numpy() if has_patients else np.arange(len(frame)),
+        patients=_patients(frame["patient_id"]) if has_patients else np.arange(len(frame)),
         has_patients=has_patients,
         provenance=provenance,
         sha256=hashlib.sha256(data.read_bytes()).hexdigest(),
     )
+
+
+def _patients(column: pl.Series) -> np.ndarray:
+    return table.patients_of(column, [str(row) for row in range(len(column))])
 
 
 def cross_validated(judged: Judged, *, n_splits: int) -> tuple[np.ndarray, float]:

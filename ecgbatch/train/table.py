@@ -1,8 +1,8 @@
 """A table of ECGs: one Parquet file with samples and labels.
 
-Its columns are `patient_id`, `fs_hz`, `uv_per_count`, `leads`, `samples` (int16, lead after lead), optionally
-`record_id` (or `ecg_id`) and `fold`, and labels as `labels.py` reads them. Its metadata may say under `provenance`
-where the ECGs come from.
+Its columns are `patient_id` (empty where it is not known), `fs_hz`, `uv_per_count`, `leads`, `samples` (int16, lead
+after lead), optionally `record_id` (or `ecg_id`) and `fold`, and labels as `labels.py` reads them. Its metadata may say
+under `provenance` where the ECGs come from.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from ecgbatch.record import Reason, Record, Reject
 from ecgbatch.train import labels, statements
 from ecgbatch.train.cohort import Cohort
 
-__all__ = ["Table", "is_table", "read"]
+__all__ = ["Table", "is_table", "patients_of", "read"]
 
 _SIGNAL = ("fs_hz", "uv_per_count", "leads", "samples")
 _NAMES = ("record_id", "ecg_id")
@@ -120,7 +120,7 @@ def read(path: Path, *, columns: Sequence[str] = ()) -> Cohort:
         ecgs=ecgs,
         rows=np.arange(len(facts)),
         record_ids=np.array(ecgs.record_ids),
-        patients=facts["patient_id"].cast(pl.String).to_numpy().astype(str),
+        patients=patients_of(facts["patient_id"], ecgs.record_ids),
         codes=codes,
         targets=targets,
         folds=facts["fold"].cast(pl.Int64).to_numpy() if "fold" in facts.columns else None,
@@ -128,6 +128,15 @@ def read(path: Path, *, columns: Sequence[str] = ()) -> Cohort:
         provenance=(schema.metadata or {}).get(b"provenance", b"not stated").decode(),
         sha256=ecgs.sha256,
     )
+
+
+def patients_of(column: pl.Series, record_ids: Sequence[str]) -> np.ndarray:
+    """Whose each ECG of a table is, str (record,); one of no known patient is of a patient of its own.
+
+    Where all are known, they are called as the table calls them: the hash of a split is of these names.
+    """
+    patients, n_without = labels.patients_of(column, record_ids)
+    return patients if n_without else column.cast(pl.String).to_numpy().astype(str)
 
 
 def _labelled(path: Path, facts: pl.DataFrame, columns: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -187,7 +187,7 @@ def _alone(given: Sequence[str], meaning: Meaning) -> tuple[Cohort, pl.DataFrame
         ecgs=ecgs,
         rows=np.arange(len(facts)),
         record_ids=np.array(ecgs.record_ids),
-        patients=facts["patient_id"].cast(pl.String).to_numpy().astype(str),
+        patients=table.patients_of(facts["patient_id"], ecgs.record_ids),
         codes=(meaning.code,),
         targets=meaning.of_column(path.name, facts[meaning.code])[:, None],
         folds=None,
