@@ -104,6 +104,31 @@ def test_a_row_whose_samples_do_not_fit_its_leads_is_left_out_and_counted(tmp_pa
     assert got.left_out == {"malformed": 1}
 
 
+SECRET = "Jane Doe"
+
+
+def test_no_refusal_quotes_what_stands_in_a_table(tmp_path):
+    """A name or a code that nobody knows may be the cell of a patient: of a table without a first row of names."""
+    frame = rows(4, AFIB=lambda at: at % 2).with_columns(pl.lit(0).alias(SECRET))
+    frame.write_parquet(tmp_path / "t.parquet")
+    frame.drop("patient_id").write_parquet(tmp_path / "unknown.parquet")
+    frame.with_columns(fold=pl.lit(SECRET)).write_parquet(tmp_path / "folds.parquet")
+    listed = labels.read(write_labels(tmp_path / "l.csv", [f"{SECRET} {at}" for at in range(4)], codes=[SECRET] * 4))
+    of_table = table.read(tmp_path / "t.parquet")
+
+    for refused, expected in (
+        (lambda: table.read(tmp_path / "t.parquet", columns=["LVH"]), "no column LVH among its 7 columns, of known"),
+        (lambda: table.read(tmp_path / "unknown.parquet"), "no column patient_id among its 6 columns, of known"),
+        (lambda: table.read(tmp_path / "folds.parquet"), "column fold holds other values than whole numbers"),
+        (lambda: of_table.labelled(["LVH"]), "no label LVH among its 2 labels, of known names: AFIB$"),
+        (lambda: sources.read([tmp_path / "t.parquet"], labels=listed), "none of 4 ECGs has labels; the first .* '0'"),
+        (lambda: task.Meaning("LVH").of_labels("l.csv", listed), "no label 'LVH' among its 3 labels, of"),
+    ):
+        with pytest.raises(UsageError, match=expected) as refusal:
+            refused()
+        assert not any(part in str(refusal.value) for part in SECRET.split())
+
+
 def test_a_table_without_patients_is_refused(tmp_path):
     rows(2, AFIB=lambda at: at % 2).drop("patient_id").write_parquet(tmp_path / "t.parquet")
 

@@ -432,6 +432,7 @@ def test_the_table_goes_to_stdout_and_all_else_to_stderr(run, tmp_path):
 
     assert done.stdout.splitlines()[1].split()[:2] == ["label", "ECGs"]
     assert "3 duplicates, 2 not in the run" in done.stderr
+    assert "no score for 1 label, of known names: none" in done.stderr  # EXTRA, which a cell may have named
     assert done.stderr.splitlines()[-1].startswith("evaluated ")
 
 
@@ -460,12 +461,12 @@ def test_thresholds_chosen_on_the_records_themselves_are_told_to_be(run, tmp_pat
     ("options", "expected"),
     [
         (["--model", "other"], "model 'other', expected 'tiny'"),
-        (["--by", "height"], "no column 'height' to tell groups by"),
+        (["--by", "height"], "no column 'height' to tell groups by among 4 columns, of known names: format"),
         (["--label", "AVB"], "no column 'AVB'"),
         (["--threshold", "0.5"], "threshold '0.5', expected 'youden'"),
         (["--out", "report.txt"], "suffix '.txt', expected '.json', '.parquet' or '.md'"),
         (["--plot", "plot.png"], "suffix '.png', expected '.svg'"),
-        (["--label", "EXTRA"], "no label of model 'tiny'"),
+        (["--label", "EXTRA"], "no label of model 'tiny': the table has 1 label, of known names: none"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

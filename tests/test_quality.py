@@ -445,6 +445,15 @@ def test_judged_ecgs_of_no_known_patient_are_of_patients_of_their_own(tmp_path):
     assert len(set(patients)) == 3
 
 
+def test_verdicts_that_are_none_are_counted_and_not_quoted(tmp_path):
+    path = judged_table(tmp_path / "judged.parquet", ["acceptable", "Jane Doe", "John Doe", "unacceptable"])
+    done = CliRunner().invoke(cli.app, ["train", "gate", str(path), "--out", str(tmp_path)])
+
+    assert done.exit_code == 2
+    assert "2 ECGs of another quality than 'acceptable' and 'unacceptable'" in done.stderr
+    assert "Doe" not in done.output
+
+
 def test_a_table_without_verdicts_is_refused(tmp_path):
     pl.DataFrame({"fs_hz": [500]}).write_parquet(tmp_path / "judged.parquet")
     done = CliRunner().invoke(cli.app, ["train", "gate", str(tmp_path / "judged.parquet"), "--out", str(tmp_path)])

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.output import write_json
+from ecgbatch.train.columns import told
 from ecgbatch.train.evaluation import Evaluation
 
 __all__ = ["notes", "table", "write"]
@@ -45,9 +46,10 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
         lines.append(f"{again} ECGs have the waveform of another and count again; ecgbatch deduplicate sets them aside")
     if facts["n_without_patient"]:
         lines.append(f"{facts['n_without_patient']} ECGs are of no known patient, and each counts as one")
-    for key, told in (("labels_without_scores", "no score for"), ("scores_without_labels", "no labels for")):
-        if facts[key]:
-            lines.append(f"{told} {', '.join(facts[key])}")
+    if facts["labels_without_scores"]:
+        lines.append(f"no score for {told(facts['labels_without_scores'], 'label')}")
+    if facts["scores_without_labels"]:
+        lines.append(f"no labels for {', '.join(facts['scores_without_labels'])}")
     return lines
 
 

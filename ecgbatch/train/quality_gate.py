@@ -97,8 +97,9 @@ def read(data: Path) -> Judged:
         raise UsageError(f"{data}: no readable Parquet file") from err
     if missing := [name for name in _COLUMNS if name not in frame.columns]:
         raise UsageError(f"{data}: no column {', '.join(missing)}")
-    if unknown := set(frame["quality"]) - {"acceptable", "unacceptable"}:
-        raise UsageError(f"{data}: quality {', '.join(map(repr, unknown))}, expected 'acceptable' or 'unacceptable'")
+    is_known = frame["quality"].is_in(["acceptable", "unacceptable"]).fill_null(False)
+    if n_unknown := int((~is_known).sum()):
+        raise UsageError(f"{data}: {n_unknown} ECGs of another quality than 'acceptable' and 'unacceptable'")
     measures = np.stack([_measures(row) for row in frame.select(_COLUMNS).iter_rows(named=True)])
     weighed = [MEASURES.index(name) for name in WEIGHED]
     has_patients = "patient_id" in frame.columns

@@ -19,6 +19,7 @@ from ecgbatch.errors import UsageError
 from ecgbatch.record import Reason, Record, Reject
 from ecgbatch.train import labels, statements
 from ecgbatch.train.cohort import Cohort
+from ecgbatch.train.columns import told
 
 __all__ = ["Table", "is_table", "patients_of", "read"]
 
@@ -112,7 +113,7 @@ def read(path: Path, *, columns: Sequence[str] = ()) -> Cohort:
     """
     schema = pq.read_schema(path)
     if missing := [name for name in ("patient_id", *columns) if name not in schema.names]:
-        raise UsageError(f"{path.name}: no column {', '.join(missing)}, expected some of {', '.join(schema.names)}")
+        raise UsageError(f"{path.name}: no column {', '.join(missing)} among its {told(schema.names)}")
     facts = pl.read_parquet(path, columns=[name for name in schema.names if name != "samples"], glob=False)
     ecgs = Table(path)
     codes, targets = _labelled(path, facts.drop("patient_id", *_SIGNAL, *_NAMES, strict=False), columns)
@@ -123,7 +124,7 @@ def read(path: Path, *, columns: Sequence[str] = ()) -> Cohort:
         patients=patients_of(facts["patient_id"], ecgs.record_ids),
         codes=codes,
         targets=targets,
-        folds=facts["fold"].cast(pl.Int64).to_numpy() if "fold" in facts.columns else None,
+        folds=_folds(path, facts["fold"]) if "fold" in facts.columns else None,
         columns=facts.select(name for name, kind in facts.schema.items() if not kind.is_nested()).drop("patient_id"),
         provenance=(schema.metadata or {}).get(b"provenance", b"not stated").decode(),
         sha256=ecgs.sha256,
@@ -137,6 +138,13 @@ def patients_of(column: pl.Series, record_ids: Sequence[str]) -> np.ndarray:
     """
     patients, n_without = labels.patients_of(column, record_ids)
     return patients if n_without else column.cast(pl.String).to_numpy().astype(str)
+
+
+def _folds(path: Path, column: pl.Series) -> np.ndarray:
+    folds = column.cast(pl.Int64, strict=False)
+    if folds.null_count() > column.null_count():
+        raise UsageError(f"{path.name}: column fold holds other values than whole numbers")
+    return folds.to_numpy()
 
 
 def _labelled(path: Path, facts: pl.DataFrame, columns: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
