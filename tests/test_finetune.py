@@ -567,6 +567,20 @@ def test_an_option_that_makes_no_sense_is_one_line(table, tiny_bundle, tmp_path,
     assert message in result.output
 
 
+@pytest.mark.parametrize("name", ["brugada", "."], ids=["a-folder-of-ecgs", "the-folder-itself"])
+def test_no_folder_of_the_users_is_replaced_by_a_bundle(table, tiny_bundle, tmp_path, name):
+    ecg = tmp_path / "out" / "brugada" / "a1.xml"
+    ecg.parent.mkdir(parents=True)
+    ecg.touch()
+    words = ["train", "finetune", str(table), "--label", "rare=1", "--depth", "probe", "--folds", "3", "--name", name]
+
+    result = CliRunner().invoke(app, [*words, "--from", str(tiny_bundle.folder), "--out", str(ecg.parents[1])])
+
+    assert result.exit_code in (1, 2)
+    assert len(result.stderr.splitlines()) == 1  # no fold was trained
+    assert ecg.exists()
+
+
 def test_a_bundle_is_not_called_like_its_parent(tiny_bundle):
     with pytest.raises(UsageError, match="name 'tiny'"):
         making(tiny_bundle, name="tiny")
