@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 
 from ecgbatch import pack, synth
 from ecgbatch.bundle import InputSpec
-from ecgbatch.errors import ArchiveError, UsageError
+from ecgbatch.errors import ArchiveError, OutputError, UsageError
 from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Record
 
 pytest.importorskip("torch", reason="training needs the extra 'train'")
@@ -340,6 +340,16 @@ def test_the_written_split_holds_no_patient_number_and_two_records_of_one_patien
     assert written["patient"][0] == written["patient"][3]
     assert written["patient"].n_unique() == 3
     assert not written["patient"].str.contains("15709").any()
+
+
+def test_a_split_for_which_there_is_no_room_is_one_line(small_disk):
+    (small_disk / "full").write_bytes(bytes(160 * 1024))
+    parts = Split(of_targets(np.zeros((3, 1))), np.array(["train", "choose", "report"]))
+
+    with pytest.raises(OutputError, match=r"split\.parquet: cannot be written: No space left on device$"):
+        parts.write(small_disk / "split.parquet")
+
+    assert [path.name for path in small_disk.iterdir()] == ["full"]
 
 
 def everything(stream: Stream, number: int, start: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:

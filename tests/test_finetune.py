@@ -1,6 +1,7 @@
 """Learning a rare label from few ECGs: no patient on two sides, no choice by those who judge, a bundle that scores."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -506,6 +507,30 @@ def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_again(compared
 def test_a_comparison_of_other_settings_is_refused(compared, known_task, tiny_bundle):
     with pytest.raises(OutputError, match="holds a comparison with epochs 1"):
         compare.compare(known_task, tiny_bundle, plan(), budget(epochs=3), compared)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("comparison.json", "comparison.json: cannot be read: Expecting value"),
+        ("parts/probe-all-repeat0-seed0-fold1.parquet", "fold1.parquet: cannot be read.*; delete it to have its fold"),
+    ],
+    ids=["settings", "part"],
+)
+def test_a_damaged_file_of_a_comparison_is_one_line(compared, known_task, tiny_bundle, tmp_path, name, message):
+    out = Path(shutil.copytree(compared, tmp_path / "out"))
+    (out / name).write_bytes(b"damaged")
+
+    with pytest.raises(OutputError, match=message):
+        compare.compare(known_task, tiny_bundle, plan(), budget(epochs=1), out)
+
+
+def test_a_bundle_is_written_whose_command_no_utf_8_can_hold(known_task, tiny_bundle, tmp_path):
+    """The bytes of a file name stand in the command as they came."""
+    odd = making(tiny_bundle, depth="probe", command="ecgbatch train finetune caf\udce9.parquet")
+    made = finetune.finetune(known_task, odd, budget("head"), tmp_path, say=lambda _: None)
+
+    assert made.training["command"] == "ecgbatch train finetune caf?.parquet"
 
 
 def test_the_report_compares_pairs_and_asks_for_the_confounder(compared):

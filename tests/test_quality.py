@@ -445,6 +445,25 @@ def test_judged_ecgs_of_no_known_patient_are_of_patients_of_their_own(tmp_path):
     assert len(set(patients)) == 3
 
 
+def test_a_gate_that_cannot_be_written_is_one_line_before_it_is_trained(tmp_path):
+    (tmp_path / "file").touch()
+    words = ["train", "gate", str(tmp_path / "gone.parquet"), "--out", str(tmp_path / "file")]
+    done = CliRunner().invoke(cli.app, words)
+
+    assert done.exit_code == 1
+    assert done.stderr == f"error: {tmp_path / 'file'}: cannot be made: File exists\n"
+
+
+def test_a_gate_for_which_there_is_no_room_is_one_line(small_disk, tmp_path, monkeypatch):
+    quality_gate = pytest.importorskip("ecgbatch.train.quality_gate", reason="needs the extra 'train'")
+    path = judged_table(tmp_path / "judged.parquet", ["acceptable", "unacceptable"] * 20)
+    monkeypatch.setattr(quality_gate, "N_SPLITS", 1)
+    (small_disk / "full").write_bytes(bytes(160 * 1024))
+
+    with pytest.raises(OutputError, match=r"disk: cannot be written: No space left on device$"):
+        quality_gate.train(path, small_disk)
+
+
 def test_verdicts_that_are_none_are_counted_and_not_quoted(tmp_path):
     path = judged_table(tmp_path / "judged.parquet", ["acceptable", "Jane Doe", "John Doe", "unacceptable"])
     done = CliRunner().invoke(cli.app, ["train", "gate", str(path), "--out", str(tmp_path)])

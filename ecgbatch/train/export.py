@@ -70,10 +70,11 @@ def _write_content(folder: Path, bundle: Bundle, network: Network, card: str) ->
     # Not `save_file`: it makes a file that only its owner can read.
     (folder / "weights.safetensors").write_bytes(save(weights))
     _write_golden(folder / "golden.parquet", bundle, network)
-    (folder / "CARD.md").write_text(card, "utf-8")
+    # Somewhere in the command may stand the name of a file, which may hold what UTF-8 cannot.
+    (folder / "CARD.md").write_text(card, "utf-8", "replace")
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     hashes.pop("CARD.md")
-    (folder / "bundle.toml").write_text(_toml(replace(bundle, hashes=hashes)), "utf-8")
+    (folder / "bundle.toml").write_text(_toml(replace(bundle, hashes=hashes)), "utf-8", "replace")
 
 
 def write_onnx(path: Path, network: Network, *, n_leads: int, n_samples: int) -> None:
@@ -165,7 +166,7 @@ def _check_onnx(path: Path, inputs: Mapping[str, torch.Tensor], expected: Sequen
 
 
 def _write_labels(path: Path, labels: tuple[Label, ...]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as lines:
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as lines:
         rows = csv.DictWriter(lines, [field.name for field in fields(Label)], lineterminator="\n")
         rows.writeheader()
         rows.writerows(asdict(label) for label in labels)

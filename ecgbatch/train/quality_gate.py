@@ -24,7 +24,7 @@ from ecgbatch.feed import host
 from ecgbatch.gate import WEIGHED
 from ecgbatch.quality import MEASURES, WORST_IS_LEAST
 from ecgbatch.record import INDEPENDENT_LEADS, Record
-from ecgbatch.train import quality_card, table
+from ecgbatch.train import place, quality_card, table
 
 __all__ = ["Judged", "cross_validated", "fit", "read", "train"]
 
@@ -58,12 +58,13 @@ def train(data: Path, out: Path) -> Path:
 
     Raises:
         UsageError: the file holds no judged ECGs.
+        OutputError: the folder cannot be written; known before anything is read.
     """
+    place.require_writable(out)
     judged = read(data)
     probabilities, baseline = cross_validated(judged, n_splits=N_SPLITS)
     weights, ridge = _chosen(judged.features, judged.is_good, judged.patients)
     middle_at = len(WEIGHED)
-    out.mkdir(parents=True, exist_ok=True)
     content = {
         "version": VERSION,
         "intercept": _rounded(weights[-1]),
@@ -77,10 +78,11 @@ def train(data: Path, out: Path) -> Path:
             "ecgbatch": version("ecgbatch"),
         },
     }
-    (out / "gate.toml").write_text(tomli_w.dumps(content), "utf-8")
     figures = quality_card.figures(judged.is_good, probabilities, judged.patients, baseline)
     card = quality_card.text(content, figures, has_patients=judged.has_patients, n_folds=N_FOLDS, n_splits=N_SPLITS)
-    (out / "CARD.md").write_text(card, "utf-8")
+    with place.writing(out):
+        (out / "gate.toml").write_text(tomli_w.dumps(content), "utf-8")
+        (out / "CARD.md").write_text(card, "utf-8")
     return out
 
 

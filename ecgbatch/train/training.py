@@ -20,14 +20,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ecgbatch.errors import UsageError
+from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.network import Network
+from ecgbatch.parts import cause, partial_of
 from ecgbatch.plan import sync
 from ecgbatch.train import augment, metrics
+from ecgbatch.train.place import writing
 from ecgbatch.train.stream import Inputs, Stream
 
 __all__ = ["Recipe", "Training", "predict"]
@@ -216,7 +218,11 @@ class Training:
         return {**self.network_arguments, **asdict(self.recipe)}
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint; a kill leaves either the old one or the new one."""
+        """Write the checkpoint; a kill leaves either the old one or the new one.
+
+        Raises:
+            OutputError: the disk is full or not writable; the old one stays.
+        """
         tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average/{name}": value for name, value in self.average.items()}
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
@@ -229,33 +235,45 @@ class Training:
             "step": self.step,
             "loss": self.loss,
         }
-        partial = path.with_name(path.name + ".partial")
+        partial = partial_of(path)
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        save_file(contiguous, partial, metadata={name: json.dumps(value) for name, value in state.items()})
-        sync(partial)
-        partial.replace(path)
+        with writing(path):
+            save_file(contiguous, partial, metadata={name: json.dumps(value) for name, value in state.items()})
+            sync(partial)
+            partial.replace(path)
 
     def resume(self, path: Path) -> None:
         """Take over the state of a checkpoint.
 
         Raises:
             UsageError: it is of another network, recipe or cohort.
+            OutputError: it cannot be read, or is damaged.
         """
-        device = self.fabric.device
-        with safe_open(path, "pt") as file:
-            facts = file.metadata()
-            tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118  # no mapping
-        made = {"devices": 1, **json.loads(facts["made"])}  # one that names no devices is of one
+        state, kept = _kept(path)
+        tensors = {name: tensor.to(self.fabric.device) for name, tensor in kept.items()}
+        made = {"devices": 1, **state["made"]}  # one that names no devices is of one
         if other := [f"{key} {value!r}" for key, value in self._made().items() if made.get(key) != value]:
             raise UsageError(f"{path.name}: not a training with {', '.join(other)}; resume it as it was begun")
-        self.history, self.step, self.loss = (json.loads(facts[name]) for name in ("history", "step", "loss"))
+        self.history, self.step, self.loss = (state[name] for name in ("history", "step", "loss"))
         self.network.load_state_dict(_part(tensors, "network/"))
         self.average, self.best = _part(tensors, "average/"), _part(tensors, "best/")
-        state: dict[int, dict[str, Tensor]] = {}
+        moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _part(tensors, "adam/").items():
             at, moment = name.split("/")
-            state.setdefault(int(at), {})[moment] = value
-        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+            moments.setdefault(int(at), {})[moment] = value
+        self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
+
+
+def _kept(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a checkpoint says of the training, and its tensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            state = {name: json.loads(facts[name]) for name in ("made", "history", "step", "loss")}
+            return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    except (OSError, SafetensorError, KeyError, ValueError) as err:
+        found = f"{path}: cannot be read ({cause(err)}), expected the checkpoint of a training"
+        raise OutputError(f"{found}; begin anew in another folder") from err
 
 
 def one_cycle(progress: float) -> float:
