@@ -478,6 +478,16 @@ def test_what_cannot_be_evaluated_is_one_line(run, tmp_path, options, expected):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("where", "name"), [(evaluation_card, "report.txt"), (evaluation_card, "report"), (reliability, "plot.png")]
+)
+def test_a_suffix_is_refused_without_anything_to_write(tmp_path, where, name):
+    with pytest.raises(UsageError, match=r"suffix '.*', expected '"):
+        where.require_suffix(tmp_path / name)
+    for good in ("a.json", "a.MD", "a.parquet") if where is evaluation_card else ("a.SVG",):
+        where.require_suffix(tmp_path / good)
+
+
 def test_a_folder_that_is_no_run_is_refused(run, tmp_path):
     done = invoke("evaluate", tmp_path, table_of(run, tmp_path / "labels.csv"))
 

@@ -15,7 +15,7 @@ from ecgbatch.output import write_json
 from ecgbatch.train.columns import told
 from ecgbatch.train.evaluation import Evaluation
 
-__all__ = ["notes", "table", "write"]
+__all__ = ["notes", "require_suffix", "table", "write"]
 
 _SHOWN = {
     "auc": "AUC (95 %)",
@@ -28,6 +28,7 @@ _SHOWN = {
     "calibration_error": "calibr.\nerror",
 }
 """Columns of the table for a person; the others stand in the report."""
+_SUFFIXES = (".json", ".parquet", ".md")
 _WITH_INTERVAL = {"auc", "calibration_slope"}
 
 
@@ -84,6 +85,16 @@ def _number(row: Mapping[str, Any], name: str) -> str:
     return f"{value:.3f}{interval}" if name == "auc" else f"{value:z.2f}{interval}"
 
 
+def require_suffix(path: Path) -> None:
+    """Nothing, where `write` knows the suffix: better known before minutes of bootstrap are spent.
+
+    Raises:
+        UsageError: it is none of `.json`, `.parquet` and `.md`.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise UsageError(f"{path}: suffix {path.suffix!r}, expected '.json', '.parquet' or '.md'")
+
+
 def write(evaluation: Evaluation, path: Path) -> None:
     """Write all figures as `.json`, `.parquet` or `.md`.
 
@@ -91,6 +102,7 @@ def write(evaluation: Evaluation, path: Path) -> None:
         UsageError: the suffix is none of these.
         OutputError: the file cannot be written.
     """
+    require_suffix(path)
     figures = evaluation.figures
     match path.suffix.lower():
         case ".json":
@@ -101,10 +113,8 @@ def write(evaluation: Evaluation, path: Path) -> None:
             content = BytesIO()
             figures.write_parquet(content, metadata={"ecgbatch": dumps(evaluation.facts)})
             raw = content.getvalue()
-        case ".md":
+        case _:
             raw = _markdown(evaluation).encode()
-        case suffix:
-            raise UsageError(f"{path}: suffix {suffix!r}, expected '.json', '.parquet' or '.md'")
     try:
         path.write_bytes(raw)
     except OSError as err:
