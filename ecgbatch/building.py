@@ -17,7 +17,7 @@ from ecgbatch.parity import LIMITS, Parity
 from ecgbatch.runtimes import BATCH, Engine, is_gpu
 
 if TYPE_CHECKING:
-    from ecgbatch.train.calibration import Calibration
+    from ecgbatch.train.int8_ecgs import Calibration
     from ecgbatch.train.quantise import Choice
 
 __all__ = ["Order", "build", "quantised"]
@@ -79,9 +79,9 @@ def _require_out(bundle: Bundle, out: Path | None, precision: str) -> None:
 def _calibration(bundle: Bundle, order: Order, say: Callable[[str], None]) -> "Calibration | None":
     if not order.calibrate:
         return None
-    from ecgbatch.train import calibration
+    from ecgbatch.train import int8_ecgs
 
-    ecgs = calibration.read(list(order.calibrate), bundle, labels_path=order.labels)
+    ecgs = int8_ecgs.read(list(order.calibrate), bundle, labels_path=order.labels)
     say(f"{len(ecgs.x)} ECGs to calibrate on, {len(ecgs.verified)} others to verify")
     return ecgs
 

@@ -15,6 +15,7 @@ __all__ = ["AGAIN", "needs", "report_errors", "say", "spoken"]
 _EXTRAS = {
     "train": {
         "lightning_fabric",
+        "ml_dtypes",
         "onnx",
         "onnxruntime",
         "onnxscript",

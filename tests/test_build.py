@@ -29,7 +29,7 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 import tomli_w  # noqa: E402
 
-from ecgbatch.train import calibration, metrics, variant  # noqa: E402
+from ecgbatch.train import int8_ecgs, metrics, variant  # noqa: E402
 
 GOOD = Parity(n_ecgs=8, worst_probability=0.02, flip_share=0.001, auc_change={"AFIB": 0.001})
 
@@ -350,7 +350,7 @@ def test_the_int8_graph_that_ships_keeps_its_limits_on_ecgs_it_was_not_made_of(d
     foundation = find("foundation")
     if "int8" not in foundation.parity:
         pytest.skip("foundation ships no int8 graph")
-    ecgs = calibration.read([str(data / "data" / "ptbxl.parquet")], foundation)  # verified is fold 9
+    ecgs = int8_ecgs.read([str(data / "data" / "ptbxl.parquet")], foundation)  # verified is fold 9
     probability = {
         precision: foundation.probabilities(open_engine(foundation, "cpu", precision)(ecgs.verified)[0])
         for precision in ("fp32", "int8")
@@ -514,7 +514,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_the_last_fold_verifies_and_the_last_but_one_is_left_out(table, tiny_bundle):
-    ecgs = calibration.read([str(table)], tiny_bundle)
+    ecgs = int8_ecgs.read([str(table)], tiny_bundle)
 
     assert (len(ecgs.x), len(ecgs.verified)) == (45, 15)
     column = tiny_bundle.codes.index("AFIB")
@@ -526,7 +526,7 @@ def test_too_few_ecgs_are_refused(tiny_bundle, tmp_path):
     synth.write_archive(tmp_path / "few", 20, formats=("muse-xml",), workers=1)
 
     with pytest.raises(UsageError, match="expected at least 32"):
-        calibration.read([str(tmp_path / "few")], tiny_bundle)
+        int8_ecgs.read([str(tmp_path / "few")], tiny_bundle)
 
 
 def test_the_auc_of_each_label_that_is_known_is_verified(table, tiny_bundle, cache):

@@ -12,13 +12,13 @@ from numpy.testing import assert_array_equal
 
 from ecgbatch import pack, synth
 from ecgbatch.bundle import InputSpec
-from ecgbatch.errors import ArchiveError, UsageError
+from ecgbatch.errors import ArchiveError, OutputError, UsageError
 from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Record
 
 pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from ecgbatch.feed import host
-from ecgbatch.train import labels, sources, split, statements, table
+from ecgbatch.train import labels, sources, split, statements, table, task
 from ecgbatch.train.cohort import Cohort
 from ecgbatch.train.split import Split
 from ecgbatch.train.stream import Inputs, Stream
@@ -104,11 +104,62 @@ def test_a_row_whose_samples_do_not_fit_its_leads_is_left_out_and_counted(tmp_pa
     assert got.left_out == {"malformed": 1}
 
 
+SECRET = "Jane Doe"
+
+
+def test_no_refusal_quotes_what_stands_in_a_table(tmp_path):
+    """A name or a code that nobody knows may be the cell of a patient: of a table without a first row of names."""
+    frame = rows(4, AFIB=lambda at: at % 2).with_columns(pl.lit(0).alias(SECRET))
+    frame.write_parquet(tmp_path / "t.parquet")
+    frame.drop("patient_id").write_parquet(tmp_path / "unknown.parquet")
+    frame.with_columns(fold=pl.lit(SECRET)).write_parquet(tmp_path / "folds.parquet")
+    listed = labels.read(write_labels(tmp_path / "l.csv", [f"{SECRET} {at}" for at in range(4)], codes=[SECRET] * 4))
+    of_table = table.read(tmp_path / "t.parquet")
+
+    for refused, expected in (
+        (lambda: table.read(tmp_path / "t.parquet", columns=["LVH"]), "no column LVH among its 7 columns, of known"),
+        (lambda: table.read(tmp_path / "unknown.parquet"), "no column patient_id among its 6 columns, of known"),
+        (lambda: table.read(tmp_path / "folds.parquet"), "column fold holds other values than whole numbers"),
+        (lambda: of_table.labelled(["LVH"]), "no label LVH among its 2 labels, of known names: AFIB$"),
+        (lambda: sources.read([tmp_path / "t.parquet"], labels=listed), "none of 4 ECGs has labels; the first .* '0'"),
+        (lambda: task.Meaning("LVH").of_labels("l.csv", listed), "no label 'LVH' among its 3 labels, of"),
+    ):
+        with pytest.raises(UsageError, match=expected) as refusal:
+            refused()
+        assert not any(part in str(refusal.value) for part in SECRET.split())
+
+
 def test_a_table_without_patients_is_refused(tmp_path):
     rows(2, AFIB=lambda at: at % 2).drop("patient_id").write_parquet(tmp_path / "t.parquet")
 
     with pytest.raises(UsageError, match="no column patient_id"):
         table.read(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("unknown", [[None, None], ["", ""], [float("nan")] * 2], ids=["null", "blank", "nan"])
+def test_an_ecg_of_no_known_patient_is_of_a_patient_of_its_own(tmp_path, unknown):
+    path = tmp_path / "t.parquet"
+    known = [7, 7] if isinstance(unknown[0], float) else ["7", "7"]
+    rows(4, AFIB=lambda at: at % 2, patient_id=lambda at: [*known, *unknown][at]).write_parquet(path)
+
+    for patients in (
+        table.read(path).patients,
+        task._alone([str(path)], task.Meaning("AFIB"))[0].patients,
+        labels.read(with_ids(path), label_columns=["AFIB"]).patients,
+    ):
+        assert patients[0] == patients[1]
+        assert len(set(patients)) == 3
+
+
+def with_ids(path: Path) -> Path:
+    """The same table with a record_id."""
+    pl.read_parquet(path).with_row_index("record_id").write_parquet(path)
+    return path
+
+
+def test_patients_who_are_all_known_are_called_as_the_table_calls_them(table_path):
+    """The hash of a split is of these names, and a bundle's card is made again only of the same split."""
+    assert table.read(table_path).patients.tolist() == [f"p{at}" for at in range(60)]
 
 
 def test_a_superclass_is_true_where_one_of_its_statements_is():
@@ -289,6 +340,16 @@ def test_the_written_split_holds_no_patient_number_and_two_records_of_one_patien
     assert written["patient"][0] == written["patient"][3]
     assert written["patient"].n_unique() == 3
     assert not written["patient"].str.contains("15709").any()
+
+
+def test_a_split_for_which_there_is_no_room_is_one_line(small_disk):
+    (small_disk / "full").write_bytes(bytes(160 * 1024))
+    parts = Split(of_targets(np.zeros((3, 1))), np.array(["train", "choose", "report"]))
+
+    with pytest.raises(OutputError, match=r"split\.parquet: cannot be written: No space left on device$"):
+        parts.write(small_disk / "split.parquet")
+
+    assert [path.name for path in small_disk.iterdir()] == ["full"]
 
 
 def everything(stream: Stream, number: int, start: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:

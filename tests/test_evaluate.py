@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 from numpy.testing import assert_allclose
+from rich.console import Console
 from scipy import optimize, stats
 from typer.testing import CliRunner, Result
 
 from ecgbatch import bundle, cli, parts, score, synth
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError, UsageError
-from ecgbatch.train import evaluation, metrics, reliability, scored
+from ecgbatch.train import evaluation, evaluation_card, metrics, reliability, scored
 from ecgbatch.train.calibrate import Rule
 from ecgbatch.train.cells import Cells, logits
 from ecgbatch.train.scored import Scored
@@ -430,7 +432,19 @@ def test_the_table_goes_to_stdout_and_all_else_to_stderr(run, tmp_path):
 
     assert done.stdout.splitlines()[1].split()[:2] == ["label", "ECGs"]
     assert "3 duplicates, 2 not in the run" in done.stderr
+    assert "no score for 1 label, of known names: none" in done.stderr  # EXTRA, which a cell may have named
     assert done.stderr.splitlines()[-1].startswith("evaluated ")
+
+
+@pytest.mark.parametrize("level", ["MAC 55 [v2]", "ward [/3]", "[red]", ":heart:"])
+def test_the_name_of_a_group_is_shown_as_it_is_written(level):
+    truth, p = simulated(60)
+    wards = pl.DataFrame({"ward": [level] * 60})
+    console = Console(width=1000, file=StringIO(), force_terminal=True)
+
+    console.print(evaluation_card.table(evaluation.measure(gathered(truth, p, groups=wards), by=["ward"])))
+
+    assert f"ward {level} · L0" in console.file.getvalue()
 
 
 def test_thresholds_chosen_on_the_records_themselves_are_told_to_be(run, tmp_path):
@@ -447,12 +461,12 @@ def test_thresholds_chosen_on_the_records_themselves_are_told_to_be(run, tmp_pat
     ("options", "expected"),
     [
         (["--model", "other"], "model 'other', expected 'tiny'"),
-        (["--by", "height"], "no column 'height' to tell groups by"),
+        (["--by", "height"], "no column 'height' to tell groups by among 4 columns, of known names: format"),
         (["--label", "AVB"], "no column 'AVB'"),
         (["--threshold", "0.5"], "threshold '0.5', expected 'youden'"),
         (["--out", "report.txt"], "suffix '.txt', expected '.json', '.parquet' or '.md'"),
         (["--plot", "plot.png"], "suffix '.png', expected '.svg'"),
-        (["--label", "EXTRA"], "no label of model 'tiny'"),
+        (["--label", "EXTRA"], "no label of model 'tiny': the table has 1 label, of known names: none"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -462,6 +476,16 @@ def test_what_cannot_be_evaluated_is_one_line(run, tmp_path, options, expected):
     assert done.exit_code == 2
     assert expected in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "name"), [(evaluation_card, "report.txt"), (evaluation_card, "report"), (reliability, "plot.png")]
+)
+def test_a_suffix_is_refused_without_anything_to_write(tmp_path, where, name):
+    with pytest.raises(UsageError, match=r"suffix '.*', expected '"):
+        where.require_suffix(tmp_path / name)
+    for good in ("a.json", "a.MD", "a.parquet") if where is evaluation_card else ("a.SVG",):
+        where.require_suffix(tmp_path / good)
 
 
 def test_a_folder_that_is_no_run_is_refused(run, tmp_path):

@@ -1,6 +1,7 @@
 """Learning a rare label from few ECGs: no patient on two sides, no choice by those who judge, a bundle that scores."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def test_ecgs_cut_to_one_length_end_there_and_are_as_they_were_before(known_task
 
 
 def test_an_unknown_confounder_is_refused_before_training(table, tiny_bundle):
-    with pytest.raises(UsageError, match=r"no column 'sight', expected one of .*site"):
+    with pytest.raises(UsageError, match=r"no column 'sight' among 6 columns, of known names: seconds, fs_hz, "):
         task.read(
             [str(table)], tiny_bundle.input, task.Meaning.of("rare=1", None), labels_path=None, confounders=["sight"]
         )
@@ -508,6 +509,30 @@ def test_a_comparison_of_other_settings_is_refused(compared, known_task, tiny_bu
         compare.compare(known_task, tiny_bundle, plan(), budget(epochs=3), compared)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("comparison.json", "comparison.json: cannot be read: Expecting value"),
+        ("parts/probe-all-repeat0-seed0-fold1.parquet", "fold1.parquet: cannot be read.*; delete it to have its fold"),
+    ],
+    ids=["settings", "part"],
+)
+def test_a_damaged_file_of_a_comparison_is_one_line(compared, known_task, tiny_bundle, tmp_path, name, message):
+    out = Path(shutil.copytree(compared, tmp_path / "out"))
+    (out / name).write_bytes(b"damaged")
+
+    with pytest.raises(OutputError, match=message):
+        compare.compare(known_task, tiny_bundle, plan(), budget(epochs=1), out)
+
+
+def test_a_bundle_is_written_whose_command_no_utf_8_can_hold(known_task, tiny_bundle, tmp_path):
+    """The bytes of a file name stand in the command as they came."""
+    odd = making(tiny_bundle, depth="probe", command="ecgbatch train finetune caf\udce9.parquet")
+    made = finetune.finetune(known_task, odd, budget("head"), tmp_path, say=lambda _: None)
+
+    assert made.training["command"] == "ecgbatch train finetune caf?.parquet"
+
+
 def test_the_report_compares_pairs_and_asks_for_the_confounder(compared):
     report = (compared / "REPORT.md").read_text("utf-8")
 
@@ -565,6 +590,20 @@ def test_an_option_that_makes_no_sense_is_one_line(table, tiny_bundle, tmp_path,
 
     assert result.exit_code == 2
     assert message in result.output
+
+
+@pytest.mark.parametrize("name", ["brugada", "."], ids=["a-folder-of-ecgs", "the-folder-itself"])
+def test_no_folder_of_the_users_is_replaced_by_a_bundle(table, tiny_bundle, tmp_path, name):
+    ecg = tmp_path / "out" / "brugada" / "a1.xml"
+    ecg.parent.mkdir(parents=True)
+    ecg.touch()
+    words = ["train", "finetune", str(table), "--label", "rare=1", "--depth", "probe", "--folds", "3", "--name", name]
+
+    result = CliRunner().invoke(app, [*words, "--from", str(tiny_bundle.folder), "--out", str(ecg.parents[1])])
+
+    assert result.exit_code in (1, 2)
+    assert len(result.stderr.splitlines()) == 1  # no fold was trained
+    assert ecg.exists()
 
 
 def test_a_bundle_is_not_called_like_its_parent(tiny_bundle):

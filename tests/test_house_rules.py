@@ -12,6 +12,7 @@ import pytest
 from typer.main import get_command
 
 import ecgbatch
+from ecgbatch import console
 from ecgbatch.cli import app
 from ecgbatch.errors import EcgbatchError
 from ecgbatch.record import Reason
@@ -63,7 +64,7 @@ TIERS = (
 """From the bottom up: a module imports its own tier and those below it, never one above."""
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TIER = {name: level for level, tier in enumerate(TIERS) for name in tier}
-TRAINING_ONLY = {"torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "tomli_w"}
+TRAINING_ONLY = {"torch", "ml_dtypes", "onnx", "onnxscript", "onnxruntime", "safetensors", "tomli_w"}
 
 
 def documented() -> str:
@@ -177,6 +178,20 @@ def test_every_extra_that_an_error_names_is_declared_and_stands_in_the_documents
 
     assert {"dali", "gpu", "remote"} <= extras <= set(declared)
     assert extras <= {extra for each in brought for extra in each.split(",")}
+
+
+def test_what_training_imports_is_declared_and_named_where_it_is_missing():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+    def libraries(requirements: list[str]) -> set[str]:
+        return {re.match(r"[\w-]+", one)[0].replace("-", "_") for one in requirements}
+
+    training = [path for path in MODULES if path.parts[1] == "train"] + [SOURCE / "network.py"]
+    imported = {name.split(".")[0] for path in training for name in imports(path)}
+    extra = libraries(project["optional-dependencies"]["train"])
+
+    assert imported - {*sys.stdlib_module_names, "ecgbatch"} <= extra | libraries(project["dependencies"])
+    assert console._EXTRAS["train"] == extra
 
 
 def test_the_documents_are_filled_in():

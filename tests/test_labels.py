@@ -153,10 +153,24 @@ def test_a_table_that_is_not_there_is_refused(tmp_path, name):
 
 
 def test_a_named_column_that_is_not_there_is_refused_by_name(tmp_path):
-    path = write(tmp_path / "labels.csv", "record_id,AFIB\na,1\n")
+    path = write(tmp_path / "labels.csv", "record_id,AFIB,mine\na,1,0\n")
 
-    with pytest.raises(UsageError, match="no column 'LVH', expected one of record_id, AFIB"):
+    with pytest.raises(UsageError, match=r"no column 'LVH' among its 3 columns, of known names: record_id, AFIB$"):
         labels.read(path, label_columns=["LVH"])
+
+
+@pytest.mark.parametrize(
+    "named", [{"label_columns": ["AFIB"]}, {"record_column": "exam"}], ids=lambda named: next(iter(named))
+)
+def test_a_row_of_cells_in_the_place_of_names_is_counted_and_not_quoted(tmp_path, named):
+    path = write(tmp_path / "labels.csv", f"a.xml,{SECRET},1950-01-02,1\nb.xml,{SECRET} 2,1960-03-04,0\n")
+
+    with pytest.raises(
+        UsageError, match="among its 4 columns, of known names: none; is the first row one of"
+    ) as refusal:
+        labels.read(path, **named)
+
+    assert not any(cell in str(refusal.value) for cell in ("a.xml", SECRET, "1950"))
 
 
 @pytest.mark.parametrize(

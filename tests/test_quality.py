@@ -5,6 +5,7 @@ import math
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -417,6 +418,59 @@ def test_the_training_command_writes_a_gate_that_loads_and_a_card(data, tmp_path
     assert done.exit_code == 0
     assert math.isfinite(gate.Gate.load(tmp_path / "gate.toml").intercept)
     assert "150 ECGs, 5-fold cross-validation" in (tmp_path / "CARD.md").read_text("utf-8")
+
+
+def judged_table(path: Path, verdicts: list[str], **columns: list[Any]) -> Path:
+    """ECGs that readers judged so."""
+    ecgs = [synth.record(seed=at, fs_hz=250, uv_per_count=1.0) for at in range(len(verdicts))]
+    frame = {
+        "quality": verdicts,
+        "fs_hz": [ecg.fs_hz for ecg in ecgs],
+        "uv_per_count": [1.0] * len(ecgs),
+        "leads": [list(ecg.leads) for ecg in ecgs],
+        "samples": [ecg.counts.astype(np.int16).ravel() for ecg in ecgs],
+        **columns,
+    }
+    pl.DataFrame(frame, schema_overrides={"samples": pl.List(pl.Int16)}).write_parquet(path)
+    return path
+
+
+def test_judged_ecgs_of_no_known_patient_are_of_patients_of_their_own(tmp_path):
+    quality_gate = pytest.importorskip("ecgbatch.train.quality_gate", reason="needs the extra 'train'")
+    path = judged_table(tmp_path / "judged.parquet", ["acceptable"] * 4, patient_id=["a", "a", None, None])
+
+    patients = quality_gate.read(path).patients
+
+    assert patients[0] == patients[1]
+    assert len(set(patients)) == 3
+
+
+def test_a_gate_that_cannot_be_written_is_one_line_before_it_is_trained(tmp_path):
+    (tmp_path / "file").touch()
+    words = ["train", "gate", str(tmp_path / "gone.parquet"), "--out", str(tmp_path / "file")]
+    done = CliRunner().invoke(cli.app, words)
+
+    assert done.exit_code == 1
+    assert done.stderr == f"error: {tmp_path / 'file'}: cannot be made: File exists\n"
+
+
+def test_a_gate_for_which_there_is_no_room_is_one_line(small_disk, tmp_path, monkeypatch):
+    quality_gate = pytest.importorskip("ecgbatch.train.quality_gate", reason="needs the extra 'train'")
+    path = judged_table(tmp_path / "judged.parquet", ["acceptable", "unacceptable"] * 20)
+    monkeypatch.setattr(quality_gate, "N_SPLITS", 1)
+    (small_disk / "full").write_bytes(bytes(160 * 1024))
+
+    with pytest.raises(OutputError, match=r"disk: cannot be written: No space left on device$"):
+        quality_gate.train(path, small_disk)
+
+
+def test_verdicts_that_are_none_are_counted_and_not_quoted(tmp_path):
+    path = judged_table(tmp_path / "judged.parquet", ["acceptable", "Jane Doe", "John Doe", "unacceptable"])
+    done = CliRunner().invoke(cli.app, ["train", "gate", str(path), "--out", str(tmp_path)])
+
+    assert done.exit_code == 2
+    assert "2 ECGs of another quality than 'acceptable' and 'unacceptable'" in done.stderr
+    assert "Doe" not in done.output
 
 
 def test_a_table_without_verdicts_is_refused(tmp_path):

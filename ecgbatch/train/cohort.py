@@ -9,6 +9,7 @@ import polars as pl
 
 from ecgbatch.errors import UsageError
 from ecgbatch.record import Record, Reject
+from ecgbatch.train.columns import told
 
 __all__ = ["Cohort", "Ecgs", "commonest"]
 
@@ -94,7 +95,7 @@ class Cohort:
             UsageError: one of them is not there.
         """
         if unknown := [code for code in codes if code not in self.codes]:
-            raise UsageError(f"cohort: no label {', '.join(unknown)}, expected some of {', '.join(self.codes)}")
+            raise UsageError(f"cohort: no label {', '.join(unknown)} among its {told(self.codes, 'label')}")
         columns = [self.codes.index(code) for code in codes]
         return replace(self, codes=tuple(codes), targets=self.targets[:, columns])
 

@@ -26,6 +26,7 @@ from ecgbatch.train import comparison_report, metrics
 from ecgbatch.train.arms import ARMS, Arm, Budget, Known, Learnt, Trunk, learn
 from ecgbatch.train.finetune import known_of, trunk_in
 from ecgbatch.train.folds import folds, thinned
+from ecgbatch.train.place import writing
 from ecgbatch.train.task import Task
 
 __all__ = ["SCHEMA", "Plan", "arms_of", "compare", "positives_of"]
@@ -180,24 +181,20 @@ def _run(
 
 def _write(frame: pl.DataFrame, path: Path) -> None:
     """Write a Parquet file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        frame.write_parquet(partial)
-        partial.replace(path)
-    except OSError as err:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {parts.cause(err)}") from err
+    with writing(path):
+        frame.write_parquet(parts.partial_of(path))
+        parts.partial_of(path).replace(path)
 
 
 def _report(out: Path, units: Sequence[_Unit], task: Task, plan: Plan) -> Path:
-    scores = pl.concat([pl.read_parquet(out / "parts" / unit.name, glob=False) for unit in units])
+    scores = pl.concat([_read(out / "parts" / unit.name) for unit in units])
     _write(scores, out / "scores.parquet")
     settings = json.loads((out / "comparison.json").read_text("utf-8"))
     found = comparison_report.found(scores, task, arms=plan.arms)
     text, curve = comparison_report.made(
         scores, task, found, arms=plan.arms, confounders=plan.confounders, settings=settings
     )
-    try:
+    with writing(out):
         (out / "curve.svg").write_text(curve, "utf-8")
         (out / "REPORT.md").write_text(text, "utf-8")
         write_json(
@@ -206,9 +203,15 @@ def _report(out: Path, units: Sequence[_Unit], task: Task, plan: Plan) -> Path:
                 scores, task, found, arms=plan.arms, confounders=plan.confounders, settings=settings
             ),
         )
-    except OSError as err:
-        raise OutputError(f"{out}: cannot be written: {parts.cause(err)}") from err
     return out / "REPORT.md"
+
+
+def _read(part: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(part, glob=False)
+    except (OSError, pl.exceptions.PolarsError) as err:
+        found = f"{part}: cannot be read: {parts.cause(err)}"
+        raise OutputError(f"{found}; delete it to have its fold trained again") from err
 
 
 def _settings(task: Task, parent: Bundle, plan: Plan, budget: Budget) -> dict[str, Any]:
@@ -238,7 +241,10 @@ def _same_settings(out: Path, settings: dict[str, Any]) -> None:
     """
     path = out / "comparison.json"
     if path.exists():
-        kept = {"seed": 0, **json.loads(path.read_text("utf-8"))}  # 0 before it could be asked for
+        try:
+            kept = {"seed": 0, **json.loads(path.read_text("utf-8"))}  # 0 before it could be asked for
+        except (OSError, ValueError, TypeError) as err:
+            raise OutputError(f"{path}: cannot be read: {parts.cause(err)}; use another --out") from err
         other = [f"{name} {kept.get(name)}, not {value}" for name, value in settings.items() if kept.get(name) != value]
         if other:
             raise OutputError(f"{out}: holds a comparison with {'; '.join(other)}; use another --out for another one")

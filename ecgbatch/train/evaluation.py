@@ -17,6 +17,7 @@ from ecgbatch.errors import UsageError
 from ecgbatch.train import metrics
 from ecgbatch.train.calibrate import Rule, thresholds
 from ecgbatch.train.cells import Cells
+from ecgbatch.train.columns import told
 from ecgbatch.train.metrics import JUDGED
 from ecgbatch.train.scored import Scored
 
@@ -63,7 +64,7 @@ def measure(scored: Scored, *, rule: Rule | None = None, by: Sequence[str] = ())
         UsageError: there is no such column to tell groups by.
     """
     if unknown := [name for name in by if name not in scored.groups.columns]:
-        raise UsageError(f"no column {unknown[0]!r} to tell groups by, expected {', '.join(scored.groups.columns)}")
+        raise UsageError(f"no column {unknown[0]!r} to tell groups by among {told(scored.groups.columns)}")
     at = (
         np.array([label["threshold"] for label in scored.labels])
         if rule is None

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.output import write_json
+from ecgbatch.train.columns import told
 from ecgbatch.train.evaluation import Evaluation
 
-__all__ = ["notes", "table", "write"]
+__all__ = ["notes", "require_suffix", "table", "write"]
 
 _SHOWN = {
     "auc": "AUC (95 %)",
@@ -26,6 +28,7 @@ _SHOWN = {
     "calibration_error": "calibr.\nerror",
 }
 """Columns of the table for a person; the others stand in the report."""
+_SUFFIXES = (".json", ".parquet", ".md")
 _WITH_INTERVAL = {"auc", "calibration_slope"}
 
 
@@ -44,9 +47,10 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
         lines.append(f"{again} ECGs have the waveform of another and count again; ecgbatch deduplicate sets them aside")
     if facts["n_without_patient"]:
         lines.append(f"{facts['n_without_patient']} ECGs are of no known patient, and each counts as one")
-    for key, told in (("labels_without_scores", "no score for"), ("scores_without_labels", "no labels for")):
-        if facts[key]:
-            lines.append(f"{told} {', '.join(facts[key])}")
+    if facts["labels_without_scores"]:
+        lines.append(f"no score for {told(facts['labels_without_scores'], 'label')}")
+    if facts["scores_without_labels"]:
+        lines.append(f"no labels for {', '.join(facts['scores_without_labels'])}")
     return lines
 
 
@@ -57,7 +61,7 @@ def table(evaluation: Evaluation) -> Table:
     for at, head in enumerate(heads):
         shown.add_column(head, justify="left" if at == 0 else "right", no_wrap=True)
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))  # a group's name may look like Rich's markup
     return shown
 
 
@@ -81,6 +85,16 @@ def _number(row: Mapping[str, Any], name: str) -> str:
     return f"{value:.3f}{interval}" if name == "auc" else f"{value:z.2f}{interval}"
 
 
+def require_suffix(path: Path) -> None:
+    """Nothing, where `write` knows the suffix: better known before minutes of bootstrap are spent.
+
+    Raises:
+        UsageError: it is none of `.json`, `.parquet` and `.md`.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise UsageError(f"{path}: suffix {path.suffix!r}, expected '.json', '.parquet' or '.md'")
+
+
 def write(evaluation: Evaluation, path: Path) -> None:
     """Write all figures as `.json`, `.parquet` or `.md`.
 
@@ -88,6 +102,7 @@ def write(evaluation: Evaluation, path: Path) -> None:
         UsageError: the suffix is none of these.
         OutputError: the file cannot be written.
     """
+    require_suffix(path)
     figures = evaluation.figures
     match path.suffix.lower():
         case ".json":
@@ -98,10 +113,8 @@ def write(evaluation: Evaluation, path: Path) -> None:
             content = BytesIO()
             figures.write_parquet(content, metadata={"ecgbatch": dumps(evaluation.facts)})
             raw = content.getvalue()
-        case ".md":
+        case _:
             raw = _markdown(evaluation).encode()
-        case suffix:
-            raise UsageError(f"{path}: suffix {suffix!r}, expected '.json', '.parquet' or '.md'")
     try:
         path.write_bytes(raw)
     except OSError as err:

@@ -4,7 +4,6 @@ import copy
 import csv
 import hashlib
 import logging
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -24,6 +23,7 @@ from ecgbatch.bundle import Bundle, Label
 from ecgbatch.errors import BundleError
 from ecgbatch.feed import host
 from ecgbatch.network import Network
+from ecgbatch.train import place
 
 __all__ = ["write", "write_head_onnx", "write_onnx"]
 
@@ -52,30 +52,29 @@ def write(bundle: Bundle, network: Network, *, card: str) -> Bundle:
 
     Raises:
         BundleError: the ONNX graph does not say what the network says.
+        OutputError: the folder is there and is no bundle, or cannot be written.
     """
-    partial = bundle.folder.with_name(f".{bundle.folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    network = network.eval()
+    with place.filled(bundle.folder) as folder:
+        _write_content(folder, bundle, network.eval(), card)
+    return Bundle.load(bundle.folder)
 
-    _write_labels(partial / "labels.csv", bundle.labels)
+
+def _write_content(folder: Path, bundle: Bundle, network: Network, card: str) -> None:
+    _write_labels(folder / "labels.csv", bundle.labels)
     weights = network.state_dict()
     if bundle.parent is None:
-        write_onnx(partial / "model.onnx", network, n_leads=len(bundle.input.leads), n_samples=bundle.input.samples)
+        write_onnx(folder / "model.onnx", network, n_leads=len(bundle.input.leads), n_samples=bundle.input.samples)
     else:
         weights = {name: value for name, value in weights.items() if name.startswith("head.")}
-        write_head_onnx(partial / "model.onnx", network.head)
+        write_head_onnx(folder / "model.onnx", network.head)
     # Not `save_file`: it makes a file that only its owner can read.
-    (partial / "weights.safetensors").write_bytes(save(weights))
-    _write_golden(partial / "golden.parquet", bundle, network)
-    (partial / "CARD.md").write_text(card, "utf-8")
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(partial.iterdir())}
+    (folder / "weights.safetensors").write_bytes(save(weights))
+    _write_golden(folder / "golden.parquet", bundle, network)
+    # Somewhere in the command may stand the name of a file, which may hold what UTF-8 cannot.
+    (folder / "CARD.md").write_text(card, "utf-8", "replace")
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     hashes.pop("CARD.md")
-    (partial / "bundle.toml").write_text(_toml(replace(bundle, hashes=hashes)), "utf-8")
-
-    shutil.rmtree(bundle.folder, ignore_errors=True)
-    partial.replace(bundle.folder)
-    return Bundle.load(bundle.folder)
+    (folder / "bundle.toml").write_text(_toml(replace(bundle, hashes=hashes)), "utf-8", "replace")
 
 
 def write_onnx(path: Path, network: Network, *, n_leads: int, n_samples: int) -> None:
@@ -167,7 +166,7 @@ def _check_onnx(path: Path, inputs: Mapping[str, torch.Tensor], expected: Sequen
 
 
 def _write_labels(path: Path, labels: tuple[Label, ...]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as lines:
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as lines:
         rows = csv.DictWriter(lines, [field.name for field in fields(Label)], lineterminator="\n")
         rows.writeheader()
         rows.writerows(asdict(label) for label in labels)

@@ -20,7 +20,7 @@ from ecgbatch.bundle import Bundle, Label, Parent
 from ecgbatch.errors import UsageError
 from ecgbatch.network import Network
 from ecgbatch.runtimes import eager
-from ecgbatch.train import calibrate, export, figures, probe, tuned_card
+from ecgbatch.train import calibrate, export, figures, place, probe, tuned_card
 from ecgbatch.train.arms import Arm, Budget, Known, Trunk, learn, on_all
 from ecgbatch.train.device import chosen
 from ecgbatch.train.figures import Figure
@@ -54,8 +54,9 @@ class Making:
             raise UsageError(
                 f"model {self.parent.name!r}: is a head on {self.parent.parent.name!r}; start from that one"
             )
-        if self.name == self.parent.name or not self.name or {"/", "\\"} & {*self.name}:
-            raise UsageError(f"name {self.name!r}, expected one that a folder can have and its parent has not")
+        place.require_name(self.name)
+        if self.name == self.parent.name:
+            raise UsageError(f"name {self.name!r}: its parent's, expected one of its own; give another --name")
         if self.n_folds < 2:
             raise UsageError(f"{self.n_folds} folds, expected at least 2")
 
@@ -99,7 +100,9 @@ def finetune(task: Task, making: Making, budget: Budget, out: Path, *, say: Call
 
     Raises:
         UsageError: too few patients for the folds.
+        OutputError: the bundle cannot be written there; known before anything is trained.
     """
+    place.require(out / making.name)
     trunk = trunk_in(making.parent)
     known = known_of(task, trunk)
     arm: Arm = "probe" if making.depth == "probe" else "finetune"

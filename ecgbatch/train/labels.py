@@ -23,15 +23,10 @@ import numpy as np
 import polars as pl
 
 from ecgbatch.errors import UsageError
+from ecgbatch.train.columns import CODES, NO_LABELS, PATIENT, RECORD, told
 
-__all__ = ["Labels", "columns_of", "labelled", "read"]
+__all__ = ["Labels", "columns_of", "labelled", "patients_of", "read"]
 
-_RECORD = ("record_id", "source_path", "path")
-_PATIENT = "patient_id"
-_CODES = ("scp_codes", "codes", "labels", "statements")
-"""Names by which a column of codes is known in a CSV file, where nothing else tells it from text."""
-_NO_LABELS = {"age", "sex", "gender", "fold", "fs_hz", "uv_per_count", "seconds", "n_samples", "device", "leads"}
-"""Columns that look like labels and are none, unless they are named as such."""
 _TRUTH = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
 _LONGEST = 20_000
 """Characters of a cell of codes; more is no list of codes."""
@@ -103,15 +98,17 @@ def read(
     frame = _table(path)
     named = [name for name in (record_column, patient_column, *label_columns) if name is not None]
     if missing := [name for name in named if name not in frame.columns]:
-        raise UsageError(f"{path}: no column {missing[0]!r}, expected one of {', '.join(frame.columns)}")
-    record_column = record_column or next((name for name in _RECORD if name in frame.columns), None)
+        is_headed = any(name in frame.columns for name in (*RECORD, PATIENT, *CODES))
+        doubt = "" if is_headed else "; is the first row one of names?"
+        raise UsageError(f"{path}: no column {missing[0]!r} among its {told(frame.columns)}{doubt}")
+    record_column = record_column or next((name for name in RECORD if name in frame.columns), None)
     if record_column is None:
-        raise UsageError(f"{path}: no column {' or '.join(map(repr, _RECORD))}; name one with --record-column")
+        raise UsageError(f"{path}: no column {' or '.join(map(repr, RECORD))}; name one with --record-column")
     record_ids = _record_ids(path, frame[record_column])
-    patient_column = patient_column or (_PATIENT if _PATIENT in frame.columns else None)
-    patients, n_without = _patients(frame[patient_column] if patient_column else None, record_ids)
+    patient_column = patient_column or (PATIENT if PATIENT in frame.columns else None)
+    patients, n_without = patients_of(frame[patient_column] if patient_column else None, record_ids)
 
-    free = [name for name in frame.columns if name not in {record_column, patient_column, *_RECORD}]
+    free = [name for name in frame.columns if name not in {record_column, patient_column, *RECORD}]
     columns = list(label_columns) or columns_of(frame.select(free), known_codes)
     if not columns:
         raise UsageError(f"{path}: no label, expected columns of 0 and 1 or a column of codes; name them with --label")
@@ -169,26 +166,29 @@ def _record_ids(path: Path, column: pl.Series) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _patients(column: pl.Series | None, record_ids: tuple[str, ...]) -> tuple[np.ndarray, int]:
-    """Whose each record is, str (record,), and how many records have no patient."""
+def patients_of(column: pl.Series | None, record_ids: Sequence[str]) -> tuple[np.ndarray, int]:
+    """Whose each record is, str (record,), and how many records have no patient: each of these is its own."""
     own = [f"record {record_id}" for record_id in record_ids]
     if column is None:
         return np.array(own), len(own)
-    known = column.cast(pl.String).to_list()
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+    text = column.cast(pl.String)
+    known = text.set(text.str.strip_chars() == "", None).to_list()
     patients = [name if patient is None else f"patient {patient}" for patient, name in zip(known, own, strict=True)]
     return np.array(patients), known.count(None)
 
 
 def columns_of(frame: pl.DataFrame, known_codes: Collection[str]) -> list[str]:
     """The columns that are labels by what they hold."""
-    lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List) and name not in _NO_LABELS]
-    listed = [name for name in lists if name in _CODES] or lists or [name for name in _CODES if name in frame.columns]
+    lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List) and name not in NO_LABELS]
+    listed = [name for name in lists if name in CODES] or lists or [name for name in CODES if name in frame.columns]
     if listed:
         return listed[:1]
     return [
         name
         for name in frame.columns
-        if name in known_codes or (name.lower() not in _NO_LABELS and _truth(frame[name]) is not None)
+        if name in known_codes or (name.lower() not in NO_LABELS and _truth(frame[name]) is not None)
     ]
 
 

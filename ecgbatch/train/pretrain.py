@@ -7,6 +7,7 @@ On the command line:
 `out` holds `split.parquet`, `checkpoint.safetensors`, `tensorboard/`, and at the end the bundle in a folder so named.
 """
 
+import os
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from ecgbatch.errors import UsageError
 from ecgbatch.network import Network, gflop_per_ecg
 from ecgbatch.record import INDEPENDENT_LEADS, LEADS, lead_name
 from ecgbatch.runtimes import eager
-from ecgbatch.train import calibrate, card, device, evaluation, export, processes, sources, split
+from ecgbatch.train import calibrate, card, device, evaluation, export, place, processes, sources, split
 from ecgbatch.train.cohort import Cohort, commonest
 from ecgbatch.train.evaluation import Evaluation
 from ecgbatch.train.labels import Labels
@@ -58,6 +59,8 @@ CLIP = 20.0
 N_POSITIVES = 20
 CHECKPOINT_S = 300.0
 VERSION = "1.0.0"
+_KEPT = ("checkpoint.safetensors", "split.parquet", "tensorboard")
+"""What stands beside the bundle."""
 GROUPS = ("sex", "age", "device", "device_model")
 """Columns of a cohort whose groups the card tells apart."""
 
@@ -92,16 +95,22 @@ def pretrain(
 
     Raises:
         UsageError: the cohort cannot be trained on, or `out` holds a training and `is_resumed` says otherwise.
+        OutputError: the bundle cannot be written there, which is known before anything is read or trained; or the
+            disk has become full.
     """
-    place = device.chosen(on, recipe.devices)
+    place.require_name(name)
+    if name in _KEPT:
+        raise UsageError(f"name {name!r}: what a training keeps beside its bundle is called so; give another --name")
+    where = device.chosen(on, recipe.devices)
     checkpoint = _checkpoint(out, is_resumed)
+    place.require(out / name)
     parts, spec = prepared(sources.read(data, labels=labels, columns=columns), leads, folds, recipe.seed, n_positives)
     parts.write(out / "split.parquet")
     if labels is not None and labels.n_without_patient:
         say(f"{labels.n_without_patient} labelled ECGs without a patient: each is taken for a patient of its own")
-    say(f"{_summary(parts)} · {place}")
-    if (n_train := int((parts.side == "train").sum())) < place.n:
-        raise UsageError(f"training: {n_train} ECGs to train on, expected one at least for each of {place.n} devices")
+    say(f"{_summary(parts)} · {where}")
+    if (n_train := int((parts.side == "train").sum())) < where.n:
+        raise UsageError(f"training: {n_train} ECGs to train on, expected one at least for each of {where.n} devices")
     train, choose = (Inputs(parts.of(side), spec) for side in ("train", "choose"))
 
     recipe = replace(recipe, data_sha256=parts.cohort.sha256, split_sha256=parts.sha256)
@@ -116,10 +125,10 @@ def pretrain(
     begin = partial(Training, arguments, recipe, facts=facts)
     from_ = checkpoint if is_resumed else None
     train_on = partial(_trained, begin, train, choose, out, checkpoint_s=checkpoint_s, from_=from_, say=say)
-    if place.n == 1:
-        training = train_on(place.fabric())
+    if where.n == 1:
+        training = train_on(where.fabric())
     else:
-        processes.launch(place.fabric(), train_on)
+        processes.launch(where.fabric(), train_on)
         training = begin()
         training.resume(checkpoint)
 
@@ -137,7 +146,7 @@ def pretrain(
             "folds": folds or ("the cohort's own" if parts.cohort.folds is not None else "by patient, stratified"),
             "n_positives": n_positives,
             **_facts(parts, training),
-            "device": str(place),
+            "device": str(where),
             "command": command,
         },
         hashes={},
@@ -265,13 +274,13 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def _checkpoint(out: Path, is_resumed: bool) -> Path:
-    """Where the training is kept, in a folder that exists."""
+    """Where the training is kept."""
     path = out / "checkpoint.safetensors"
-    if path.exists() and not is_resumed:
+    is_there = os.path.exists(path)  # noqa: PTH110  # Path.exists raises where it may not look
+    if is_there and not is_resumed:
         raise UsageError(f"{out}: holds a training, expected none; resume it or choose another folder")
-    if is_resumed and not path.exists():
+    if is_resumed and not is_there:
         raise UsageError(f"{out}: holds no training, expected one to resume")
-    out.mkdir(parents=True, exist_ok=True)
     return path
 
 

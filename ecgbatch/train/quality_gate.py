@@ -24,7 +24,7 @@ from ecgbatch.feed import host
 from ecgbatch.gate import WEIGHED
 from ecgbatch.quality import MEASURES, WORST_IS_LEAST
 from ecgbatch.record import INDEPENDENT_LEADS, Record
-from ecgbatch.train import quality_card
+from ecgbatch.train import place, quality_card, table
 
 __all__ = ["Judged", "cross_validated", "fit", "read", "train"]
 
@@ -47,7 +47,7 @@ class Judged:
     is_good: np.ndarray
     """bool (record,)"""
     patients: np.ndarray
-    """(record,): the record's own number where the patient is unknown."""
+    """(record,); a record whose patient is unknown is of one of its own."""
     has_patients: bool
     provenance: str
     sha256: str
@@ -58,12 +58,13 @@ def train(data: Path, out: Path) -> Path:
 
     Raises:
         UsageError: the file holds no judged ECGs.
+        OutputError: the folder cannot be written; known before anything is read.
     """
+    place.require_writable(out)
     judged = read(data)
     probabilities, baseline = cross_validated(judged, n_splits=N_SPLITS)
     weights, ridge = _chosen(judged.features, judged.is_good, judged.patients)
     middle_at = len(WEIGHED)
-    out.mkdir(parents=True, exist_ok=True)
     content = {
         "version": VERSION,
         "intercept": _rounded(weights[-1]),
@@ -77,10 +78,11 @@ def train(data: Path, out: Path) -> Path:
             "ecgbatch": version("ecgbatch"),
         },
     }
-    (out / "gate.toml").write_text(tomli_w.dumps(content), "utf-8")
     figures = quality_card.figures(judged.is_good, probabilities, judged.patients, baseline)
     card = quality_card.text(content, figures, has_patients=judged.has_patients, n_folds=N_FOLDS, n_splits=N_SPLITS)
-    (out / "CARD.md").write_text(card, "utf-8")
+    with place.writing(out):
+        (out / "gate.toml").write_text(tomli_w.dumps(content), "utf-8")
+        (out / "CARD.md").write_text(card, "utf-8")
     return out
 
 
@@ -97,19 +99,24 @@ def read(data: Path) -> Judged:
         raise UsageError(f"{data}: no readable Parquet file") from err
     if missing := [name for name in _COLUMNS if name not in frame.columns]:
         raise UsageError(f"{data}: no column {', '.join(missing)}")
-    if unknown := set(frame["quality"]) - {"acceptable", "unacceptable"}:
-        raise UsageError(f"{data}: quality {', '.join(map(repr, unknown))}, expected 'acceptable' or 'unacceptable'")
+    is_known = frame["quality"].is_in(["acceptable", "unacceptable"]).fill_null(False)
+    if n_unknown := int((~is_known).sum()):
+        raise UsageError(f"{data}: {n_unknown} ECGs of another quality than 'acceptable' and 'unacceptable'")
     measures = np.stack([_measures(row) for row in frame.select(_COLUMNS).iter_rows(named=True)])
     weighed = [MEASURES.index(name) for name in WEIGHED]
     has_patients = "patient_id" in frame.columns
     return Judged(
         features=quality.features(measures)[:, weighed + [len(MEASURES) + at for at in weighed]],
         is_good=(frame["quality"] == "acceptable").to_numpy(),
-        patients=frame["patient_id"].to_numpy() if has_patients else np.arange(len(frame)),
+        patients=_patients(frame["patient_id"]) if has_patients else np.arange(len(frame)),
         has_patients=has_patients,
         provenance=provenance,
         sha256=hashlib.sha256(data.read_bytes()).hexdigest(),
     )
+
+
+def _patients(column: pl.Series) -> np.ndarray:
+    return table.patients_of(column, [str(row) for row in range(len(column))])
 
 
 def cross_validated(judged: Judged, *, n_splits: int) -> tuple[np.ndarray, float]:

@@ -12,7 +12,7 @@ from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.train.cells import BINS, Cells
 from ecgbatch.train.metrics import JUDGED
 
-__all__ = ["Panel", "panels", "svg", "wilson", "write"]
+__all__ = ["Panel", "panels", "require_suffix", "svg", "wilson", "write"]
 
 _COLUMNS = 4
 _SIDE, _GAP, _HEAD = 150, 50, 30
@@ -45,6 +45,16 @@ def panels(
     return made
 
 
+def require_suffix(path: Path) -> None:
+    """Nothing, where `write` knows the suffix: better known before minutes of bootstrap are spent.
+
+    Raises:
+        UsageError: it is not `.svg`.
+    """
+    if path.suffix.lower() != ".svg":
+        raise UsageError(f"{path}: suffix {path.suffix!r}, expected '.svg'")
+
+
 def write(drawn: Sequence[Panel], path: Path) -> None:
     """Write the panels as `.svg`.
 
@@ -52,8 +62,7 @@ def write(drawn: Sequence[Panel], path: Path) -> None:
         UsageError: the suffix is another.
         OutputError: the file cannot be written.
     """
-    if path.suffix.lower() != ".svg":
-        raise UsageError(f"{path}: suffix {path.suffix!r}, expected '.svg'")
+    require_suffix(path)
     try:
         path.write_text(svg(drawn), "utf-8")
     except OSError as err:

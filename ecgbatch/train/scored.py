@@ -16,6 +16,7 @@ from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.facts import is_finished
 from ecgbatch.plan import Plan
 from ecgbatch.train import labels
+from ecgbatch.train.columns import told
 from ecgbatch.train.labels import Labels
 
 __all__ = ["GROUPS", "Scored", "read", "run_of"]
@@ -96,9 +97,9 @@ def read(
     )
     shared = [at for at, code in enumerate(codes) if code in known.codes]
     if not shared:
-        told = f"the table has {_some(known.codes)}, the model {_some(codes)}"
+        found = f"the table has {told(known.codes, 'label')}, the model {_some(codes)}"
         raise UsageError(
-            f"{table}: no label of model {chosen['name']!r}: {told}; name its columns by the model's codes"
+            f"{table}: no label of model {chosen['name']!r}: {found}; name its columns by the model's codes"
         )
     columns = [f"{chosen['name']}/{codes[at]}" for at in shared]
     scores, duplicates, rejects = _rows(run)

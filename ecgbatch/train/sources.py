@@ -105,7 +105,8 @@ def _beside(sources: Sequence[str], labels: Labels) -> Cohort:
     found = _rows(ecgs, labels)
     rows = np.flatnonzero(found >= 0)
     if not len(rows):
-        raise UsageError(f"none of {len(found)} ECGs has labels; the table's first record is {labels.record_ids[0]!r}")
+        first = "".join(f"; the first of them is {name!r}, expected it or its path" for name in ecgs.record_ids[:1])
+        raise UsageError(f"none of {len(found)} ECGs has labels{first} in the table")
     codes, targets = statements.with_superclasses(labels.codes, labels.is_positive)
     return Cohort(
         ecgs=ecgs,

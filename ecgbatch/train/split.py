@@ -11,7 +11,9 @@ import numpy as np
 import polars as pl
 
 from ecgbatch.errors import UsageError
+from ecgbatch.parts import partial_of
 from ecgbatch.train.cohort import Cohort
+from ecgbatch.train.place import writing
 
 __all__ = ["SHARES", "SIDES", "Split", "by_folds", "folds", "stratified"]
 
@@ -52,10 +54,14 @@ class Split:
         return digest.hexdigest()
 
     def write(self, path: Path) -> None:
-        """Write record_id, patient and side of each record; a kill leaves the whole file or none."""
-        partial = path.with_name(path.name + ".partial")
-        self._table().write_parquet(partial)
-        partial.replace(path)
+        """Write record_id, patient and side of each record; a kill leaves the whole file or none.
+
+        Raises:
+            OutputError: the disk is full or not writable.
+        """
+        with writing(path):
+            self._table().write_parquet(partial_of(path))
+            partial_of(path).replace(path)
 
     def _table(self) -> pl.DataFrame:
         return pl.DataFrame(

@@ -11,7 +11,7 @@ import polars as pl
 from ecgbatch import parts
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError, UsageError
-from ecgbatch.train import labels
+from ecgbatch.train import labels, place
 from ecgbatch.train.finetune import Making, probe_embeddings
 from ecgbatch.train.task import LEAST, Meaning
 
@@ -24,9 +24,10 @@ def probe_run(
     """Write the bundle of a probe of what a run stored, with the labels of a table.
 
     Raises:
-        OutputError: the run cannot be read.
+        OutputError: the run cannot be read, or the bundle cannot be written.
         UsageError: it holds no embedding of this model, or too few of its records have the label.
     """
+    place.require(out / making.name)
     stored = _stored(run, making.parent)
     listed = labels.read(table)
     targets = meaning.of_labels(str(table), listed)

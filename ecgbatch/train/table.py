@@ -1,8 +1,8 @@
 """A table of ECGs: one Parquet file with samples and labels.
 
-Its columns are `patient_id`, `fs_hz`, `uv_per_count`, `leads`, `samples` (int16, lead after lead), optionally
-`record_id` (or `ecg_id`) and `fold`, and labels as `labels.py` reads them. Its metadata may say under `provenance`
-where the ECGs come from.
+Its columns are `patient_id` (empty where it is not known), `fs_hz`, `uv_per_count`, `leads`, `samples` (int16, lead
+after lead), optionally `record_id` (or `ecg_id`) and `fold`, and labels as `labels.py` reads them. Its metadata may say
+under `provenance` where the ECGs come from.
 """
 
 import hashlib
@@ -19,8 +19,9 @@ from ecgbatch.errors import UsageError
 from ecgbatch.record import Reason, Record, Reject
 from ecgbatch.train import labels, statements
 from ecgbatch.train.cohort import Cohort
+from ecgbatch.train.columns import told
 
-__all__ = ["Table", "is_table", "read"]
+__all__ = ["Table", "is_table", "patients_of", "read"]
 
 _SIGNAL = ("fs_hz", "uv_per_count", "leads", "samples")
 _NAMES = ("record_id", "ecg_id")
@@ -112,7 +113,7 @@ def read(path: Path, *, columns: Sequence[str] = ()) -> Cohort:
     """
     schema = pq.read_schema(path)
     if missing := [name for name in ("patient_id", *columns) if name not in schema.names]:
-        raise UsageError(f"{path.name}: no column {', '.join(missing)}, expected some of {', '.join(schema.names)}")
+        raise UsageError(f"{path.name}: no column {', '.join(missing)} among its {told(schema.names)}")
     facts = pl.read_parquet(path, columns=[name for name in schema.names if name != "samples"], glob=False)
     ecgs = Table(path)
     codes, targets = _labelled(path, facts.drop("patient_id", *_SIGNAL, *_NAMES, strict=False), columns)
@@ -120,14 +121,30 @@ def read(path: Path, *, columns: Sequence[str] = ()) -> Cohort:
         ecgs=ecgs,
         rows=np.arange(len(facts)),
         record_ids=np.array(ecgs.record_ids),
-        patients=facts["patient_id"].cast(pl.String).to_numpy().astype(str),
+        patients=patients_of(facts["patient_id"], ecgs.record_ids),
         codes=codes,
         targets=targets,
-        folds=facts["fold"].cast(pl.Int64).to_numpy() if "fold" in facts.columns else None,
+        folds=_folds(path, facts["fold"]) if "fold" in facts.columns else None,
         columns=facts.select(name for name, kind in facts.schema.items() if not kind.is_nested()).drop("patient_id"),
         provenance=(schema.metadata or {}).get(b"provenance", b"not stated").decode(),
         sha256=ecgs.sha256,
     )
+
+
+def patients_of(column: pl.Series, record_ids: Sequence[str]) -> np.ndarray:
+    """Whose each ECG of a table is, str (record,); one of no known patient is of a patient of its own.
+
+    Where all are known, they are called as the table calls them: the hash of a split is of these names.
+    """
+    patients, n_without = labels.patients_of(column, record_ids)
+    return patients if n_without else column.cast(pl.String).to_numpy().astype(str)
+
+
+def _folds(path: Path, column: pl.Series) -> np.ndarray:
+    folds = column.cast(pl.Int64, strict=False)
+    if folds.null_count() > column.null_count():
+        raise UsageError(f"{path.name}: column fold holds other values than whole numbers")
+    return folds.to_numpy()
 
 
 def _labelled(path: Path, facts: pl.DataFrame, columns: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -14,6 +14,7 @@ from ecgbatch.feed import host
 from ecgbatch.record import Reason, Record, Reject
 from ecgbatch.train import labels, sources, table
 from ecgbatch.train.cohort import Cohort
+from ecgbatch.train.columns import told
 from ecgbatch.train.labels import Labels
 
 __all__ = ["LEAST", "Meaning", "Task", "read"]
@@ -59,8 +60,8 @@ class Meaning:
             return listed.is_positive[:, listed.codes.index(self.code)]
         if self.code in listed.groups.columns:
             return self.of_column(where, listed.groups[self.code])
-        known = ", ".join([*listed.codes, *listed.groups.columns])
-        raise UsageError(f"{where}: no label {self.code!r}, expected one of {known}")
+        known = told([*listed.codes, *listed.groups.columns], "label")
+        raise UsageError(f"{where}: no label {self.code!r} among its {known}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -106,7 +107,7 @@ class Task:
             UsageError: nothing is.
         """
         if name not in self.columns.columns:
-            raise UsageError(f"no column {name!r}, expected one of {', '.join(self.columns.columns)}")
+            raise UsageError(f"no column {name!r} among {told(self.columns.columns)}")
         return self.columns[name]
 
 
@@ -187,7 +188,7 @@ def _alone(given: Sequence[str], meaning: Meaning) -> tuple[Cohort, pl.DataFrame
         ecgs=ecgs,
         rows=np.arange(len(facts)),
         record_ids=np.array(ecgs.record_ids),
-        patients=facts["patient_id"].cast(pl.String).to_numpy().astype(str),
+        patients=table.patients_of(facts["patient_id"], ecgs.record_ids),
         codes=(meaning.code,),
         targets=meaning.of_column(path.name, facts[meaning.code])[:, None],
         folds=None,

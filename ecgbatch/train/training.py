@@ -12,7 +12,7 @@ Of three or more, a resumed training may end in other last bits: DDP sums in ano
 import copy
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,14 +20,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ecgbatch.errors import UsageError
+from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.network import Network
+from ecgbatch.parts import cause, partial_of
 from ecgbatch.plan import sync
 from ecgbatch.train import augment, metrics
+from ecgbatch.train.place import writing
 from ecgbatch.train.stream import Inputs, Stream
 
 __all__ = ["Recipe", "Training", "predict"]
@@ -79,36 +81,28 @@ class Training:
         network_arguments: Mapping[str, Any],
         recipe: Recipe,
         *,
-        initial: Mapping[str, Tensor] | None = None,
-        trainable: Sequence[str] = ("",),
         fabric: Fabric | None = None,
         build: Callable[..., Network] = Network,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin with `initial` weights of the network that `build` makes of the arguments, random ones by default.
+        """Begin with random weights of the network that `build` makes of the arguments.
 
-        Only parameters whose name begins with one of `trainable` change; normalisation in what does not keeps its
-        statistics. `fabric` says on what device and in what precision; on a CPU in float32 by default. `facts` are kept
-        in the checkpoint: what else must be known to use its weights.
+        `fabric` says on what device and in what precision; on a CPU in float32 by default. `facts` are kept in the
+        checkpoint: what else must be known to use its weights.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.network = build(**network_arguments)
-        if initial is not None:
-            self.network.load_state_dict(initial)
-        for name, weights in self.network.named_parameters():
-            weights.requires_grad_(name.startswith(tuple(trainable)))
         # Channels last is twice as fast in bfloat16 on a CPU.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.build = build
         self.facts = {"network": dict(network_arguments), **(facts or {})}
         self.network_arguments = dict(network_arguments)
         self.recipe = recipe
-        self.trainable = list(trainable)
         self.fabric = fabric or Fabric(accelerator="cpu", devices=1, precision="32-true")
-        changing = [weights for weights in self.network.parameters() if weights.requires_grad]
+        weights = self.network.parameters()
         self.module, self.optimiser = self.fabric.setup(
-            self.network, torch.optim.AdamW(changing, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+            self.network, torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         )
         self.average = _copy(self.network.state_dict())
         self.best = _copy(self.average)
@@ -161,9 +155,6 @@ class Training:
 
     def _step(self, x: Tensor, y: Tensor, positive_weight: Tensor | None) -> float:
         self.network.train()
-        for layer in self.network.modules():
-            if isinstance(layer, nn.BatchNorm2d) and not layer.weight.requires_grad:
-                layer.eval()
         logits, _ = self.module(x)
         is_known = ~y.isnan()  # of two records that were mixed, both are
         loss = nn.functional.binary_cross_entropy_with_logits(
@@ -187,7 +178,7 @@ class Training:
 
     def _share_statistics(self) -> None:
         """Keep the mean over all devices of what each normalisation has seen on its own."""
-        layers = [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d) and layer.training]
+        layers = [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d)]
         seen = [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var) if tensor is not None]
         if seen:
             mean = self._over_devices("mean", torch.cat(seen))
@@ -224,10 +215,14 @@ class Training:
 
     def _made(self) -> dict[str, Any]:
         """All that the outcome depends on; equal for two trainings that end alike."""
-        return {**self.network_arguments, **asdict(self.recipe), "trainable": self.trainable}
+        return {**self.network_arguments, **asdict(self.recipe)}
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint; a kill leaves either the old one or the new one."""
+        """Write the checkpoint; a kill leaves either the old one or the new one.
+
+        Raises:
+            OutputError: the disk is full or not writable; the old one stays.
+        """
         tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average/{name}": value for name, value in self.average.items()}
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
@@ -240,33 +235,45 @@ class Training:
             "step": self.step,
             "loss": self.loss,
         }
-        partial = path.with_name(path.name + ".partial")
+        partial = partial_of(path)
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        save_file(contiguous, partial, metadata={name: json.dumps(value) for name, value in state.items()})
-        sync(partial)
-        partial.replace(path)
+        with writing(path):
+            save_file(contiguous, partial, metadata={name: json.dumps(value) for name, value in state.items()})
+            sync(partial)
+            partial.replace(path)
 
     def resume(self, path: Path) -> None:
         """Take over the state of a checkpoint.
 
         Raises:
             UsageError: it is of another network, recipe or cohort.
+            OutputError: it cannot be read, or is damaged.
         """
-        device = self.fabric.device
-        with safe_open(path, "pt") as file:
-            facts = file.metadata()
-            tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118  # no mapping
-        made = {"devices": 1, **json.loads(facts["made"])}  # one that names no devices is of one
+        state, kept = _kept(path)
+        tensors = {name: tensor.to(self.fabric.device) for name, tensor in kept.items()}
+        made = {"devices": 1, **state["made"]}  # one that names no devices is of one
         if other := [f"{key} {value!r}" for key, value in self._made().items() if made.get(key) != value]:
             raise UsageError(f"{path.name}: not a training with {', '.join(other)}; resume it as it was begun")
-        self.history, self.step, self.loss = (json.loads(facts[name]) for name in ("history", "step", "loss"))
+        self.history, self.step, self.loss = (state[name] for name in ("history", "step", "loss"))
         self.network.load_state_dict(_part(tensors, "network/"))
         self.average, self.best = _part(tensors, "average/"), _part(tensors, "best/")
-        state: dict[int, dict[str, Tensor]] = {}
+        moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _part(tensors, "adam/").items():
             at, moment = name.split("/")
-            state.setdefault(int(at), {})[moment] = value
-        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+            moments.setdefault(int(at), {})[moment] = value
+        self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
+
+
+def _kept(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a checkpoint says of the training, and its tensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            state = {name: json.loads(facts[name]) for name in ("made", "history", "step", "loss")}
+            return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    except (OSError, SafetensorError, KeyError, ValueError) as err:
+        found = f"{path}: cannot be read ({cause(err)}), expected the checkpoint of a training"
+        raise OutputError(f"{found}; begin anew in another folder") from err
 
 
 def one_cycle(progress: float) -> float:

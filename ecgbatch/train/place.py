@@ -1,0 +1,122 @@
+"""The folder that a bundle is written to: a new one or another bundle's, known before a training, never half full.
+
+OUT/.NAME.partial   the bundle, until it is whole
+OUT/.NAME.old       the one that it replaces, for the moment of the two renames
+OUT/NAME            either of them
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import polars as pl
+from safetensors import SafetensorError
+
+from ecgbatch import parts
+from ecgbatch.bundle import is_bundle
+from ecgbatch.errors import OutputError, UsageError
+from ecgbatch.plan import sync
+
+__all__ = ["filled", "require", "require_name", "require_writable", "writing"]
+
+
+def require_name(name: str) -> None:
+    """Nothing, where a folder in another one can be called so.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if name in ("", ".", "..") or {"/", "\\"} & {*name}:
+        raise UsageError(f"name {name!r}, expected one that a folder can have; give another --name")
+
+
+def require(folder: Path) -> None:
+    """Nothing, where a bundle can be written to that folder: better known before hours are spent.
+
+    Raises:
+        OutputError: it is there and is no bundle, or the one that it lies in cannot be written.
+    """
+    _require_bundle(folder)
+    require_writable(folder.parent, name=folder.name)
+
+
+def require_writable(folder: Path, *, name: str = "probe") -> None:
+    """Make a folder where there is none, and see that something of that name can be written in it.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    parts.made(folder)
+    with writing(folder):
+        Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder)).rmdir()
+
+
+@contextmanager
+def filled(folder: Path) -> Iterator[Path]:
+    """A folder to write a bundle to, which takes its place at the end, and is removed where something goes wrong.
+
+    A bundle that is there makes way; a kill leaves that one whole, or the new one.
+
+    Raises:
+        OutputError: `folder` is there and is no bundle, or cannot be written.
+    """
+    require(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        with writing(folder):
+            _remove(partial)
+            partial.mkdir()
+            yield partial
+            for path in (*partial.iterdir(), partial):
+                sync(path)
+            _take_place(partial, folder)
+    finally:
+        _remove(partial)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Have what goes wrong while a file or folder is written be one line, and leave no partial file.
+
+    Raises:
+        OutputError: the disk is full or not writable.
+    """
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError, SafetensorError) as err:
+        with suppress(OSError):
+            parts.partial_of(path).unlink()
+        raise OutputError(f"{path}: cannot be written: {parts.cause(err)}") from err
+
+
+def _require_bundle(folder: Path) -> None:
+    if os.path.lexists(folder) and not is_bundle(folder):
+        found = f"{folder}: is there and is no bundle, expected a new folder or a bundle to replace"
+        raise OutputError(f"{found}; give another --name or --out")
+
+
+def _take_place(partial: Path, folder: Path) -> None:
+    _require_bundle(folder)  # once more: whoever made it since would lose it
+    old = folder.with_name(f".{folder.name}.old")
+    _remove(old)  # of a kill
+    if os.path.lexists(folder):
+        folder.rename(old)
+    try:
+        partial.rename(folder)
+    except OSError:
+        with suppress(FileNotFoundError):
+            old.rename(folder)
+        raise
+    sync(folder.parent)
+    _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, or a link to one but not what it leads to."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
