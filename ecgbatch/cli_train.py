@@ -54,6 +54,10 @@ def evaluate_command(
         from ecgbatch.train.calibrate import Rule
 
         rule = Rule.parsed(threshold) if threshold else None
+        if out:
+            evaluation_card.require_suffix(out)
+        if plot:
+            reliability.require_suffix(plot)
         found = scored.read(
             run,
             labels,

@@ -488,6 +488,14 @@ def test_a_suffix_is_refused_without_anything_to_write(tmp_path, where, name):
         where.require_suffix(tmp_path / good)
 
 
+@pytest.mark.parametrize(("option", "name"), [("--out", "report.txt"), ("--plot", "plot.png")], ids=["report", "plot"])
+def test_a_wrong_suffix_is_told_before_anything_is_read(tmp_path, option, name):
+    done = invoke("evaluate", tmp_path / "gone", tmp_path / "gone.csv", option, tmp_path / name)
+
+    assert done.exit_code == 2
+    assert "suffix" in done.stderr
+
+
 def test_a_folder_that_is_no_run_is_refused(run, tmp_path):
     done = invoke("evaluate", tmp_path, table_of(run, tmp_path / "labels.csv"))
 
