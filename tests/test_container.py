@@ -251,6 +251,25 @@ def test_arrays_in_a_tar_share_their_layout_without_another_pass(tmp_path, monke
         assert len(passes) - before <= 4
 
 
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+@pytest.mark.parametrize("is_resumed", [False, True], ids=["just-listed", "gone-on-with"])
+def test_what_a_cut_tar_does_not_hold_costs_no_pass_each(tmp_path, ecg, rng, monkeypatch, name, is_resumed):
+    header = synth.wfdb_files(ecg, "w")["w.hea"]
+    headers = [(f"{at}.hea", header.replace(b"w.dat", b"%d.dat" % at)) for at in range(40)]
+    others = [(f"cut{at}.hea", header.replace(b"w.dat", b"cut.dat")) for at in range(10)]
+    path = pack(tmp_path / name, [*headers, *others, ("cut.dat", rng.bytes(100_000))])
+    path.write_bytes(path.read_bytes()[:-60_000])
+    entries = scan(path)
+    if is_resumed:
+        container._opened.cache_clear()
+    passes = []
+    begun = container._tar
+    monkeypatch.setattr(container, "_tar", lambda plain: passes.append(1) or begun(plain))
+
+    assert [batch.read(entry).reason for entry in entries[:-1]] == [Reason.TRUNCATED] * 50
+    assert len(passes) <= 4
+
+
 def test_a_pipe_named_as_an_archive_does_not_hold_up_the_plan(tmp_path):
     for name in ("a.zip", "a.tar", "a.h5"):
         os.mkfifo(tmp_path / name)
