@@ -190,8 +190,7 @@ class Tar:
                 if _is_shared(member):
                     self._keep(member, found)
             elif not _is_shared(member):
-                del self._passed[member]
-                self._passed_bytes -= len(found) if isinstance(found, bytes) else 0
+                self._drop(member)
         if isinstance(found, RecordError):
             raise RecordError(found.reason, found.detail)
         return found
@@ -212,11 +211,14 @@ class Tar:
         return last
 
     def _keep(self, name: str, content: bytes | RecordError) -> None:
+        self._drop(name)
         self._passed[name] = content
-        self._passed_bytes += len(content) if isinstance(content, bytes) else 0
+        self._passed_bytes += _n_bytes(content)
         while self._passed_bytes > _PASSED_BYTES:
-            _, oldest = self._passed.popitem(last=False)
-            self._passed_bytes -= len(oldest) if isinstance(oldest, bytes) else 0
+            self._drop(next(iter(self._passed)))
+
+    def _drop(self, name: str) -> None:
+        self._passed_bytes -= _n_bytes(self._passed.pop(name, b""))
 
     def _from_start(self, wanted: Callable[[str], bool] = lambda _: True) -> Iterator[tuple[str, bytes | RecordError]]:
         """Each regular file's name, and its content or why there is none."""
@@ -239,6 +241,10 @@ class Tar:
             raise RecordError(*_CUT) from err
         except OSError as err:  # of the disk: what it says now it may not say again
             raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be read") from err
+
+
+def _n_bytes(content: bytes | RecordError) -> int:
+    return len(content) if isinstance(content, bytes) else 0
 
 
 def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes | RecordError:

@@ -270,6 +270,14 @@ def test_what_a_cut_tar_does_not_hold_costs_no_pass_each(tmp_path, ecg, rng, mon
     assert len(passes) <= 4
 
 
+def test_what_is_passed_twice_is_counted_once(tmp_path):
+    tar = container.opened(str(pack(tmp_path / "a.tar", ((f"{at}.txt", bytes(1000)) for at in range(5)))))
+    for _ in range(3):
+        tar.read("4.txt", Reason.UNREADABLE)  # the last one: to ask for it again is to pass all others again
+
+    assert tar._passed_bytes == sum(map(len, tar._passed.values())) == 4000
+
+
 def test_a_pipe_named_as_an_archive_does_not_hold_up_the_plan(tmp_path):
     for name in ("a.zip", "a.tar", "a.h5"):
         os.mkfifo(tmp_path / name)
