@@ -197,6 +197,7 @@ def _owners(
 
 def _behind(source: str, companions: Companions) -> Iterator[Entry]:
     """The entries behind a URL, as `_walk` lists those of a folder."""
+    remote.require_plain(source)
     top = source.rstrip("/")
     place = remote.reached(top)
     own = place.stamp_of(top)
@@ -211,9 +212,9 @@ def _behind(source: str, companions: Companions) -> Iterator[Entry]:
         names = [name for name in files if _is_header(name)]
         owned = remote.POOL.map(lambda name, at=relative: _behind_header(f"{top}/{at}{name}", companions), names)
         for name, belongings in _owners(list(files), dict(zip(names, owned, strict=True)), companions):
-            stamps = [files[other] for other in (name, *belongings) if other in files]
-            url = f"{top}/{relative}{name}"
-            yield Entry(relative + name, url, sum(n for n, _ in stamps), max(modified for _, modified in stamps))
+            stamps = [stamp for other in (name, *belongings) if (stamp := files.get(other))]
+            stamped = (sum(n for n, _ in stamps), max(at for _, at in stamps)) if files[name] else (None, None)
+            yield Entry(relative + name, f"{top}/{relative}{name}", *stamped)
 
 
 def _behind_header(url: str, companions: Companions) -> Sequence[str]:

@@ -88,6 +88,13 @@ def files(ecg) -> dict[str, bytes]:
     return {"a/1.xml": synth.muse_xml(ecg), "a/2.xml": b"junk", "c.xml": synth.muse_xml(ecg), **wfdb}
 
 
+def filled(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
 def scan(*sources: Path | str) -> list[Entry]:
     return list(archive.scan(sources, companions=formats.companions, skip=Path("/nonexistent")))
 
@@ -98,9 +105,7 @@ def rejected(entries: Sequence[Entry]) -> list[Reason]:
 
 def test_a_bucket_is_listed_as_the_same_folder_would_be(stores, files, tmp_path):
     url, _ = stores(files)
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(content)
+    filled(tmp_path, files)
 
     assert [(entry.record_id, entry.n_bytes) for entry in scan(url)] == [
         (entry.record_id, entry.n_bytes) for entry in scan(tmp_path)
@@ -110,9 +115,7 @@ def test_a_bucket_is_listed_as_the_same_folder_would_be(stores, files, tmp_path)
 
 def test_a_bucket_gives_the_scores_of_the_same_folder(stores, files, tmp_path, tiny_bundle):
     url, _ = stores(files)
-    for name, content in files.items():
-        (tmp_path / "archive" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "archive" / name).write_bytes(content)
+    filled(tmp_path / "archive", files)
     for run, source in (("far", url), ("near", tmp_path / "archive")):
         tally = score.run([source], tmp_path / run, [tiny_bundle], score.Options())
         assert (tally.n_scored, tally.n_rejected) == (3, 1)
@@ -157,7 +160,9 @@ def test_objects_that_are_gone_or_too_large_are_rejects(stores, files):
     [
         ("s3://no-such-bucket", "no such file or folder|cannot be looked at"),
         ("s3://key:secret@bucket/a", "credentials"),
+        ("s3://:secret@bucket", "credentials"),
         ("s3://bucket/a?secret_key=secret", "credentials"),
+        ("s3://bucket?secret_key=secret", "credentials"),
         ("nowhere://a/b", "no place that can be reached"),
     ],
 )
@@ -166,6 +171,12 @@ def test_a_place_that_cannot_be_had_is_one_clear_line(stores, url, message):
         scan(url)
     assert "secret" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_secret_in_a_url_reaches_no_plan(scored, tmp_path):
+    with pytest.raises(ArchiveError, match="credentials"):
+        scored("s3://key:secret@bucket/a")
+    assert not (tmp_path / "run").exists()
 
 
 def test_any_other_url_is_read_by_fsspec(files, ecg):
@@ -177,6 +188,39 @@ def test_any_other_url_is_read_by_fsspec(files, ecg):
 
     assert [entry.record_id for entry in entries] == ["1.xml", "2.xml", "b/w.hea"]
     assert [isinstance(batch.read(entry), Record) for entry in entries] == [True, False, True]
+
+
+@pytest.fixture
+def odd(ecg) -> dict[str, bytes]:
+    """ECGs whose names have a meaning in a URL, a pattern or a shell."""
+    names = ("a?b=c.xml", "a#b.xml", "a%20b.xml", "a b.xml", "a[1]{2}.xml", "a@b:c.xml", "d?e#/*.xml")
+    wfdb = {f"d?e#/{name}": content for name, content in synth.wfdb_files(ecg, "w", n_files=2).items()}
+    return {name: synth.muse_xml(ecg) for name in names} | wfdb
+
+
+ODD = ["a b.xml", "a#b.xml", "a%20b.xml", "a?b=c.xml", "a@b:c.xml", "a[1]{2}.xml", "d?e#/*.xml", "d?e#/w.hea"]
+
+
+@pytest.mark.parametrize("place", ["s3", "memory"])
+def test_a_name_of_any_characters_is_listed_planned_and_scored(request, odd, scored, place):
+    if place == "s3":
+        url, _ = request.getfixturevalue("stores")(odd)
+    else:
+        pytest.importorskip("fsspec").filesystem("memory").pipe({f"/odd/{name}": odd[name] for name in odd})
+        url = "memory://odd"
+    tally, scores, _ = scored(url)
+
+    assert (tally.n_scored, tally.n_rejected) == (len(ODD), 0)
+    assert scores["record_id"].to_list() == ODD
+    assert scores["source_path"].to_list() == [f"{url}/{name}" for name in ODD]
+
+
+def test_objects_that_no_path_reaches_are_a_reject_a_folder(stores, ecg):
+    url, _ = stores({name: synth.muse_xml(ecg) for name in ("a//1.xml", "a//2.xml", "//3.xml", "a/4.xml", "5.xml")})
+    entries = scan(url)
+
+    assert [entry.record_id for entry in entries] == ["/", "5.xml", "a/4.xml", "a//"]
+    assert rejected(entries) == [Reason.UNREADABLE] * 2
 
 
 def test_a_store_that_is_away_for_a_moment_is_asked_again(tmp_path, ecg, monkeypatch):
