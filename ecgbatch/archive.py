@@ -198,7 +198,8 @@ def _owners(
 def _behind(source: str, companions: Companions) -> Iterator[Entry]:
     """The entries behind a URL, as `_walk` lists those of a folder."""
     remote.require_plain(source)
-    top = source.rstrip("/")
+    scheme, _, rest = source.partition("://")
+    top = f"{scheme}://{rest.rstrip('/')}"
     place = remote.reached(top)
     own = place.stamp_of(top)
     if own:

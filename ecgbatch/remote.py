@@ -24,6 +24,8 @@ POOL = ThreadPoolExecutor(32, thread_name_prefix="remote")
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 _PLACE = re.compile(_URL.pattern + "[^/]*")
+_SECRET = re.compile(_URL.pattern + r"[^/:[]*:(?!\d*(?:/|$))[^@]*@")
+"""A user and a password or key, in which there may be a slash; not a host and its port, with an `@` in what follows."""
 _ARROW = ("s3", "gs", "gcs", "hdfs")
 _PAUSES_S = (0.25, 0.5, 1.0)
 """Between attempts at what failed; the stores' own clients try again too."""
@@ -48,7 +50,7 @@ class Remote:
         try:
             scheme = base.partition("://")[0]
             self._files, root = fs.FileSystem.from_uri(base) if scheme in _ARROW else _by_fsspec(base)
-        except (OSError, ValueError, ArrowException) as err:
+        except (OSError, ValueError, ImportError, ArrowException) as err:
             raise ArchiveError(f"{base}: no place that can be reached: {_line(err)}") from err
         self._root = root.rstrip("/")
 
@@ -116,7 +118,7 @@ class Remote:
             raise RecordError(Reason.UNREADABLE, detail) from err
 
     def _path(self, url: str) -> str:
-        return self._root + url.removeprefix(self._base).rstrip("/")
+        return (self._root + url.removeprefix(self._base)).rstrip("/") or "/"
 
     def _read(self, url: str) -> tuple[bytes, Stamp]:
         stamp = self.stamp(url)
@@ -179,8 +181,7 @@ def require_plain(source: str) -> None:
     Raises:
         ArchiveError: it holds credentials or options.
     """
-    found = _PLACE.match(source)
-    if (found and "@" in found[0]) or "?" in source:
+    if _SECRET.match(source) or "?" in source:
         scheme = source.partition("://")[0]
         raise ArchiveError(f"{scheme}://…: credentials or options in the URL, expected them in the environment")
 
@@ -207,7 +208,7 @@ def _by_fsspec(base: str) -> tuple[fs.FileSystem, str]:
         import fsspec
     except ModuleNotFoundError:
         raise MissingExtraError(f"{base.partition('://')[0]}://", "remote") from None
-    files, root = fsspec.core.url_to_fs(base)
+    files, root = fsspec.core.url_to_fs(f"{base}/")  # what `file://` alone names is the current folder
     return fs.PyFileSystem(fs.FSSpecHandler(files)), root
 
 
