@@ -2,16 +2,19 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
 from ecgbatch import _kernels, container, formats, remote
 from ecgbatch.errors import ArchiveError, RecordError
-from ecgbatch.formats import pack
+from ecgbatch.formats import pack, wfdb_header
 from ecgbatch.record import MAX_BYTES, Reason
 
 __all__ = ["Companions", "Entry", "Files", "read", "scan", "stamp"]
@@ -19,12 +22,26 @@ __all__ = ["Companions", "Entry", "Files", "read", "scan", "stamp"]
 _ENCODING = sys.getfilesystemencoding()
 
 _ALONE = (".hea", ".xml", ".dcm", ".scp", ".zip", ".tar", ".gz", ".tgz", ".h5", ".hdf5", ".parquet")
+"""Entries by themselves, whatever header names them: no signal file of WFDB is called so."""
+_CONTAINERS = (".edf", ".bdf", ".rec", ".ecg", ".mwf", ".mfer", ".npy", ".csv", ".mat")
+"""Entries by themselves too, unless a header says where in them the samples begin, as the CinC challenges' do."""
+
+_OFFSET = re.compile(r"[\dx:]+\+0*[1-9]")
 
 Companions = Callable[[bytes, str], Sequence[str]]
 """Given a file's content and name: names of the files beside it that belong to the same record.
 
 While a source is listed, only a `.hea` is read for it; any other file is asked about by its name, with no content.
 """
+
+
+class _Header(NamedTuple):
+    """What a `.hea` says of the files beside it."""
+
+    belongings: Sequence[str]
+    """Those that it names."""
+    owned: Sequence[str]
+    """Those of them that are no entries of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +172,7 @@ def _listed(source: Path, companions: Companions, skip: Path) -> Iterator[tuple[
     elif source.suffix.lower() in (".csv", ".parquet") and not _many(os.path.abspath(source)):
         yield from _manifest(source, companions)
     else:
-        yield source.name, os.path.abspath(source), _belongings(str(source), source.name, companions)
+        yield source.name, os.path.abspath(source), _belongings(Files(str(source)), companions)
 
 
 def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str, str, Sequence[str]]]:
@@ -178,21 +195,21 @@ def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str,
             yield from ((relative + name, os.path.join(folder, name), ()) for name in parts)
             continue
         folders.extend(f"{relative}{name}/" for name in reversed(inner))
-        headers = {name: _belongings(folder + "/" + name, name, companions) for name in files if _is_header(name)}
+        headers = {name: _header(Files(f"{folder}/{name}"), companions) for name in files if _is_header(name)}
         for name, belongings in _owners(files, headers, companions):
             yield relative + name, os.path.join(folder, name), belongings
 
 
 def _owners(
-    files: Sequence[str], headers: Mapping[str, Sequence[str]], companions: Companions
+    files: Sequence[str], headers: Mapping[str, _Header], companions: Companions
 ) -> Iterator[tuple[str, Sequence[str]]]:
-    """The files of a folder that belong to no other, and those that belong to them; `headers` own what they name."""
-    signals = {name for names in headers.values() for name in names if not _stands_alone(name)}
+    """The files of a folder that belong to no other, and those that belong to them."""
+    signals = {name for header in headers.values() for name in header.owned}
     others = {name: companions(b"", name) for name in files if name not in signals and name not in headers}
     owned = signals | {name for names in others.values() for name in names}
     for name in files:
         if name in headers or name not in owned:  # a header stays an entry, whatever names it
-            yield name, headers[name] if name in headers else others[name]
+            yield name, headers[name].belongings if name in headers else others[name]
 
 
 def _behind(source: str, companions: Companions) -> Iterator[Entry]:
@@ -203,7 +220,8 @@ def _behind(source: str, companions: Companions) -> Iterator[Entry]:
     place = remote.reached(top)
     own = place.stamp_of(top)
     if own:
-        yield Entry(top.rpartition("/")[2], top, *remote.RemoteFiles(top).stamp(_behind_header(top, companions)))
+        one = remote.RemoteFiles(top)
+        yield Entry(one.name, top, *one.stamp(_belongings(one, companions)))
         return
     folders = [""]
     while folders:
@@ -211,20 +229,12 @@ def _behind(source: str, companions: Companions) -> Iterator[Entry]:
         files, inner = place.listed(f"{top}/{relative}")
         folders.extend(f"{relative}{name}/" for name in reversed(inner))
         names = [name for name in files if _is_header(name)]
-        owned = remote.POOL.map(lambda name, at=relative: _behind_header(f"{top}/{at}{name}", companions), names)
-        for name, belongings in _owners(list(files), dict(zip(names, owned, strict=True)), companions):
+        there = (remote.RemoteFiles(f"{top}/{relative}{name}") for name in names)
+        headers = remote.POOL.map(lambda header: _header(header, companions), there)
+        for name, belongings in _owners(list(files), dict(zip(names, headers, strict=True)), companions):
             stamps = [stamp for other in (name, *belongings) if (stamp := files.get(other))]
             stamped = (sum(n for n, _ in stamps), max(at for _, at in stamps)) if files[name] else (None, None)
             yield Entry(relative + name, f"{top}/{relative}{name}", *stamped)
-
-
-def _behind_header(url: str, companions: Companions) -> Sequence[str]:
-    """What belongs to the file at a URL."""
-    files = remote.RemoteFiles(url)
-    try:
-        return companions(files.read(files.name) if _is_header(files.name) else b"", files.name)
-    except RecordError:
-        return ()  # it will be a reject with this reason when its turn comes
 
 
 def _members(record_id: str, path: str, companions: Companions) -> Iterator[Entry]:
@@ -239,11 +249,12 @@ def _members(record_id: str, path: str, companions: Companions) -> Iterator[Entr
         for name, header in archive.members(_is_header):
             names.append(name)
             folder, slash, own = name.rpartition("/")
-            owned.update([folder + slash + other for other in companions(header, own)])
+            names_owned = _told(header, own, companions).owned if _is_header(own) else companions(b"", own)
+            owned.update([folder + slash + other for other in names_owned])
     except RecordError:
         is_whole = False
     for name in names:
-        if name not in owned or _stands_alone(name):
+        if name not in owned:
             yield Entry(f"{record_id}#{name}", path, *stamped, name)
     if not names or not is_whole:
         yield Entry(record_id, path, *stamped)
@@ -285,20 +296,39 @@ def _identity(folder: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _stands_alone(name: str) -> bool:
-    """Whether a file stays an entry, whatever header names it: no signal of WFDB is called so."""
-    return name.lower().endswith(_ALONE)
-
-
 def _is_header(name: str) -> bool:
     return name.lower().endswith(".hea")
 
 
-def _belongings(path: str, name: str, companions: Companions) -> Sequence[str]:
+def _belongings(files: Files | remote.RemoteFiles, companions: Companions) -> Sequence[str]:
+    """Names of the files that belong to the entry whose `files` these are."""
+    return _header(files, companions).belongings if _is_header(files.name) else companions(b"", files.name)
+
+
+def _header(files: Files | remote.RemoteFiles, companions: Companions) -> _Header:
     try:
-        return companions(read(path) if _is_header(name) else b"", name)
+        return _told(files.read(files.name), files.name, companions)
     except RecordError:
-        return ()  # it will be a reject with this reason when its turn comes
+        return _Header((), ())  # it will be a reject with this reason when its turn comes
+
+
+def _told(raw: bytes, name: str, companions: Companions) -> _Header:
+    """What the content of a header says."""
+    named = companions(raw, name)
+    owned = [other for other in named if not other.lower().endswith(_ALONE)]
+    if any(other.lower().endswith(_CONTAINERS) for other in owned):
+        begun = _begun_within(raw)
+        owned = [other for other in owned if other in begun or not other.lower().endswith(_CONTAINERS)]
+    return _Header(named, owned)
+
+
+def _begun_within(raw: bytes) -> set[str]:
+    """The files of which a header says how many bytes precede the samples."""
+    if (header := wfdb_header.parse(raw)) is None:
+        return set()
+    lines = iter(header.layout.split("\n"))
+    runs = [(name, list(islice(lines, n))) for name, n in zip(header.files, header.n_signals, strict=True)]
+    return {name for name, stated in runs if any(_OFFSET.match(line) for line in stated)}
 
 
 def _manifest(source: Path, companions: Companions) -> Iterator[tuple[str, str, Sequence[str]]]:
@@ -326,4 +356,4 @@ def _manifest(source: Path, companions: Companions) -> Iterator[tuple[str, str, 
             raise ArchiveError(f"{source}: {listed!r} is a file listed before, expected every file once")
         seen.add(os.path.normpath(path))
         record_id = os.path.relpath(path, folder) if path.startswith(folder + "/") else path
-        yield record_id, path, _belongings(path, os.path.basename(path), companions)
+        yield record_id, path, _belongings(Files(path), companions)

@@ -7,23 +7,40 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from numpy.testing import assert_array_equal
 
 from ecgbatch import archive, formats, synth
 from ecgbatch.archive import Entry
 from ecgbatch.errors import ArchiveError, OutputError, RecordError
 from ecgbatch.feed import batch
 from ecgbatch.plan import Plan
-from ecgbatch.record import MAX_BYTES, Reason, Reject
+from ecgbatch.record import MAX_BYTES, Reason, Record, Reject
 
 SETTINGS = {"shard_size": 4, "source": ["x"]}
 
 
-def scan(*sources: Path, skip: Path = Path("/nonexistent")) -> list[Entry]:
+def scan(*sources: Path | str, skip: Path = Path("/nonexistent")) -> list[Entry]:
     return list(archive.scan(sources, companions=formats.companions, skip=skip))
 
 
-def ids(*sources: Path, **options: Path) -> list[str]:
+def ids(*sources: Path | str, **options: Path) -> list[str]:
     return [entry.record_id for entry in scan(*sources, **options)]
+
+
+def placed(tmp_path: Path, place: str, files: dict[str, bytes]) -> Path | str:
+    """A source that holds the files: a folder, a zip or what fsspec keeps in memory."""
+    if place == "memory":
+        memory = pytest.importorskip("fsspec").filesystem("memory")
+        memory.pipe({f"/{tmp_path.name}/{name}": content for name, content in files.items()})
+        return f"memory://{tmp_path.name}"
+    if place == "a.zip":
+        with zipfile.ZipFile(tmp_path / place, "w") as packed:
+            for name, content in files.items():
+                packed.writestr(name, content)
+        return tmp_path / place
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
 
 
 def reason(entry: Entry) -> Reason:
@@ -337,3 +354,47 @@ def test_no_header_hides_a_file_that_is_an_entry_by_itself(tmp_path, ecg, name):
         (tmp_path / name).write_bytes(synth.muse_xml(ecg))
 
     assert ids(tmp_path) == ["h.hea", "x.zip#1.xml" if name == "x.zip" else name]
+
+
+CONTAINERS = ["1.edf", "1.EDF", "1.bdf", "1.rec", "1.ecg", "1.mwf", "1.scp", "1.npy", "1.csv", "1.mat"]
+
+
+@pytest.mark.parametrize("place", ["folder", "a.zip", "memory"])
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_no_header_hides_a_container_that_it_only_lists(tmp_path, place, name):
+    header = f"idx 2 500 5000\n{name} 16\nx.dat 16\n".encode()
+    source = placed(tmp_path, place, {"idx.hea": header, name: b"0", "x.dat": b"0"})
+
+    assert {record_id.rpartition("#")[2] for record_id in ids(source)} == {"idx.hea", name}
+
+
+@pytest.mark.parametrize("place", ["folder", "a.zip", "memory"])
+@pytest.mark.parametrize("name", [name for name in CONTAINERS if name != "1.scp"])
+def test_a_header_owns_a_container_in_which_it_says_where_the_samples_begin(tmp_path, place, name):
+    header = f"w 2 500 5000\n{name} 16x1:2+24 200\n{name} 16\n".encode()
+
+    assert len(scan(placed(tmp_path, place, {"w.hea": header, name: b"0"}))) == 1
+
+
+def test_the_edf_files_that_a_header_lists_are_all_read(tmp_path):
+    ecg = synth.record(seed=7, uv_per_count=2.5)
+    for n in range(3):
+        (tmp_path / f"{n}.edf").write_bytes(synth.edf_file(ecg))
+    (tmp_path / "idx.hea").write_text("idx 3 500 5000\n0.edf 16\n1.edf 16\n2.edf 16\n")
+    found = {entry.record_id: batch.read(entry) for entry in scan(tmp_path)}
+
+    assert [name for name, outcome in found.items() if isinstance(outcome, Record)] == ["0.edf", "1.edf", "2.edf"]
+    assert found["idx.hea"].reason == Reason.MISSING_LEADS
+
+
+def test_an_edf_file_that_is_the_signal_of_a_wfdb_record_is_read_once_as_that(tmp_path):
+    ecg = synth.record(seed=7, uv_per_count=2.5)
+    (tmp_path / "w.edf").write_bytes(synth.edf_file(ecg))
+    signal = f"w.edf 16x500+{256 * (1 + len(ecg.leads))} {1000 / ecg.uv_per_count[0]}(0)/mV 16 0 0"
+    signals = [f"{signal} {total % 65536} 0 {lead}\n" for lead, total in zip(ecg.leads, ecg.counts.sum(1), strict=True)]
+    (tmp_path / "w.hea").write_text(f"w {len(ecg.leads)} 1 {ecg.n_samples // 500}\n" + "".join(signals))
+    (entry,) = scan(tmp_path)
+    record = batch.read(entry)
+
+    assert isinstance(record, Record), record
+    assert_array_equal(record.counts, ecg.counts)
