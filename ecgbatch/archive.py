@@ -1,10 +1,12 @@
 """Archives: where the entries are, and their bytes."""
 
+import codecs
 import errno
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +16,7 @@ import polars as pl
 
 from ecgbatch import _kernels, container, formats, remote
 from ecgbatch.errors import ArchiveError, RecordError
-from ecgbatch.formats import pack, wfdb_header
+from ecgbatch.formats import csv, pack, wfdb_header
 from ecgbatch.record import MAX_BYTES, Reason
 
 __all__ = ["Companions", "Entry", "Files", "read", "scan", "stamp"]
@@ -26,6 +28,7 @@ _ALONE = (".hea", ".xml", ".dcm", ".scp", ".zip", ".tar", ".gz", ".tgz", ".h5", 
 _CONTAINERS = (".edf", ".bdf", ".rec", ".ecg", ".mwf", ".mfer", ".npy", ".csv", ".mat")
 """Entries by themselves too, unless a header says where in them the samples begin, as the CinC challenges' do."""
 
+_HEAD_BYTES = 2**16  # more than the names of any columns
 _OFFSET = re.compile(r"[\dx:]+\+0*[1-9]")
 
 Companions = Callable[[bytes, str], Sequence[str]]
@@ -169,7 +172,7 @@ def _listed(source: Path, companions: Companions, skip: Path) -> Iterator[tuple[
         yield from _walk(source, companions, skip)
     elif not os.path.exists(source):
         raise ArchiveError(f"{source}: no such file or folder")
-    elif source.suffix.lower() in (".csv", ".parquet") and not _many(os.path.abspath(source)):
+    elif _is_manifest(source):
         yield from _manifest(source, companions)
     else:
         yield source.name, os.path.abspath(source), _belongings(Files(str(source)), companions)
@@ -329,6 +332,19 @@ def _begun_within(raw: bytes) -> set[str]:
     lines = iter(header.layout.split("\n"))
     runs = [(name, list(islice(lines, n))) for name, n in zip(header.files, header.n_signals, strict=True)]
     return {name for name, stated in runs if any(_OFFSET.match(line) for line in stated)}
+
+
+def _is_manifest(source: Path) -> bool:
+    """Whether a table is to be one of paths: it is a Parquet file and no pack, or a `.csv` and no ECG."""
+    if source.suffix.lower() == ".parquet":
+        return not _many(os.path.abspath(source))
+    if source.suffix.lower() != ".csv" or not source.is_file():
+        return False
+    with suppress(OSError), source.open("rb") as file:
+        head = file.read(_HEAD_BYTES).removeprefix(codecs.BOM_UTF8)
+        columns = [name.strip(b' "\r') for name in head.partition(b"\n")[0].split(b",")]
+        return b"path" in columns or not csv.is_table(head, source.name)  # paths may be numbers
+    return True
 
 
 def _manifest(source: Path, companions: Companions) -> Iterator[tuple[str, str, Sequence[str]]]:

@@ -274,6 +274,38 @@ def test_a_manifest_from_a_spreadsheet_is_read(folder):
     assert ids(folder / "list.csv") == ["a.xml", "b/2.xml"]
 
 
+@pytest.mark.parametrize(
+    "table",
+    [b"1,2\n3,4\n", b"I;II\n1;2\n", b"\xef\xbb\xbf1 2\n", b"nan,nan\n1,2\n", b"-0.25," * 2**16 + b"1\n"],
+    ids=["numbers", "named", "marked", "gaps", "long"],
+)
+@pytest.mark.parametrize("name", ["1.csv", "1.CSV"])
+def test_a_table_of_numbers_alone_is_an_ecg(tmp_path, table, name):
+    (tmp_path / name).write_bytes(table)
+    (tmp_path / "layout.toml").write_text("fs_hz = 500\n")
+    (entry,) = scan(tmp_path / name)
+
+    assert entry == scan(tmp_path)[0]
+    assert "layout.toml" in batch.read(entry).detail
+
+
+@pytest.mark.parametrize(
+    "table",
+    [b"path\n100\n", b'\xef\xbb\xbf"path",age\r\n100,56\r\n', b"age,path\n56,100\n"],
+    ids=["alone", "from a spreadsheet", "last"],
+)
+def test_a_table_with_a_column_of_paths_is_a_manifest_even_where_they_are_numbers(folder, table):
+    (folder / "list.csv").write_bytes(table)
+
+    assert ids(folder / "list.csv") == ["100"]
+
+
+def test_a_pipe_is_no_manifest(tmp_path):
+    os.mkfifo(tmp_path / "list.csv")
+
+    assert [reason(entry) for entry in scan(tmp_path / "list.csv")] == [Reason.UNREADABLE]
+
+
 def test_the_plan_holds_every_entry_and_its_shard(folder, tmp_path):
     entries = scan(folder)
     plan = Plan.write(tmp_path / "plan.parquet", entries, shard_size=2, settings=SETTINGS | {"shard_size": 2})
