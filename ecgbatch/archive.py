@@ -358,8 +358,9 @@ def _manifest(source: Path, companions: Companions) -> Iterator[tuple[str, str, 
         if "path" not in table.collect_schema().names():
             raise ArchiveError(f"{source}: no column 'path', expected a manifest of ECG files")
         paths = table.select(pl.col("path").cast(pl.String)).collect()["path"]
-    except (pl.exceptions.PolarsError, OSError) as err:
-        raise ArchiveError(f"{source}: not a readable manifest: {str(err).splitlines()[0]}") from err
+    except (pl.exceptions.PolarsError, OSError):  # Polars may quote a cell, and that may be a name
+        detail = "not a readable manifest, expected CSV in UTF-8, or Parquet, with a column 'path'"
+        raise ArchiveError(f"{source}: {detail}") from None
     if n_wrong := paths.null_count() + int(paths.is_duplicated().sum()):
         raise ArchiveError(f"{source}: {n_wrong} rows with an empty or repeated path, expected every file once")
     folder = os.path.abspath(source.parent)

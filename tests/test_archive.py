@@ -2,6 +2,7 @@
 
 import os
 import socket
+import traceback
 import zipfile
 from pathlib import Path
 
@@ -266,6 +267,25 @@ def test_a_manifest_that_cannot_be_read_is_refused(folder, name, content):
 
     with pytest.raises(ArchiveError, match=name):
         scan(folder / name)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        b'path\n"Doe, Jane\n',
+        b'path\n"Doe, Jane"x\n',
+        b'path,name\na.xml,"Doe, Jane\n',
+        b"path,name\na.xml,Doe,Jane\n\xff",
+        b"Doe Jane,a.xml\nDoe Jim,b.xml\n",
+    ],
+    ids=["open", "quoted within", "open in another column", "no UTF-8", "without names of columns"],
+)
+def test_what_stands_in_a_manifest_is_in_no_message(folder, table):
+    (folder / "list.csv").write_bytes(table)
+    with pytest.raises(ArchiveError, match="'path'") as refused:
+        scan(folder / "list.csv")
+
+    assert "Doe" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_a_manifest_from_a_spreadsheet_is_read(folder):
