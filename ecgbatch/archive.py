@@ -2,6 +2,7 @@
 
 import codecs
 import errno
+import json
 import os
 import re
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ecgbatch import _kernels, container, formats, remote
 from ecgbatch.errors import ArchiveError, RecordError
@@ -181,7 +184,10 @@ def _listed(source: Path, companions: Companions, skip: Path) -> Iterator[tuple[
 def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str, str, Sequence[str]]]:
     """Depth first, names in order; a folder reached twice, through links that loop, is listed once.
 
-    Of a pack, its parts are listed and nothing else.
+    Of a pack, its parts are listed and nothing else; of a run, nothing.
+
+    Raises:
+        ArchiveError: a folder cannot be listed, or the first one is a run.
     """
     top = os.path.abspath(root)
     seen = {_identity(str(skip))}
@@ -194,13 +200,28 @@ def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str,
             continue
         seen.add(identity)
         files, inner = _list_folder(folder)
-        if pack.PLAN in files and (parts := pack.parts_of(folder)) is not None:
+        plan = os.path.join(folder, pack.PLAN)
+        has_plan = pack.PLAN in files and os.path.isfile(plan)  # to open a pipe would wait for ever
+        if has_plan and (parts := pack.parts_of(folder)) is not None:
             yield from ((relative + name, os.path.join(folder, name), ()) for name in parts)
+            continue
+        if has_plan and ("run.json" in files or "scores" in inner) and _is_plan(plan):
+            if not relative:
+                raise ArchiveError(f"{root}: a run of ecgbatch, expected the ECGs it was made of, or others")
             continue
         folders.extend(f"{relative}{name}/" for name in reversed(inner))
         headers = {name: _header(Files(f"{folder}/{name}"), companions) for name in files if _is_header(name)}
         for name, belongings in _owners(files, headers, companions):
             yield relative + name, os.path.join(folder, name), belongings
+
+
+def _is_plan(path: str) -> bool:
+    """Whether a Parquet file is a plan of a run or pack."""
+    try:
+        settings = json.loads((pq.read_metadata(path).metadata or {})[b"ecgbatch"])
+    except (OSError, ValueError, KeyError, RecursionError, pa.ArrowException):
+        return False
+    return isinstance(settings, dict) and "shard_size" in settings
 
 
 def _owners(

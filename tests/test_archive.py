@@ -173,6 +173,52 @@ def test_the_run_folder_inside_the_source_is_left_out(folder):
     assert ids(folder, skip=folder / "b" / "run") == ALL
 
 
+def run_in(folder: Path, *, report: bool = False, scores: bool = False) -> Path:
+    """What a run leaves in a folder, as far as it got."""
+    folder.mkdir()
+    plan = [Entry("1.xml", "/x/1.xml", 1, 1)]
+    Plan.write(folder / "plan.parquet", plan, shard_size=4, settings=SETTINGS)
+    (folder / ".lock").touch()
+    if report:
+        (folder / "run.json").write_text("{}")
+    if scores:
+        (folder / "scores").mkdir()
+        (folder / "scores" / "part-000000.parquet").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("left", ["report", "scores"])
+def test_a_run_in_a_folder_is_left_out(folder, left):
+    run_in(folder / "b" / "run", **{left: True})
+
+    assert ids(folder) == ALL
+
+
+def test_a_run_alone_is_no_source(folder, tmp_path):
+    run = run_in(tmp_path / "run", report=True, scores=True)
+
+    with pytest.raises(ArchiveError, match="a run of ecgbatch"):
+        scan(folder, run)
+
+
+def test_a_run_that_was_scored_into_its_own_source_is_left_out_of_the_next_one(scored, folder):
+    tallies = [scored(folder, out=folder / name)[0] for name in ("run1", "run2")]
+
+    assert [(tally.n_scored, tally.n_rejected) for tally in tallies] == [(len(ALL), 0)] * 2
+
+
+def test_what_only_looks_like_a_run_is_listed(folder, tmp_path):
+    run_in(folder / "b" / "begun")
+    run_in(folder / "other", report=True)
+    pl.DataFrame({"record_id": ["a"]}).write_parquet(folder / "other" / "plan.parquet")
+    (folder / "pipe").mkdir()
+    (folder / "pipe" / "run.json").touch()
+    os.mkfifo(folder / "pipe" / "plan.parquet")
+    lists = ("b/begun/.lock", "b/begun/plan.parquet", "other/.lock", "other/plan.parquet", "other/run.json")
+
+    assert set(ids(folder)) - set(ALL) == {*lists, "pipe/plan.parquet", "pipe/run.json"}
+
+
 def test_several_sources_are_told_apart_by_their_index(folder):
     assert ids(folder / "a", folder / "a.xml", folder / "a") == ["0/1.xml", "1/a.xml", "2/1.xml"]
 
