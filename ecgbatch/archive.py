@@ -1,17 +1,25 @@
 """Archives: where the entries are, and their bytes."""
 
+import codecs
 import errno
+import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ecgbatch import _kernels, container, formats, remote
 from ecgbatch.errors import ArchiveError, RecordError
-from ecgbatch.formats import pack
+from ecgbatch.formats import csv, pack, wfdb_header
 from ecgbatch.record import MAX_BYTES, Reason
 
 __all__ = ["Companions", "Entry", "Files", "read", "scan", "stamp"]
@@ -19,12 +27,27 @@ __all__ = ["Companions", "Entry", "Files", "read", "scan", "stamp"]
 _ENCODING = sys.getfilesystemencoding()
 
 _ALONE = (".hea", ".xml", ".dcm", ".scp", ".zip", ".tar", ".gz", ".tgz", ".h5", ".hdf5", ".parquet")
+"""Entries by themselves, whatever header names them: no signal file of WFDB is called so."""
+_CONTAINERS = (".edf", ".bdf", ".rec", ".ecg", ".mwf", ".mfer", ".npy", ".csv", ".mat")
+"""Entries by themselves too, unless a header says where in them the samples begin, as the CinC challenges' do."""
+
+_HEAD_BYTES = 2**16  # more than the names of any columns
+_OFFSET = re.compile(r"[\dx:]+\+0*[1-9]")
 
 Companions = Callable[[bytes, str], Sequence[str]]
 """Given a file's content and name: names of the files beside it that belong to the same record.
 
 While a source is listed, only a `.hea` is read for it; any other file is asked about by its name, with no content.
 """
+
+
+class _Header(NamedTuple):
+    """What a `.hea` says of the files beside it."""
+
+    belongings: Sequence[str]
+    """Those that it names."""
+    owned: Sequence[str]
+    """Those of them that are no entries of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +175,19 @@ def _listed(source: Path, companions: Companions, skip: Path) -> Iterator[tuple[
         yield from _walk(source, companions, skip)
     elif not os.path.exists(source):
         raise ArchiveError(f"{source}: no such file or folder")
-    elif source.suffix.lower() in (".csv", ".parquet") and not _many(os.path.abspath(source)):
+    elif _is_manifest(source):
         yield from _manifest(source, companions)
     else:
-        yield source.name, os.path.abspath(source), _belongings(str(source), source.name, companions)
+        yield source.name, os.path.abspath(source), _belongings(Files(str(source)), companions)
 
 
 def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str, str, Sequence[str]]]:
     """Depth first, names in order; a folder reached twice, through links that loop, is listed once.
 
-    Of a pack, its parts are listed and nothing else.
+    Of a pack, its parts are listed and nothing else; of a run, nothing.
+
+    Raises:
+        ArchiveError: a folder cannot be listed, or the first one is a run.
     """
     top = os.path.abspath(root)
     seen = {_identity(str(skip))}
@@ -174,34 +200,52 @@ def _walk(root: Path, companions: Companions, skip: Path) -> Iterator[tuple[str,
             continue
         seen.add(identity)
         files, inner = _list_folder(folder)
-        if pack.PLAN in files and (parts := pack.parts_of(folder)) is not None:
+        plan = os.path.join(folder, pack.PLAN)
+        has_plan = pack.PLAN in files and os.path.isfile(plan)  # to open a pipe would wait for ever
+        if has_plan and (parts := pack.parts_of(folder)) is not None:
             yield from ((relative + name, os.path.join(folder, name), ()) for name in parts)
             continue
+        if has_plan and ("run.json" in files or "scores" in inner) and _is_plan(plan):
+            if not relative:
+                raise ArchiveError(f"{root}: a run of ecgbatch, expected the ECGs it was made of, or others")
+            continue
         folders.extend(f"{relative}{name}/" for name in reversed(inner))
-        headers = {name: _belongings(folder + "/" + name, name, companions) for name in files if _is_header(name)}
+        headers = {name: _header(Files(f"{folder}/{name}"), companions) for name in files if _is_header(name)}
         for name, belongings in _owners(files, headers, companions):
             yield relative + name, os.path.join(folder, name), belongings
 
 
+def _is_plan(path: str) -> bool:
+    """Whether a Parquet file is a plan of a run or pack."""
+    try:
+        settings = json.loads((pq.read_metadata(path).metadata or {})[b"ecgbatch"])
+    except (OSError, ValueError, KeyError, RecursionError, pa.ArrowException):
+        return False
+    return isinstance(settings, dict) and "shard_size" in settings
+
+
 def _owners(
-    files: Sequence[str], headers: Mapping[str, Sequence[str]], companions: Companions
+    files: Sequence[str], headers: Mapping[str, _Header], companions: Companions
 ) -> Iterator[tuple[str, Sequence[str]]]:
-    """The files of a folder that belong to no other, and those that belong to them; `headers` own what they name."""
-    signals = {name for names in headers.values() for name in names if not _stands_alone(name)}
+    """The files of a folder that belong to no other, and those that belong to them."""
+    signals = {name for header in headers.values() for name in header.owned}
     others = {name: companions(b"", name) for name in files if name not in signals and name not in headers}
     owned = signals | {name for names in others.values() for name in names}
     for name in files:
         if name in headers or name not in owned:  # a header stays an entry, whatever names it
-            yield name, headers[name] if name in headers else others[name]
+            yield name, headers[name].belongings if name in headers else others[name]
 
 
 def _behind(source: str, companions: Companions) -> Iterator[Entry]:
     """The entries behind a URL, as `_walk` lists those of a folder."""
-    top = source.rstrip("/")
+    remote.require_plain(source)
+    scheme, _, rest = source.partition("://")
+    top = f"{scheme}://{rest.rstrip('/')}"
     place = remote.reached(top)
     own = place.stamp_of(top)
     if own:
-        yield Entry(top.rpartition("/")[2], top, *remote.RemoteFiles(top).stamp(_behind_header(top, companions)))
+        one = remote.RemoteFiles(top)
+        yield Entry(one.name, top, *one.stamp(_belongings(one, companions)))
         return
     folders = [""]
     while folders:
@@ -209,20 +253,12 @@ def _behind(source: str, companions: Companions) -> Iterator[Entry]:
         files, inner = place.listed(f"{top}/{relative}")
         folders.extend(f"{relative}{name}/" for name in reversed(inner))
         names = [name for name in files if _is_header(name)]
-        owned = remote.POOL.map(lambda name, at=relative: _behind_header(f"{top}/{at}{name}", companions), names)
-        for name, belongings in _owners(list(files), dict(zip(names, owned, strict=True)), companions):
-            stamps = [files[other] for other in (name, *belongings) if other in files]
-            url = f"{top}/{relative}{name}"
-            yield Entry(relative + name, url, sum(n for n, _ in stamps), max(modified for _, modified in stamps))
-
-
-def _behind_header(url: str, companions: Companions) -> Sequence[str]:
-    """What belongs to the file at a URL."""
-    files = remote.RemoteFiles(url)
-    try:
-        return companions(files.read(files.name) if _is_header(files.name) else b"", files.name)
-    except RecordError:
-        return ()  # it will be a reject with this reason when its turn comes
+        there = (remote.RemoteFiles(f"{top}/{relative}{name}") for name in names)
+        headers = remote.POOL.map(lambda header: _header(header, companions), there)
+        for name, belongings in _owners(list(files), dict(zip(names, headers, strict=True)), companions):
+            stamps = [stamp for other in (name, *belongings) if (stamp := files.get(other))]
+            stamped = (sum(n for n, _ in stamps), max(at for _, at in stamps)) if files[name] else (None, None)
+            yield Entry(relative + name, f"{top}/{relative}{name}", *stamped)
 
 
 def _members(record_id: str, path: str, companions: Companions) -> Iterator[Entry]:
@@ -237,11 +273,12 @@ def _members(record_id: str, path: str, companions: Companions) -> Iterator[Entr
         for name, header in archive.members(_is_header):
             names.append(name)
             folder, slash, own = name.rpartition("/")
-            owned.update([folder + slash + other for other in companions(header, own)])
+            names_owned = _told(header, own, companions).owned if _is_header(own) else companions(b"", own)
+            owned.update([folder + slash + other for other in names_owned])
     except RecordError:
         is_whole = False
     for name in names:
-        if name not in owned or _stands_alone(name):
+        if name not in owned:
             yield Entry(f"{record_id}#{name}", path, *stamped, name)
     if not names or not is_whole:
         yield Entry(record_id, path, *stamped)
@@ -283,20 +320,52 @@ def _identity(folder: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _stands_alone(name: str) -> bool:
-    """Whether a file stays an entry, whatever header names it: no signal of WFDB is called so."""
-    return name.lower().endswith(_ALONE)
-
-
 def _is_header(name: str) -> bool:
     return name.lower().endswith(".hea")
 
 
-def _belongings(path: str, name: str, companions: Companions) -> Sequence[str]:
+def _belongings(files: Files | remote.RemoteFiles, companions: Companions) -> Sequence[str]:
+    """Names of the files that belong to the entry whose `files` these are."""
+    return _header(files, companions).belongings if _is_header(files.name) else companions(b"", files.name)
+
+
+def _header(files: Files | remote.RemoteFiles, companions: Companions) -> _Header:
     try:
-        return companions(read(path) if _is_header(name) else b"", name)
+        return _told(files.read(files.name), files.name, companions)
     except RecordError:
-        return ()  # it will be a reject with this reason when its turn comes
+        return _Header((), ())  # it will be a reject with this reason when its turn comes
+
+
+def _told(raw: bytes, name: str, companions: Companions) -> _Header:
+    """What the content of a header says."""
+    named = companions(raw, name)
+    owned = [other for other in named if not other.lower().endswith(_ALONE)]
+    if any(other.lower().endswith(_CONTAINERS) for other in owned):
+        begun = _begun_within(raw)
+        owned = [other for other in owned if other in begun or not other.lower().endswith(_CONTAINERS)]
+    return _Header(named, owned)
+
+
+def _begun_within(raw: bytes) -> set[str]:
+    """The files of which a header says how many bytes precede the samples."""
+    if (header := wfdb_header.parse(raw)) is None:
+        return set()
+    lines = iter(header.layout.split("\n"))
+    runs = [(name, list(islice(lines, n))) for name, n in zip(header.files, header.n_signals, strict=True)]
+    return {name for name, stated in runs if any(_OFFSET.match(line) for line in stated)}
+
+
+def _is_manifest(source: Path) -> bool:
+    """Whether a table is to be one of paths: it is a Parquet file and no pack, or a `.csv` and no ECG."""
+    if source.suffix.lower() == ".parquet":
+        return not _many(os.path.abspath(source))
+    if source.suffix.lower() != ".csv" or not source.is_file():
+        return False
+    with suppress(OSError), source.open("rb") as file:
+        head = file.read(_HEAD_BYTES).removeprefix(codecs.BOM_UTF8)
+        columns = [name.strip(b' "\r') for name in head.partition(b"\n")[0].split(b",")]
+        return b"path" in columns or not csv.is_table(head, source.name)  # paths may be numbers
+    return True
 
 
 def _manifest(source: Path, companions: Companions) -> Iterator[tuple[str, str, Sequence[str]]]:
@@ -310,8 +379,9 @@ def _manifest(source: Path, companions: Companions) -> Iterator[tuple[str, str, 
         if "path" not in table.collect_schema().names():
             raise ArchiveError(f"{source}: no column 'path', expected a manifest of ECG files")
         paths = table.select(pl.col("path").cast(pl.String)).collect()["path"]
-    except (pl.exceptions.PolarsError, OSError) as err:
-        raise ArchiveError(f"{source}: not a readable manifest: {str(err).splitlines()[0]}") from err
+    except (pl.exceptions.PolarsError, OSError):  # Polars may quote a cell, and that may be a name
+        detail = "not a readable manifest, expected CSV in UTF-8, or Parquet, with a column 'path'"
+        raise ArchiveError(f"{source}: {detail}") from None
     if n_wrong := paths.null_count() + int(paths.is_duplicated().sum()):
         raise ArchiveError(f"{source}: {n_wrong} rows with an empty or repeated path, expected every file once")
     folder = os.path.abspath(source.parent)
@@ -324,4 +394,4 @@ def _manifest(source: Path, companions: Companions) -> Iterator[tuple[str, str, 
             raise ArchiveError(f"{source}: {listed!r} is a file listed before, expected every file once")
         seen.add(os.path.normpath(path))
         record_id = os.path.relpath(path, folder) if path.startswith(folder + "/") else path
-        yield record_id, path, _belongings(path, os.path.basename(path), companions)
+        yield record_id, path, _belongings(Files(path), companions)

@@ -26,6 +26,7 @@ _FREE = 2**30
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)  # LZMA takes what memory a member asks for
 _EXTENSIONS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
 _MAX_EXTENSION_BYTES = 2**20  # of what a tar says of the next member: its name, mostly
+_CUT = (Reason.TRUNCATED, "a tar archive that ends early or is damaged")
 _PASSED_BYTES = 256 * 2**20
 """Members that were passed on the way to another one, kept because another thread is about to ask for them."""
 
@@ -171,7 +172,9 @@ class Tar:
         self._passed: OrderedDict[str, bytes | RecordError] = OrderedDict()
         self._passed_bytes = 0
         self._names: set[str] | None = None
-        """Of all members, once the archive has been read to its end."""
+        """Of all members that can be had, once the archive has been read as far as that goes."""
+        self._is_cut = False
+        """Whether that was not to its end."""
 
     def members(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
         for name, content in self._from_start(wanted):
@@ -180,15 +183,14 @@ class Tar:
     def read(self, member: str, missing: Reason) -> bytes:
         with self._lock:
             if self._names is not None and member not in self._names:
-                raise RecordError(missing, "no such member")
+                raise RecordError(*(_CUT if self._is_cut else (missing, "no such member")))
             found = self._passed.get(member)
             if found is None:
                 found = self._advanced_to(member, missing)
                 if _is_shared(member):
                     self._keep(member, found)
             elif not _is_shared(member):
-                del self._passed[member]
-                self._passed_bytes -= len(found) if isinstance(found, bytes) else 0
+                self._drop(member)
         if isinstance(found, RecordError):
             raise RecordError(found.reason, found.detail)
         return found
@@ -209,14 +211,18 @@ class Tar:
         return last
 
     def _keep(self, name: str, content: bytes | RecordError) -> None:
+        self._drop(name)
         self._passed[name] = content
-        self._passed_bytes += len(content) if isinstance(content, bytes) else 0
+        self._passed_bytes += _n_bytes(content)
         while self._passed_bytes > _PASSED_BYTES:
-            _, oldest = self._passed.popitem(last=False)
-            self._passed_bytes -= len(oldest) if isinstance(oldest, bytes) else 0
+            self._drop(next(iter(self._passed)))
+
+    def _drop(self, name: str) -> None:
+        self._passed_bytes -= _n_bytes(self._passed.pop(name, b""))
 
     def _from_start(self, wanted: Callable[[str], bool] = lambda _: True) -> Iterator[tuple[str, bytes | RecordError]]:
         """Each regular file's name, and its content or why there is none."""
+        names: set[str] = set()
         try:
             with Path(self._path).open("rb") as file, _plain(file) as plain, _tar(plain) as tar:
                 seen: Counter[str] = Counter()
@@ -225,13 +231,20 @@ class Tar:
                     if info.isdir():
                         continue
                     name = _numbered(info.name, seen)
-                    yield name, _content(tar, info) if wanted(name) else b""
-                self._names = set(seen)
+                    content = _content(tar, info) if wanted(name) else b""
+                    names.add(name)
+                    yield name, content
+            self._names, self._is_cut = names, False
         except (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, ValueError, RecursionError) as err:
             # tarfile recurses over long names that follow one another
-            raise RecordError(Reason.TRUNCATED, "a tar archive that ends early or is damaged") from err
-        except OSError as err:
+            self._names, self._is_cut = names, True
+            raise RecordError(*_CUT) from err
+        except OSError as err:  # of the disk: what it says now it may not say again
             raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be read") from err
+
+
+def _n_bytes(content: bytes | RecordError) -> int:
+    return len(content) if isinstance(content, bytes) else 0
 
 
 def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes | RecordError:

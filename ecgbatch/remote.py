@@ -6,14 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from time import sleep
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from pyarrow import ArrowException, fs
 
 from ecgbatch.errors import ArchiveError, MissingExtraError, RecordError
 from ecgbatch.record import MAX_BYTES, Reason
 
-__all__ = ["POOL", "Remote", "RemoteFiles", "Stamp", "is_url", "reached"]
+__all__ = ["POOL", "Remote", "RemoteFiles", "Stamp", "is_url", "reached", "require_plain"]
 
 T = TypeVar("T")
 
@@ -24,6 +23,9 @@ POOL = ThreadPoolExecutor(32, thread_name_prefix="remote")
 """Requests that are under way at once: a store answers each in tens of milliseconds, and many in parallel."""
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+_PLACE = re.compile(_URL.pattern + "[^/]*")
+_SECRET = re.compile(_URL.pattern + r"[^/:[]*:(?!\d*(?:/|$))[^@]*@")
+"""A user and a password or key, in which there may be a slash; not a host and its port, with an `@` in what follows."""
 _ARROW = ("s3", "gs", "gcs", "hdfs")
 _PAUSES_S = (0.25, 0.5, 1.0)
 """Between attempts at what failed; the stores' own clients try again too."""
@@ -35,10 +37,10 @@ def is_url(path: str) -> bool:
 
 
 class Remote:
-    """A bucket, host or the like; what it holds is called by its URL."""
+    """A bucket, host or the like; what it holds is called by its URL, and that may have any character in it."""
 
     def __init__(self, base: str) -> None:
-        """Reach the place at `base`, scheme and host or bucket.
+        """Reach the place at `base`, a URL up to where its path begins.
 
         Raises:
             ArchiveError: no such place is known.
@@ -46,11 +48,9 @@ class Remote:
         """
         self._base = base
         try:
-            if urlsplit(base).scheme in _ARROW:
-                self._files, root = fs.FileSystem.from_uri(base)
-            else:
-                self._files, root = _by_fsspec(base)
-        except (OSError, ValueError, ArrowException) as err:
+            scheme = base.partition("://")[0]
+            self._files, root = fs.FileSystem.from_uri(base) if scheme in _ARROW else _by_fsspec(base)
+        except (OSError, ValueError, ImportError, ArrowException) as err:
             raise ArchiveError(f"{base}: no place that can be reached: {_line(err)}") from err
         self._root = root.rstrip("/")
 
@@ -77,19 +77,31 @@ class Remote:
         info = self._files.get_file_info(self._path(url))
         return _stamp(info) if info.type == fs.FileType.File else None
 
-    def listed(self, folder: str) -> tuple[dict[str, Stamp], list[str]]:
-        """Names and stamps of the files in a folder, and names of the folders in it, both in order.
+    def listed(self, folder: str) -> tuple[dict[str, Stamp | None], list[str]]:
+        """Names and stamps of what is in a folder, None of what is no file, and names of the folders in it; in order.
+
+        Objects with an empty name between two slashes, which no path reaches, are `/` together.
 
         Raises:
             ArchiveError: it cannot be listed.
         """
+        path = self._path(folder)
         try:
-            found = _again(lambda: self._files.get_file_info(fs.FileSelector(self._path(folder))))
+            found = _again(lambda: self._files.get_file_info(fs.FileSelector(path)))
         except (OSError, ArrowException) as err:
             raise ArchiveError(f"{folder}: cannot be listed: {_line(err)}; nothing was scored") from err
-        found.sort(key=lambda info: info.base_name)
-        files = {info.base_name: _stamp(info) for info in found if info.type == fs.FileType.File}
-        return files, [info.base_name for info in found if info.type == fs.FileType.Directory]
+        files: dict[str, Stamp | None] = {}
+        folders: list[str] = []
+        for info in sorted(found, key=lambda info: info.base_name):
+            if info.type == fs.FileType.File:
+                files[info.base_name] = _stamp(info)
+            elif info.path.rstrip("/") == path:  # Arrow says of a folder that it holds itself where there are such
+                files["/"] = None
+            elif info.type == fs.FileType.Directory:
+                folders.append(info.base_name)
+            else:
+                files[info.base_name] = None
+        return files, folders
 
     def read(self, url: str, missing: Reason) -> tuple[bytes, Stamp]:
         """The bytes of a file, and its stamp once they were read.
@@ -106,7 +118,7 @@ class Remote:
             raise RecordError(Reason.UNREADABLE, detail) from err
 
     def _path(self, url: str) -> str:
-        return self._root + url.removeprefix(self._base).rstrip("/")
+        return (self._root + url.removeprefix(self._base)).rstrip("/") or "/"
 
     def _read(self, url: str) -> tuple[bytes, Stamp]:
         stamp = self.stamp(url)
@@ -163,35 +175,45 @@ class RemoteFiles:
             raise RecordError(Reason.UNREADABLE, f"the place does not answer: {_line(err)}") from err
 
 
+def require_plain(source: str) -> None:
+    """Nothing, for a URL that can be shown and kept.
+
+    Raises:
+        ArchiveError: it holds credentials or options.
+    """
+    if _SECRET.match(source) or "?" in source:
+        scheme = source.partition("://")[0]
+        raise ArchiveError(f"{scheme}://…: credentials or options in the URL, expected them in the environment")
+
+
 def reached(url: str) -> Remote:
     """The place of a URL, which is kept for others of the same host or bucket.
 
     Raises:
-        ArchiveError: no such place is known, or the URL holds credentials.
+        ArchiveError: no such place is known.
         MissingExtraError: it needs fsspec.
     """
-    parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query:
-        raise ArchiveError(f"{parts.scheme}://…: credentials or options in the URL, expected them in the environment")
-    return _reached(f"{parts.scheme}://{parts.netloc}")
+    found = _PLACE.match(url)
+    assert found  # of what `is_url` says so
+    return _reached(found[0])
 
 
 @lru_cache(maxsize=64)
-def _reached(url: str) -> Remote:
-    return Remote(url)
+def _reached(base: str) -> Remote:
+    return Remote(base)
 
 
-def _by_fsspec(url: str) -> tuple[fs.FileSystem, str]:
+def _by_fsspec(base: str) -> tuple[fs.FileSystem, str]:
     try:
         import fsspec
     except ModuleNotFoundError:
-        raise MissingExtraError(f"{urlsplit(url).scheme}://", "remote") from None
-    files, root = fsspec.core.url_to_fs(url)
+        raise MissingExtraError(f"{base.partition('://')[0]}://", "remote") from None
+    files, root = fsspec.core.url_to_fs(f"{base}/")  # what `file://` alone names is the current folder
     return fs.PyFileSystem(fs.FSSpecHandler(files)), root
 
 
 def _stamp(info: fs.FileInfo) -> Stamp:
-    return info.size, info.mtime_ns or 0
+    return info.size or 0, info.mtime_ns or 0
 
 
 def _again(attempt: Callable[[], T]) -> T:

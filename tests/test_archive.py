@@ -2,28 +2,46 @@
 
 import os
 import socket
+import traceback
 import zipfile
 from pathlib import Path
 
 import polars as pl
 import pytest
+from numpy.testing import assert_array_equal
 
 from ecgbatch import archive, formats, synth
 from ecgbatch.archive import Entry
 from ecgbatch.errors import ArchiveError, OutputError, RecordError
 from ecgbatch.feed import batch
 from ecgbatch.plan import Plan
-from ecgbatch.record import MAX_BYTES, Reason, Reject
+from ecgbatch.record import MAX_BYTES, Reason, Record, Reject
 
 SETTINGS = {"shard_size": 4, "source": ["x"]}
 
 
-def scan(*sources: Path, skip: Path = Path("/nonexistent")) -> list[Entry]:
+def scan(*sources: Path | str, skip: Path = Path("/nonexistent")) -> list[Entry]:
     return list(archive.scan(sources, companions=formats.companions, skip=skip))
 
 
-def ids(*sources: Path, **options: Path) -> list[str]:
+def ids(*sources: Path | str, **options: Path) -> list[str]:
     return [entry.record_id for entry in scan(*sources, **options)]
+
+
+def placed(tmp_path: Path, place: str, files: dict[str, bytes]) -> Path | str:
+    """A source that holds the files: a folder, a zip or what fsspec keeps in memory."""
+    if place == "memory":
+        memory = pytest.importorskip("fsspec").filesystem("memory")
+        memory.pipe({f"/{tmp_path.name}/{name}": content for name, content in files.items()})
+        return f"memory://{tmp_path.name}"
+    if place == "a.zip":
+        with zipfile.ZipFile(tmp_path / place, "w") as packed:
+            for name, content in files.items():
+                packed.writestr(name, content)
+        return tmp_path / place
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
 
 
 def reason(entry: Entry) -> Reason:
@@ -155,6 +173,52 @@ def test_the_run_folder_inside_the_source_is_left_out(folder):
     assert ids(folder, skip=folder / "b" / "run") == ALL
 
 
+def run_in(folder: Path, *, report: bool = False, scores: bool = False) -> Path:
+    """What a run leaves in a folder, as far as it got."""
+    folder.mkdir()
+    plan = [Entry("1.xml", "/x/1.xml", 1, 1)]
+    Plan.write(folder / "plan.parquet", plan, shard_size=4, settings=SETTINGS)
+    (folder / ".lock").touch()
+    if report:
+        (folder / "run.json").write_text("{}")
+    if scores:
+        (folder / "scores").mkdir()
+        (folder / "scores" / "part-000000.parquet").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("left", ["report", "scores"])
+def test_a_run_in_a_folder_is_left_out(folder, left):
+    run_in(folder / "b" / "run", **{left: True})
+
+    assert ids(folder) == ALL
+
+
+def test_a_run_alone_is_no_source(folder, tmp_path):
+    run = run_in(tmp_path / "run", report=True, scores=True)
+
+    with pytest.raises(ArchiveError, match="a run of ecgbatch"):
+        scan(folder, run)
+
+
+def test_a_run_that_was_scored_into_its_own_source_is_left_out_of_the_next_one(scored, folder):
+    tallies = [scored(folder, out=folder / name)[0] for name in ("run1", "run2")]
+
+    assert [(tally.n_scored, tally.n_rejected) for tally in tallies] == [(len(ALL), 0)] * 2
+
+
+def test_what_only_looks_like_a_run_is_listed(folder, tmp_path):
+    run_in(folder / "b" / "begun")
+    run_in(folder / "other", report=True)
+    pl.DataFrame({"record_id": ["a"]}).write_parquet(folder / "other" / "plan.parquet")
+    (folder / "pipe").mkdir()
+    (folder / "pipe" / "run.json").touch()
+    os.mkfifo(folder / "pipe" / "plan.parquet")
+    lists = ("b/begun/.lock", "b/begun/plan.parquet", "other/.lock", "other/plan.parquet", "other/run.json")
+
+    assert set(ids(folder)) - set(ALL) == {*lists, "pipe/plan.parquet", "pipe/run.json"}
+
+
 def test_several_sources_are_told_apart_by_their_index(folder):
     assert ids(folder / "a", folder / "a.xml", folder / "a") == ["0/1.xml", "1/a.xml", "2/1.xml"]
 
@@ -251,10 +315,61 @@ def test_a_manifest_that_cannot_be_read_is_refused(folder, name, content):
         scan(folder / name)
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        b'path\n"Doe, Jane\n',
+        b'path\n"Doe, Jane"x\n',
+        b'path,name\na.xml,"Doe, Jane\n',
+        b"path,name\na.xml,Doe,Jane\n\xff",
+        b"Doe Jane,a.xml\nDoe Jim,b.xml\n",
+    ],
+    ids=["open", "quoted within", "open in another column", "no UTF-8", "without names of columns"],
+)
+def test_what_stands_in_a_manifest_is_in_no_message(folder, table):
+    (folder / "list.csv").write_bytes(table)
+    with pytest.raises(ArchiveError, match="'path'") as refused:
+        scan(folder / "list.csv")
+
+    assert "Doe" not in "".join(traceback.format_exception(refused.value))
+
+
 def test_a_manifest_from_a_spreadsheet_is_read(folder):
     (folder / "list.csv").write_bytes(b'\xef\xbb\xbfpath,note\r\n"a.xml",x\r\nb/2.xml,\r\n')
 
     assert ids(folder / "list.csv") == ["a.xml", "b/2.xml"]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [b"1,2\n3,4\n", b"I;II\n1;2\n", b"\xef\xbb\xbf1 2\n", b"nan,nan\n1,2\n", b"-0.25," * 2**16 + b"1\n"],
+    ids=["numbers", "named", "marked", "gaps", "long"],
+)
+@pytest.mark.parametrize("name", ["1.csv", "1.CSV"])
+def test_a_table_of_numbers_alone_is_an_ecg(tmp_path, table, name):
+    (tmp_path / name).write_bytes(table)
+    (tmp_path / "layout.toml").write_text("fs_hz = 500\n")
+    (entry,) = scan(tmp_path / name)
+
+    assert entry == scan(tmp_path)[0]
+    assert "layout.toml" in batch.read(entry).detail
+
+
+@pytest.mark.parametrize(
+    "table",
+    [b"path\n100\n", b'\xef\xbb\xbf"path",age\r\n100,56\r\n', b"age,path\n56,100\n"],
+    ids=["alone", "from a spreadsheet", "last"],
+)
+def test_a_table_with_a_column_of_paths_is_a_manifest_even_where_they_are_numbers(folder, table):
+    (folder / "list.csv").write_bytes(table)
+
+    assert ids(folder / "list.csv") == ["100"]
+
+
+def test_a_pipe_is_no_manifest(tmp_path):
+    os.mkfifo(tmp_path / "list.csv")
+
+    assert [reason(entry) for entry in scan(tmp_path / "list.csv")] == [Reason.UNREADABLE]
 
 
 def test_the_plan_holds_every_entry_and_its_shard(folder, tmp_path):
@@ -337,3 +452,47 @@ def test_no_header_hides_a_file_that_is_an_entry_by_itself(tmp_path, ecg, name):
         (tmp_path / name).write_bytes(synth.muse_xml(ecg))
 
     assert ids(tmp_path) == ["h.hea", "x.zip#1.xml" if name == "x.zip" else name]
+
+
+CONTAINERS = ["1.edf", "1.EDF", "1.bdf", "1.rec", "1.ecg", "1.mwf", "1.scp", "1.npy", "1.csv", "1.mat"]
+
+
+@pytest.mark.parametrize("place", ["folder", "a.zip", "memory"])
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_no_header_hides_a_container_that_it_only_lists(tmp_path, place, name):
+    header = f"idx 2 500 5000\n{name} 16\nx.dat 16\n".encode()
+    source = placed(tmp_path, place, {"idx.hea": header, name: b"0", "x.dat": b"0"})
+
+    assert {record_id.rpartition("#")[2] for record_id in ids(source)} == {"idx.hea", name}
+
+
+@pytest.mark.parametrize("place", ["folder", "a.zip", "memory"])
+@pytest.mark.parametrize("name", [name for name in CONTAINERS if name != "1.scp"])
+def test_a_header_owns_a_container_in_which_it_says_where_the_samples_begin(tmp_path, place, name):
+    header = f"w 2 500 5000\n{name} 16x1:2+24 200\n{name} 16\n".encode()
+
+    assert len(scan(placed(tmp_path, place, {"w.hea": header, name: b"0"}))) == 1
+
+
+def test_the_edf_files_that_a_header_lists_are_all_read(tmp_path):
+    ecg = synth.record(seed=7, uv_per_count=2.5)
+    for n in range(3):
+        (tmp_path / f"{n}.edf").write_bytes(synth.edf_file(ecg))
+    (tmp_path / "idx.hea").write_text("idx 3 500 5000\n0.edf 16\n1.edf 16\n2.edf 16\n")
+    found = {entry.record_id: batch.read(entry) for entry in scan(tmp_path)}
+
+    assert [name for name, outcome in found.items() if isinstance(outcome, Record)] == ["0.edf", "1.edf", "2.edf"]
+    assert found["idx.hea"].reason == Reason.MISSING_LEADS
+
+
+def test_an_edf_file_that_is_the_signal_of_a_wfdb_record_is_read_once_as_that(tmp_path):
+    ecg = synth.record(seed=7, uv_per_count=2.5)
+    (tmp_path / "w.edf").write_bytes(synth.edf_file(ecg))
+    signal = f"w.edf 16x500+{256 * (1 + len(ecg.leads))} {1000 / ecg.uv_per_count[0]}(0)/mV 16 0 0"
+    signals = [f"{signal} {total % 65536} 0 {lead}\n" for lead, total in zip(ecg.leads, ecg.counts.sum(1), strict=True)]
+    (tmp_path / "w.hea").write_text(f"w {len(ecg.leads)} 1 {ecg.n_samples // 500}\n" + "".join(signals))
+    (entry,) = scan(tmp_path)
+    record = batch.read(entry)
+
+    assert isinstance(record, Record), record
+    assert_array_equal(record.counts, ecg.counts)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import polars as pl
 import pytest
@@ -88,6 +89,13 @@ def files(ecg) -> dict[str, bytes]:
     return {"a/1.xml": synth.muse_xml(ecg), "a/2.xml": b"junk", "c.xml": synth.muse_xml(ecg), **wfdb}
 
 
+def filled(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
 def scan(*sources: Path | str) -> list[Entry]:
     return list(archive.scan(sources, companions=formats.companions, skip=Path("/nonexistent")))
 
@@ -98,9 +106,7 @@ def rejected(entries: Sequence[Entry]) -> list[Reason]:
 
 def test_a_bucket_is_listed_as_the_same_folder_would_be(stores, files, tmp_path):
     url, _ = stores(files)
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(content)
+    filled(tmp_path, files)
 
     assert [(entry.record_id, entry.n_bytes) for entry in scan(url)] == [
         (entry.record_id, entry.n_bytes) for entry in scan(tmp_path)
@@ -110,9 +116,7 @@ def test_a_bucket_is_listed_as_the_same_folder_would_be(stores, files, tmp_path)
 
 def test_a_bucket_gives_the_scores_of_the_same_folder(stores, files, tmp_path, tiny_bundle):
     url, _ = stores(files)
-    for name, content in files.items():
-        (tmp_path / "archive" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "archive" / name).write_bytes(content)
+    filled(tmp_path / "archive", files)
     for run, source in (("far", url), ("near", tmp_path / "archive")):
         tally = score.run([source], tmp_path / run, [tiny_bundle], score.Options())
         assert (tally.n_scored, tally.n_rejected) == (3, 1)
@@ -157,15 +161,27 @@ def test_objects_that_are_gone_or_too_large_are_rejects(stores, files):
     [
         ("s3://no-such-bucket", "no such file or folder|cannot be looked at"),
         ("s3://key:secret@bucket/a", "credentials"),
+        ("s3://key:sec/secret@bucket/a", "credentials"),
+        ("s3://:secret@bucket", "credentials"),
         ("s3://bucket/a?secret_key=secret", "credentials"),
+        ("s3://bucket?secret_key=secret", "credentials"),
         ("nowhere://a/b", "no place that can be reached"),
+        ("nowhere://a@b:9000/c@d", "no place that can be reached"),
+        ("lacking://a/b", "no place that can be reached: .*import failed"),
     ],
 )
 def test_a_place_that_cannot_be_had_is_one_clear_line(stores, url, message):
+    pytest.importorskip("fsspec").register_implementation("lacking", "no_such_driver.Files", clobber=True)
     with pytest.raises(ArchiveError, match=message) as refused:
         scan(url)
     assert "secret" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_secret_in_a_url_reaches_no_plan(scored, tmp_path):
+    with pytest.raises(ArchiveError, match="credentials"):
+        scored("s3://key:secret@bucket/a")
+    assert not (tmp_path / "run").exists()
 
 
 def test_any_other_url_is_read_by_fsspec(files, ecg):
@@ -177,6 +193,107 @@ def test_any_other_url_is_read_by_fsspec(files, ecg):
 
     assert [entry.record_id for entry in entries] == ["1.xml", "2.xml", "b/w.hea"]
     assert [isinstance(batch.read(entry), Record) for entry in entries] == [True, False, True]
+
+
+@pytest.fixture
+def odd(ecg) -> dict[str, bytes]:
+    """ECGs whose names have a meaning in a URL, a pattern or a shell."""
+    names = ("a?b=c.xml", "a#b.xml", "a%20b.xml", "a b.xml", "a[1]{2}.xml", "a@b:c.xml", "d?e#/*.xml")
+    wfdb = {f"d?e#/{name}": content for name, content in synth.wfdb_files(ecg, "w", n_files=2).items()}
+    return {name: synth.muse_xml(ecg) for name in names} | wfdb
+
+
+ODD = ["a b.xml", "a#b.xml", "a%20b.xml", "a?b=c.xml", "a@b:c.xml", "a[1]{2}.xml", "d?e#/*.xml", "d?e#/w.hea"]
+
+
+@pytest.mark.parametrize("place", ["s3", "file", "memory"])
+def test_a_name_of_any_characters_is_listed_planned_and_scored(request, odd, tmp_path, scored, place):
+    if place == "s3":
+        url, _ = request.getfixturevalue("stores")(odd)
+    elif place == "file":
+        pytest.importorskip("fsspec")
+        url = f"file://{filled(tmp_path / 'archive', odd)}"
+    else:
+        pytest.importorskip("fsspec").filesystem("memory").pipe({f"/odd/{name}": odd[name] for name in odd})
+        url = "memory://odd"
+    tally, scores, _ = scored(url)
+
+    assert (tally.n_scored, tally.n_rejected) == (len(ODD), 0)
+    assert scores["record_id"].to_list() == ODD
+    assert scores["source_path"].to_list() == [f"{url}/{name}" for name in ODD]
+
+
+def test_a_file_url_names_what_its_path_does(files, tmp_path):
+    pytest.importorskip("fsspec")
+    folder = filled(tmp_path / "archive", files)
+    near = [(entry.record_id, entry.n_bytes) for entry in scan(folder)]
+
+    assert [(entry.record_id, entry.n_bytes) for entry in scan(f"file://{folder}/")] == near
+    assert [entry.record_id for entry in scan(f"file://{folder}/a/1.xml")] == ["1.xml"]
+    assert isinstance(batch.read(scan(f"file://{folder}/a/1.xml")[0]), Record)
+
+
+def test_the_root_of_a_place_is_a_source(ecg):
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.pipe("/root.xml", synth.muse_xml(ecg))
+    entries = {entry.record_id: entry for entry in scan("memory://")}
+
+    assert isinstance(batch.read(entries["root.xml"]), Record)
+
+
+def test_what_is_no_regular_file_behind_a_url_is_an_entry_too(tmp_path):
+    pytest.importorskip("fsspec")
+    (tmp_path / "dangling.xml").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.xml")
+    entries = scan(f"file://{tmp_path}")
+
+    assert [entry.record_id for entry in entries] == ["dangling.xml", "pipe.xml"]
+    assert rejected(entries) == [Reason.UNREADABLE] * 2
+
+
+def test_objects_that_no_path_reaches_are_a_reject_a_folder(stores, ecg):
+    url, _ = stores({name: synth.muse_xml(ecg) for name in ("a//1.xml", "a//2.xml", "//3.xml", "a/4.xml", "5.xml")})
+    entries = scan(url)
+
+    assert [entry.record_id for entry in entries] == ["/", "5.xml", "a/4.xml", "a//"]
+    assert rejected(entries) == [Reason.UNREADABLE] * 2
+
+
+@pytest.fixture
+def accounts(ecg) -> list[str]:
+    """A store called `accounts://`, whose URL names a container of an account; the accounts it was asked for."""
+    fsspec = pytest.importorskip("fsspec")
+    asked = []
+
+    class Accounts(type(fsspec.filesystem("memory"))):
+        protocol = "accounts"
+        store: ClassVar[dict] = {}
+        pseudo_dirs: ClassVar[list] = [""]
+
+        def __init__(self, account: str, **options) -> None:
+            super().__init__(**options)
+            asked.append(account)
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            folder, at, rest = path.removeprefix("accounts://").partition("@")
+            return super()._strip_protocol(f"{folder}/{rest.partition('/')[2]}" if at else folder)
+
+        @staticmethod
+        def _get_kwargs_from_urls(url: str) -> dict[str, str]:
+            return {"account": url.partition("@")[2].partition("/")[0]}
+
+    Accounts("").pipe("/container/x/1.xml", synth.muse_xml(ecg))
+    fsspec.register_implementation("accounts", Accounts)
+    return asked
+
+
+def test_a_container_of_an_account_is_no_credential(accounts):
+    (entry,) = scan("accounts://container@account.example/x")
+
+    assert entry.path == "accounts://container@account.example/x/1.xml"
+    assert isinstance(batch.read(entry), Record)
+    assert accounts == ["", "account.example"]
 
 
 def test_a_store_that_is_away_for_a_moment_is_asked_again(tmp_path, ecg, monkeypatch):
