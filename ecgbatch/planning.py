@@ -10,7 +10,7 @@ from typing import Any
 from ecgbatch import archive, formats
 from ecgbatch.errors import ArchiveError, OutputError
 from ecgbatch.plan import Plan
-from ecgbatch.remote import is_url
+from ecgbatch.remote import is_url, require_plain
 
 __all__ = ["named", "planned", "recorded", "require_sources", "spare_foreign"]
 
@@ -21,13 +21,15 @@ def named(sources: Sequence[Path | str]) -> list[str]:
 
 
 def require_sources(sources: Sequence[Path | str]) -> None:
-    """Nothing, for sources that are there.
+    """Nothing, for sources that are there, or are URLs that can be shown and kept.
 
     Raises:
         ArchiveError: one is not.
     """
     for source in sources:
-        if not is_url(str(source)) and not os.path.exists(source):
+        if is_url(str(source)):
+            require_plain(str(source))
+        elif not os.path.exists(source):
             raise ArchiveError(f"{source}: no such file or folder")
 
 

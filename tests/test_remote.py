@@ -288,6 +288,15 @@ def accounts(ecg) -> list[str]:
     return asked
 
 
+def test_a_secret_in_a_url_is_in_no_message_of_a_run_that_is_there(scored, tmp_path):
+    synth.write_archive(tmp_path / "in", 2, formats=["muse-xml"])
+    scored(tmp_path / "in", out=tmp_path / "run")
+
+    with pytest.raises(ArchiveError, match="credentials") as refused:
+        scored("s3://key:secret@bucket/a", out=tmp_path / "run")
+    assert "secret" not in str(refused.value)
+
+
 def test_a_container_of_an_account_is_no_credential(accounts):
     (entry,) = scan("accounts://container@account.example/x")
 
