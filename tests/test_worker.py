@@ -1,6 +1,8 @@
 """Work in other processes: the same results in the same order, whatever ends early, and nothing left behind."""
 
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -90,6 +92,30 @@ def test_a_system_without_such_memory_works_in_threads(work, monkeypatch):
     monkeypatch.delattr(os, "memfd_create")
 
     assert set(ahead.ahead(work.process, range(100), 2)) == {os.getpid()}
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_system_that_has_no_more_says_what_to_do(work):
+    n_before = len(list(Path("/proc/self/fd").iterdir()))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n_before + 20, limits[1]))
+    try:
+        with pytest.raises(FeedError, match="Too many open files; take fewer --workers"):
+            list(ahead.ahead(work.process, range(9), 40))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == n_before
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_system_that_starts_no_more_says_what_to_do(work, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("ecgbatch.feed.worker.Popen", refused)
+    with pytest.raises(FeedError, match="take fewer --workers"):
+        list(ahead.ahead(work.process, range(9), 2))
 
 
 @pytest.mark.usefixtures("at_once")

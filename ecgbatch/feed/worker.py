@@ -46,7 +46,11 @@ Span = tuple[int, int]
 
 def can_start() -> bool:
     """Whether this system has what it takes: memory without a file (Linux), and an interpreter to start."""
-    return hasattr(os, "memfd_create") and bool(sys.executable)
+    try:
+        os.close(os.memfd_create("ecgbatch"))
+    except (AttributeError, OSError):
+        return False
+    return bool(sys.executable)
 
 
 class _Slot:
@@ -85,8 +89,19 @@ class Memory:
     """What the workers of one feed share with the process that started them: slots, each for an item at a time."""
 
     def __init__(self, n_slots: int) -> None:
-        self.slots = [_Slot(os.memfd_create(f"ecgbatch {at}")) for at in range(n_slots)]
+        """Make them.
+
+        Raises:
+            FeedError: the system has no more.
+        """
+        self.slots: list[_Slot] = []
         self._free = deque(range(n_slots))
+        try:
+            for at in range(n_slots):
+                self.slots.append(_Slot(os.memfd_create(f"ecgbatch {at}")))
+        except OSError as err:
+            self.close()
+            raise _too_many(err) from err
 
     def put(self, item: object) -> tuple[int, list[Span]]:
         """Write an item into a free slot: which one, and where in it."""
@@ -116,20 +131,27 @@ class Worker(Generic[T, R]):
     """A process that does `work`, one item after the other."""
 
     def __init__(self, work: Callable[[T], R], memory: Memory) -> None:
-        """Start it; `work` and what it is given and gives can be pickled."""
+        """Start it; `work` and what it is given and gives can be pickled.
+
+        Raises:
+            FeedError: the system starts no more.
+        """
         self._memory = memory
         self._slots: deque[int] = deque()
-        ours, theirs = socketpair()
-        with theirs:
-            fds = [theirs.fileno(), *(slot.fd for slot in memory.slots)]
-            self._process = Popen(
-                [sys.executable, "-P", "-c", _PROGRAM, json.dumps(sys.path), *map(str, fds)],
-                stdin=DEVNULL,
-                stdout=DEVNULL,
-                pass_fds=fds,
-                process_group=0,  # an interrupt is for us; it ends when we close the connection, or are gone
-            )
-        self._connection = Connection(ours.detach())
+        try:
+            ours, theirs = socketpair()
+            with theirs:
+                fds = [theirs.fileno(), *(slot.fd for slot in memory.slots)]
+                self._connection = Connection(ours.detach())
+                self._process = Popen(
+                    [sys.executable, "-P", "-c", _PROGRAM, json.dumps(sys.path), *map(str, fds)],
+                    stdin=DEVNULL,
+                    stdout=DEVNULL,
+                    pass_fds=fds,
+                    process_group=0,  # an interrupt is for us; it ends when we close the connection, or are gone
+                )
+        except OSError as err:
+            raise _too_many(err) from err
         self._send(pickle.dumps(work))
 
     def start(self, item: T) -> None:
@@ -170,6 +192,10 @@ class Worker(Generic[T, R]):
         code = self._process.wait()
         end = Signals(-code).name if code < 0 else f"exit code {code}"
         return FeedError(f"a process that reads and decodes ended by {end}; the same command goes on from here")
+
+
+def _too_many(err: OSError) -> FeedError:
+    return FeedError(f"no more processes to read and decode: {err.strerror}; take fewer --workers")
 
 
 def _item(place: UInt8[ndarray, " n"], spans: list[Span]) -> Any:
