@@ -162,7 +162,7 @@ def test_killed_between_the_renames_the_old_bundle_and_the_new_one_are_whole(old
         "    shutil.copytree(sys.argv[2], folder, dirs_exist_ok=True)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", program, old.folder, other_bundle.folder]
+    command = [sys.executable, "-P", "-c", program, old.folder, other_bundle.folder]
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
 
     left = {path.name: Bundle.load(path).fingerprint for path in old.folder.parent.iterdir()}
