@@ -5,7 +5,6 @@ what is compared takes turns, a round after the other, and the median counts.
 """
 
 import os
-import platform
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ecgbatch import archive, formats, pack, score, synth
+from ecgbatch import archive, formats, pack, processor, score, synth
 from ecgbatch.archive import Entry
 from ecgbatch.bundle import Bundle
 from ecgbatch.cores import n_cores
@@ -100,7 +99,7 @@ def measure(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda
     return {
         "model": bundle.name,
         "version": bundle.version,
-        "machine": {"processor": _processor(), "cores": n_cores()},
+        "machine": {"processor": processor.name(), "cores": n_cores()},
         "settings": asdict(order) | {"sources": "given" if order.sources else "synthetic MUSE XML"},
         "n_ecgs": len(entries),
         "feed": feed,
@@ -365,11 +364,3 @@ def _cost(ecg_per_s: float, order: Order) -> Mapping[str, float]:
     if order.price is not None:
         told["price_per_million"] = hours * order.price
     return told
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

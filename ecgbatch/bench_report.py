@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from ecgbatch.errors import OutputError, UsageError
+from ecgbatch import files
+from ecgbatch.errors import UsageError
 from ecgbatch.output import write_json
 from ecgbatch.tally import spaced
 
@@ -156,10 +157,8 @@ def draw(path: Path, found: Mapping[str, Any]) -> None:
         )
         lines.append(f'<text x="{_NAMES + length + 6:.1f}" y="{y + 14}">{_rate(rate)}</text>')
     lines.append(f'<text x="{_NAMES}" y="{height - 8}">ECG a second</text></svg>')
-    try:
+    with files.writing(path):
         path.write_text("\n".join(lines) + "\n", "utf-8")
-    except OSError as err:
-        raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
 
 
 def _bars(found: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:

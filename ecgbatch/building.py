@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ecgbatch import admission, engine_cache, parity, parts, progress
+from ecgbatch import admission, engine_cache, files, parity, progress
 from ecgbatch.bundle import VARIANTS, Bundle
 from ecgbatch.engine_cache import Profile
 from ecgbatch.errors import EngineError, UsageError
@@ -63,7 +63,7 @@ def build(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda _
         make = _on_gpu if is_gpu(order.device) else _on_cpu
         return make(bundle, precision, order, ecgs, say)
     except OSError as err:
-        raise EngineError(f"model {bundle.name!r} in {precision}: cannot be built: {parts.cause(err)}") from err
+        raise EngineError(f"model {bundle.name!r} in {precision}: cannot be built: {files.cause(err)}") from err
 
 
 def _require_out(bundle: Bundle, out: Path | None, precision: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ecgbatch import files
 from ecgbatch.errors import BundleError
 from ecgbatch.parity import Parity
 from ecgbatch.record import LEADS
@@ -270,7 +271,7 @@ def _same_keys(where: str, found: Mapping[str, Any], expected: set[str]) -> None
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return files.sha256(path)
     except OSError as err:
         raise BundleError(f"bundle {path.parent.name!r}: {path.name} cannot be read: {err.strerror}") from err
 

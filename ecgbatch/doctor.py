@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from ecgbatch import admission, archive, bundle, engine_cache, formats, synth
+from ecgbatch import admission, archive, bundle, engine_cache, formats, processor, synth
 from ecgbatch.bundle import Bundle
 from ecgbatch.cores import n_cores
 from ecgbatch.errors import EcgbatchError, EngineError
@@ -26,7 +26,7 @@ __all__ = ["Check", "Examination", "build_operator", "examined", "told"]
 _EXTRAS = ("default", "train", "dali", "gpu", "remote")
 """Those for users; `default` is there always."""
 _REQUIREMENT = re.compile(r"([\w.-]+)[^;]*(?:;.*\bextra == ['\"](\w+)['\"])?")
-_FLAGS = re.compile(r"\b(?:avx2|avx512f|avx512_vnni|avx_vnni|avx512_bf16|amx_int8|amx_bf16|asimddp|i8mm)\b")
+_FLAGS = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +104,8 @@ def _libraries() -> Iterator[tuple[str, str, str | None]]:
 
 def _devices() -> Iterator[str]:
     """A line for the processor and for each graphics processor."""
-    try:
-        facts = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")[0]
-    except OSError:
-        facts = ""
-    model = re.search(r"^model name\s*: (.*)$", facts, re.MULTILINE)
-    flags = sorted(set(_FLAGS.findall(facts)))
-    name = model[1] if model else platform.machine()
-    yield f"cpu: {name}, {n_cores()} cores, {', '.join(flags) or 'no vector flags known'}"
+    flags = ", ".join(sorted(_FLAGS & processor.flags()))
+    yield f"cpu: {processor.name()}, {n_cores()} cores, {flags or 'no vector flags known'}"
     yield from _gpus()
 
 

@@ -10,7 +10,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from ecgbatch.errors import OutputError, UsageError
+from ecgbatch import files
+from ecgbatch.errors import UsageError
 from ecgbatch.record import LEADS
 
 __all__ = ["draw"]
@@ -66,13 +67,11 @@ def draw(leads_uv: np.ndarray, fs_hz: float, path: Path, *, caption: str = "") -
     if suffix not in (".svg", ".png"):
         raise UsageError(f"{path}: suffix {path.suffix!r}, expected '.svg' or '.png'")
     strokes, labels = _page(leads_uv, fs_hz, caption)
-    try:
+    with files.writing(path):
         if suffix == ".svg":
             path.write_text(_svg(strokes, labels), encoding="utf-8")
         else:
             _png(strokes, labels, path)
-    except OSError as err:
-        raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
 
 
 def _page(leads_uv: np.ndarray, fs_hz: float, caption: str) -> tuple[list[_Stroke], list[_Label]]:

@@ -15,11 +15,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgbatch import parts
+from ecgbatch import files, parts
 from ecgbatch.errors import OutputError
 from ecgbatch.facts import is_finished, recount
 from ecgbatch.output import exclusive
-from ecgbatch.plan import Plan, Shard, sync
+from ecgbatch.plan import Plan, Shard
 from ecgbatch.tally import spaced
 
 __all__ = ["deduplicate", "restore", "take_out"]
@@ -76,9 +76,9 @@ def restore(run: Path, plan: Plan) -> int:
             n_restored += _put_back(run, shard, fingerprint=plan.fingerprint)
             (folder / parts.name(shard.index)).unlink()
         if waiting:
-            sync(folder)
+            files.sync(folder)
     except OSError as err:
-        raise OutputError(f"{folder}: cannot be written: {parts.cause(err)}") from err
+        raise OutputError(f"{folder}: cannot be written: {files.cause(err)}") from err
     return n_restored
 
 
@@ -91,8 +91,8 @@ def _move(run: Path, shard: int, leaving: pl.DataFrame, *, fingerprint: str) -> 
     is_leaving[leaving["row"]] = True
     moved = scores.filter(is_leaving).with_columns(leaving["duplicate_of"])
     if not (run / "duplicates").exists():
-        parts.made(run / "duplicates")
-        sync(run)
+        files.made(run / "duplicates")
+        files.sync(run)
     for kind, rows in (
         ("duplicates", pl.concat([left_before, moved], how="diagonal")),
         ("scores", scores.filter(~is_leaving)),
@@ -122,7 +122,7 @@ def _leaving(run: Path) -> Iterator[tuple[int, pl.DataFrame]]:
         ends = np.cumsum([pq.read_metadata(part).num_rows for part in scores])
         later = _later(scores)
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as err:
-        raise OutputError(f"{run / 'scores'}: cannot be read: {parts.cause(err)}") from err
+        raise OutputError(f"{run / 'scores'}: cannot be read: {files.cause(err)}") from err
     owners = np.searchsorted(ends, later["row"], side="right")
     for (owner,), rows in later.with_columns(owner=owners).partition_by("owner", as_dict=True).items():
         end = int(ends[owner])

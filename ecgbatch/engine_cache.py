@@ -22,8 +22,8 @@ from time import sleep, time
 from typing import Any
 
 from ecgbatch.errors import EngineError
+from ecgbatch.files import sha256, sync
 from ecgbatch.parity import Parity, require
-from ecgbatch.plan import sync
 
 __all__ = ["Kept", "Profile", "folder", "keep", "kept", "key", "require_writable"]
 
@@ -140,7 +140,7 @@ def keep(facts: Mapping[str, str], write: Callable[[Path], object], told: Mappin
         partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
         try:
             write(partial)
-            files = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+            files = {path.name: sha256(path) for path in sorted(partial.iterdir())}
             content = {"facts": dict(facts), "files": files, "told": dict(told)}
             text = json.dumps({**content, "sha256": key(content)}, indent=2)
             (partial / _FACTS).write_text(f"{text}\n", "utf-8")
@@ -207,13 +207,13 @@ def _checked(place: Path, facts: Mapping[str, str], name: str) -> Kept:
     where, again = f"engine {place.name}", _remedy(place, facts, name)
     try:
         content = json.loads((place / _FACTS).read_text("utf-8"))
-        sha256, found, files = content.pop("sha256"), content["facts"], content["files"]
+        whole, found, files = content.pop("sha256"), content["facts"], content["files"]
         differing = sorted(fact for fact in {*facts, *found} if facts.get(fact) != found.get(fact))
         if differing:
             fact = differing[0]
             raise EngineError(f"{where}: built with {fact} {found.get(fact)}, expected {facts.get(fact)}; {again}")
-        wrong = [_FACTS] if key(content) != sha256 else []
-        wrong += [each for each, sha256 in files.items() if _sha256(place / each) != sha256]
+        wrong = [_FACTS] if key(content) != whole else []
+        wrong += [each for each, digest in files.items() if sha256(place / each) != digest]
         wrong += sorted({path.name for path in place.iterdir()} - {*files, _FACTS})
         if wrong:
             raise EngineError(f"{where}: {wrong[0]} is not the file that was built, expected it unaltered; {again}")
@@ -287,11 +287,6 @@ def _prefix(facts: Mapping[str, str]) -> str:
     model, precision, device = (facts[name] for name in _IDENTITY)
     shipped = f"-{facts[_SHIPPED][:8]}" if _SHIPPED in facts else ""
     return f"{model[:16]}-{precision}-{device.replace(':', '')}{shipped}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _of_platform() -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ecgbatch import archive, container, formats, gate, parts, waveform
+from ecgbatch import archive, container, files, formats, gate, parts, waveform
 from ecgbatch.archive import Entry
 from ecgbatch.bundle import SHIPPED, Bundle, is_bundle
 from ecgbatch.errors import ArchiveError, OutputError, RecordError
@@ -144,11 +144,8 @@ def write_samples(record: Record, path: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    try:
-        with path.open("wb") as file:
-            np.save(file, leads_uv(record))
-    except OSError as err:
-        raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
+    with files.writing(path), path.open("wb") as file:
+        np.save(file, leads_uv(record))
 
 
 def describe(record: Record) -> dict[str, Any]:

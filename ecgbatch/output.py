@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ecgbatch import parts
+from ecgbatch import files, parts
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError
 from ecgbatch.record import Reject, Row
@@ -72,7 +72,7 @@ class Output:
         self._rejects: list[Reject] = []
         self._outputs: list[Outputs] = []
         for kind in ("scores", "rejects"):
-            parts.made(folder / kind)
+            files.made(folder / kind)
         parts.discard_partials(folder)
 
     def add(self, rows: Sequence[Row], rejects: Sequence[Reject], outputs: Outputs) -> None:
@@ -140,11 +140,9 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: another process holds it.
     """
-    parts.made(folder)
-    try:
+    files.made(folder)
+    with files.writing(folder):
         lock = (folder / ".lock").open("a")
-    except OSError as err:
-        raise OutputError(f"{folder}: cannot be written: {parts.cause(err)}") from err
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,17 +151,12 @@ def exclusive(folder: Path) -> Iterator[None]:
                 f"{folder}: another process is writing this run; wait for it, or use another --out"
             ) from err
         except OSError as err:
-            raise OutputError(f"{folder}: cannot be locked: {parts.cause(err)}; use an --out on a local disk") from err
+            raise OutputError(f"{folder}: cannot be locked: {files.cause(err)}; use an --out on a local disk") from err
         yield
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a report; the file is replaced whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    with files.writing(path), files.replaced(path) as partial:
         partial.write_text(text, "utf-8", "backslashreplace")  # a file name may hold what UTF-8 cannot; JSON can
-        partial.replace(path)
-    except OSError as err:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {parts.cause(err)}") from err

@@ -16,13 +16,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgbatch import facts, gate, parts, planning
+from ecgbatch import facts, files, gate, parts, planning
 from ecgbatch.cores import n_cores
 from ecgbatch.errors import UsageError
 from ecgbatch.feed.decoded import Chunk, chunks
 from ecgbatch.formats import pack as layout
 from ecgbatch.output import exclusive, write_rejects
-from ecgbatch.plan import sync
 from ecgbatch.record import Reject
 from ecgbatch.tally import Tally, spaced
 
@@ -114,7 +113,7 @@ class Output:
         self._part: _Part | None = None
         self._rejects: list[Reject] = []
         for kind in ("records", "rejects"):
-            parts.made(folder / kind)
+            files.made(folder / kind)
         parts.discard_partials(folder)
 
     def add(self, chunk: Chunk) -> None:
@@ -145,7 +144,7 @@ class _Part:
 
     def __init__(self, path: Path, fingerprint: str, compression: str) -> None:
         self._path = path
-        self._partial = parts.partial_of(path)
+        self._partial = files.partial_of(path)
         self._waiting: list[dict[str, Any]] = []
         self._n_bytes = 0
         with parts.writing(self._path):
@@ -172,14 +171,13 @@ class _Part:
             self._flush()
         with parts.writing(self._path):
             self._writer.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
             self._file.close()
+            files.sync(self._partial)
 
     def commit(self) -> None:
         with parts.writing(self._path):
             self._partial.replace(self._path)
-            sync(self._path.parent)
+            files.sync(self._path.parent)
 
     def discard(self) -> None:
         with suppress(OSError, ValueError, pa.ArrowException):

@@ -9,11 +9,10 @@ A pack has records/ in the place of scores/, and no duplicates/.
 """
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -21,20 +20,18 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ecgbatch import files
 from ecgbatch.errors import OutputError
-from ecgbatch.plan import Plan, sync
+from ecgbatch.plan import Plan
 
 __all__ = [
-    "cause",
     "committed",
     "counts",
     "discard_partials",
     "ledger",
-    "made",
     "moved",
     "n_rows",
     "name",
-    "partial_of",
     "readable",
     "reconcile",
     "shards",
@@ -118,28 +115,13 @@ def write(frame: pl.DataFrame, part: Path, *, fingerprint: str) -> None:
     """
     content = BytesIO()  # Polars on a full disk may tell of broken Parquet
     frame.write_parquet(content, metadata={"ecgbatch": json.dumps({"run": fingerprint})})
-    with writing(part):
-        with partial_of(part).open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        partial_of(part).replace(part)
-        sync(part.parent)
+    with writing(part), files.replaced(part) as partial:
+        partial.write_bytes(content.getbuffer())
 
 
-def partial_of(part: Path) -> Path:
-    """The name of a part until it is whole."""
-    return part.with_name(f"{part.name}.partial")
-
-
-@contextmanager
-def writing(part: Path) -> Iterator[None]:
-    """Have what goes wrong while a part is written leave no partial file, and say what to do."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as err:
-        partial_of(part).unlink(missing_ok=True)
-        raise OutputError(f"{part}: cannot be written: {cause(err)}; the same command goes on from here") from err
+def writing(part: Path) -> AbstractContextManager[None]:
+    """Have what goes wrong while a part is written say what to do."""
+    return files.writing(part, advice="; the same command goes on from here")
 
 
 def discard_partials(run: Path) -> None:
@@ -149,7 +131,7 @@ def discard_partials(run: Path) -> None:
             try:
                 partial.unlink()
             except OSError as err:
-                raise OutputError(f"{partial}: cannot be removed: {cause(err)}") from err
+                raise OutputError(f"{partial}: cannot be removed: {files.cause(err)}") from err
 
 
 @contextmanager
@@ -160,25 +142,6 @@ def readable(run: Path, shard: int) -> Iterator[None]:
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as err:
         found = f"{run}: the parts {name(shard)} are not a readable pair"
         raise OutputError(f"{found}; delete {ledger(run)}/{name(shard)} to have the shard done again") from err
-
-
-def made(folder: Path) -> None:
-    """Make a folder where there is none.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise OutputError(f"{folder}: cannot be made: {cause(err)}") from err
-
-
-def cause(err: Exception) -> str:
-    """The system's own words where it has some; Polars wraps its errors into text."""
-    if found := re.search(r"\(os error (\d+)\)", str(err)):
-        return os.strerror(int(found[1]))
-    return (isinstance(err, OSError) and err.strerror) or str(err).splitlines()[0]
 
 
 def _counts(run: Path, shard: int) -> Counter[str]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -12,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ecgbatch import files
 from ecgbatch.archive import Entry
 from ecgbatch.errors import OutputError
 
-__all__ = ["Piece", "Plan", "Shard", "pieces", "sync"]
+__all__ = ["Piece", "Plan", "Shard", "pieces"]
 
 _SCHEMA = pa.schema(
     [
@@ -78,23 +78,17 @@ class Plan:
     @classmethod
     def write(cls, path: Path, entries: Iterable[Entry], *, shard_size: int, settings: Mapping[str, Any]) -> "Plan":
         """Write all entries, in order; the file appears whole or not at all."""
-        partial = path.with_name(f"{path.name}.partial")
         metadata = {"ecgbatch": json.dumps(settings)}
         source = iter(entries)
         n_entries = 0
-        try:
-            with pq.ParquetWriter(partial, _SCHEMA.with_metadata(metadata), compression="zstd") as writer:
-                while rows := list(islice(source, _ROWS)):
-                    writer.write_table(_table(rows, n_entries, shard_size))
-                    n_entries += len(rows)
-            sync(partial)
-            partial.replace(path)
-            sync(path.parent)
-        except BaseException as err:
-            partial.unlink(missing_ok=True)
-            if isinstance(err, OSError):
-                raise OutputError(f"{path}: cannot be written: {err.strerror or err}") from err
-            raise
+        with (
+            files.writing(path),
+            files.replaced(path) as partial,
+            pq.ParquetWriter(partial, _SCHEMA.with_metadata(metadata), compression="zstd") as writer,
+        ):
+            while rows := list(islice(source, _ROWS)):
+                writer.write_table(_table(rows, n_entries, shard_size))
+                n_entries += len(rows)
         return cls.open(path)
 
     @classmethod
@@ -151,12 +145,3 @@ def _text(name: str) -> str:
 
 def _is_text(name: str) -> bool:
     return name.isascii() or _text(name) == name
-
-
-def sync(path: Path) -> None:
-    """Have a file or folder on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -22,7 +22,7 @@ SOURCE = ROOT / "ecgbatch"
 MODULES = sorted(path.relative_to(ROOT) for path in SOURCE.rglob("*.py"))
 
 TIERS = (
-    {"cores", "errors", "_kernels"},
+    {"cores", "errors", "files", "processor", "_kernels"},
     {"record", "waveform", "drawing"},
     {
         "archive",

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from ecgbatch import engine_cache
 from ecgbatch.errors import EngineError, MissingExtraError
-from ecgbatch.plan import sync
+from ecgbatch.files import sha256, sync
 
 __all__ = ["ARCHITECTURES", "REMEDY", "Kernel", "Operator", "build", "found", "kernels", "load"]
 
@@ -196,8 +196,7 @@ def _checked(folder: Path, facts: Mapping[str, str]) -> Operator:
     told = f"DALI {facts['dali']}, {facts['compiler']}, nvcc {facts['nvcc']}"
     try:
         content = json.loads((folder / _FACTS).read_text("utf-8"))
-        digest = _digest(folder / _LIBRARY)
-        is_its_own = content["library"] == digest and content["facts"] == facts
+        is_its_own = content["library"] == sha256(folder / _LIBRARY) and content["facts"] == facts
         found_kernels = tuple(Kernel(**kernel) for kernel in content["kernels"])
     except FileNotFoundError:
         raise EngineError(f"DALI operator: none built for {told}; {REMEDY}") from None
@@ -212,7 +211,7 @@ def _write(folder: Path, facts: Mapping[str, str], found_kernels: tuple[Kernel, 
     """Facts beside the library, and both on the disk."""
     content = {
         "facts": facts,
-        "library": _digest(folder / _LIBRARY),
+        "library": sha256(folder / _LIBRARY),
         "kernels": [asdict(kernel) for kernel in found_kernels],
     }
     (folder / _FACTS).write_text(json.dumps(content, indent=2), "utf-8")
@@ -237,11 +236,6 @@ def _take_place(partial: Path, folder: Path, facts: Mapping[str, str]) -> None:
         with suppress(FileNotFoundError):  # another builder has moved it
             folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _compile(library: Path, *, has_nvcc: bool) -> str:

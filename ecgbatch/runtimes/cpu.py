@@ -1,7 +1,5 @@
 """OpenVINO on a CPU: asynchronous requests on as many streams as give the most ECGs a second."""
 
-import hashlib
-import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
+from ecgbatch import files, processor
 from ecgbatch.bundle import VARIANTS, Bundle
 from ecgbatch.errors import EngineError
 
@@ -24,8 +23,8 @@ __all__ = ["CpuEngine", "CpuHead", "facts", "load", "load_head"]
 
 T = TypeVar("T")
 
-_INSTRUCTIONS = re.compile(r"\b(?:amx|avx|sse4|asimd|i8mm|bf16|sve)\w*")
-"""What kernels are chosen by, among the flags of a processor."""
+_INSTRUCTIONS = ("amx", "avx", "sse4", "asimd", "i8mm", "bf16", "sve")
+"""How the flags of a processor begin that kernels are chosen by."""
 
 
 def load(
@@ -50,7 +49,7 @@ def load(
     asked = {"NUM_STREAMS": n_streams, "INFERENCE_NUM_THREADS": n_threads}
     streams = {name: value for name, value in asked.items() if value is not None}
     compiled = _compiled(bundle, graph, shape, {"PERFORMANCE_HINT": "THROUGHPUT", **streams})
-    variant = "fp32" if precision == "fp32" else f"{precision} {hashlib.sha256(graph.read_bytes()).hexdigest()[:16]}"
+    variant = "fp32" if precision == "fp32" else f"{precision} {files.sha256(graph)[:16]}"
     return CpuEngine(bundle, compiled, batch, variant=variant)
 
 
@@ -81,11 +80,7 @@ def facts(bundle: Bundle, precision: str) -> dict[str, str]:
 def _processor() -> str:
     """Its name and the instruction sets that kernels are chosen by."""
     name = str(ov.Core().get_property("CPU", "FULL_DEVICE_NAME"))
-    try:
-        told = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")[0]
-    except OSError:
-        return name  # no Linux
-    return " ".join([name, *sorted(set(_INSTRUCTIONS.findall(told)))])
+    return " ".join([name, *sorted(flag for flag in processor.flags() if flag.startswith(_INSTRUCTIONS))])
 
 
 def _compiled(

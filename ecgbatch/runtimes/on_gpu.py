@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ecgbatch import engine_cache
+from ecgbatch import engine_cache, files
 from ecgbatch.bundle import Bundle
 from ecgbatch.engine_cache import Kept
 from ecgbatch.errors import EngineError
@@ -91,7 +91,7 @@ def keep(
     about = trt.facts(bundle, index=index, precision=precision, batch=BATCH)
     timings = _timings(engine_cache.folder(), about)
     plan = trt.build(bundle, graph, index=index, batch=BATCH, timings=timings, observe=observe)
-    variant = "fp32" if precision == "fp32" else f"{precision} {sha256(graph.read_bytes()).hexdigest()[:16]}"
+    variant = "fp32" if precision == "fp32" else f"{precision} {files.sha256(graph)[:16]}"
     engine = trt.load(bundle, plan, index=index, variant=variant, batch=BATCH)
     told = {
         "variant": variant,

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ecgbatch.cores import n_cores
-from ecgbatch.errors import OutputError, UsageError
+from ecgbatch.errors import UsageError
+from ecgbatch.files import writing
 from ecgbatch.record import Reason
 from ecgbatch.synth.code15 import write_code15
 from ecgbatch.synth.damage import DAMAGE
@@ -105,7 +106,7 @@ def write_archive(
     write = partial(_write, folder, plan)
     if workers is None:
         workers = 1 if n <= _FEW else n_cores()
-    try:
+    with writing(folder):
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"{folder}: not empty, expected a new folder")
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,19 +114,14 @@ def write_archive(
             return list(chain.from_iterable(map(write, range(plan.n_folders), of_folder)))
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:  # safe beside others' threads
             return list(chain.from_iterable(pool.map(write, range(plan.n_folders), of_folder)))
-    except OSError as err:
-        raise OutputError(f"{folder}: cannot be written: {err.strerror}") from err
 
 
 def write_truth(path: Path, archive: Sequence[Written]) -> None:
     """The same as CSV, one row an ECG, empty cells for None."""
-    try:
-        with path.open("w", newline="", encoding="utf-8") as lines:
-            rows = csv.writer(lines)
-            rows.writerow(field.name for field in fields(Written))
-            rows.writerows(map(astuple, archive))
-    except OSError as err:
-        raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
+    with writing(path), path.open("w", newline="", encoding="utf-8") as lines:
+        rows = csv.writer(lines)
+        rows.writerow(field.name for field in fields(Written))
+        rows.writerows(map(astuple, archive))
 
 
 def _check(plan: _Plan, damaged: float, workers: int | None) -> None:

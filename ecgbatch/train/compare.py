@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ecgbatch import parts
+from ecgbatch import files
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.output import exclusive, write_json
@@ -26,7 +26,6 @@ from ecgbatch.train import comparison_report, metrics
 from ecgbatch.train.arms import ARMS, Arm, Budget, Known, Learnt, Trunk, learn
 from ecgbatch.train.finetune import known_of, trunk_in
 from ecgbatch.train.folds import folds, thinned
-from ecgbatch.train.place import writing
 from ecgbatch.train.task import Task
 
 __all__ = ["SCHEMA", "Plan", "arms_of", "compare", "positives_of"]
@@ -126,7 +125,7 @@ def compare(
         task = task.first_seconds(plan.seconds, parent.input)
     with exclusive(out):
         _same_settings(out, _settings(task, parent, plan, budget))
-        parts.made(out / "parts")
+        files.made(out / "parts")
         trunk = trunk_in(parent)
         known = known_of(task, trunk)
         units = [*_units(plan, known)]
@@ -181,9 +180,8 @@ def _run(
 
 def _write(frame: pl.DataFrame, path: Path) -> None:
     """Write a Parquet file whole or not at all."""
-    with writing(path):
-        frame.write_parquet(parts.partial_of(path))
-        parts.partial_of(path).replace(path)
+    with files.writing(path), files.replaced(path) as partial:
+        frame.write_parquet(partial)
 
 
 def _report(out: Path, units: Sequence[_Unit], task: Task, plan: Plan) -> Path:
@@ -194,7 +192,7 @@ def _report(out: Path, units: Sequence[_Unit], task: Task, plan: Plan) -> Path:
     text, curve = comparison_report.made(
         scores, task, found, arms=plan.arms, confounders=plan.confounders, settings=settings
     )
-    with writing(out):
+    with files.writing(out):
         (out / "curve.svg").write_text(curve, "utf-8")
         (out / "REPORT.md").write_text(text, "utf-8")
         write_json(
@@ -210,7 +208,7 @@ def _read(part: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(part, glob=False)
     except (OSError, pl.exceptions.PolarsError) as err:
-        found = f"{part}: cannot be read: {parts.cause(err)}"
+        found = f"{part}: cannot be read: {files.cause(err)}"
         raise OutputError(f"{found}; delete it to have its fold trained again") from err
 
 
@@ -244,7 +242,7 @@ def _same_settings(out: Path, settings: dict[str, Any]) -> None:
         try:
             kept = {"seed": 0, **json.loads(path.read_text("utf-8"))}  # 0 before it could be asked for
         except (OSError, ValueError, TypeError) as err:
-            raise OutputError(f"{path}: cannot be read: {parts.cause(err)}; use another --out") from err
+            raise OutputError(f"{path}: cannot be read: {files.cause(err)}; use another --out") from err
         other = [f"{name} {kept.get(name)}, not {value}" for name, value in settings.items() if kept.get(name) != value]
         if other:
             raise OutputError(f"{out}: holds a comparison with {'; '.join(other)}; use another --out for another one")

@@ -2,13 +2,13 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
+from ecgbatch import processor
 from ecgbatch.errors import EngineError
 
 __all__ = ["Device", "chosen"]
@@ -68,10 +68,5 @@ def chosen(device: str, n: int = 1) -> Device:
 
 
 def _cpu_gains_by_bfloat16() -> bool:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("ascii", errors="replace").splitlines()
-    except OSError:
-        return False
-    facts = {name.strip(): value.split() for name, _, value in (line.partition(":") for line in lines)}
-    flags = facts.get("flags", [])
-    return "amx_bf16" in flags or ("avx512_bf16" in flags and "AuthenticAMD" in facts.get("vendor_id", []))
+    flags, vendor = processor.flags(), processor.facts().get("vendor_id")
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and vendor == "AuthenticAMD")

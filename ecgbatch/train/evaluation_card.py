@@ -10,7 +10,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ecgbatch.errors import OutputError, UsageError
+from ecgbatch import files
+from ecgbatch.errors import UsageError
 from ecgbatch.output import write_json
 from ecgbatch.train.columns import told
 from ecgbatch.train.evaluation import Evaluation
@@ -115,10 +116,8 @@ def write(evaluation: Evaluation, path: Path) -> None:
             raw = content.getvalue()
         case _:
             raw = _markdown(evaluation).encode()
-    try:
+    with files.writing(path):
         path.write_bytes(raw)
-    except OSError as err:
-        raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
 
 
 def _markdown(evaluation: Evaluation) -> str:

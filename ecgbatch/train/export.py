@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import hashlib
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ecgbatch import golden, synth
+from ecgbatch import files, golden, synth
 from ecgbatch.bundle import Bundle, Label
 from ecgbatch.errors import BundleError
 from ecgbatch.feed import host
@@ -72,7 +71,7 @@ def _write_content(folder: Path, bundle: Bundle, network: Network, card: str) ->
     _write_golden(folder / "golden.parquet", bundle, network)
     # Somewhere in the command may stand the name of a file, which may hold what UTF-8 cannot.
     (folder / "CARD.md").write_text(card, "utf-8", "replace")
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    hashes = {path.name: files.sha256(path) for path in sorted(folder.iterdir())}
     hashes.pop("CARD.md")
     (folder / "bundle.toml").write_text(_toml(replace(bundle, hashes=hashes)), "utf-8", "replace")
 

@@ -11,7 +11,6 @@ columns tell subgroups.
 """
 
 import ast
-import hashlib
 import json
 import os
 from collections.abc import Collection, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ecgbatch import files
 from ecgbatch.errors import UsageError
 from ecgbatch.train.columns import CODES, NO_LABELS, PATIENT, RECORD, told
 
@@ -122,7 +122,7 @@ def read(
         is_positive=is_positive,
         groups=frame.select(record_column).with_columns(_numbers(frame[name]) for name in others),
         folder=os.path.abspath(path.parent),  # noqa: PTH100  # links stay, as in the plan of a run
-        sha256=_sha256(path),
+        sha256=files.sha256(path),
     )
 
 
@@ -145,11 +145,6 @@ def _table(path: Path) -> pl.DataFrame:
 
 def _is_signal(kind: pl.DataType) -> bool:
     return isinstance(kind, pl.List | pl.Array) and not isinstance(kind.inner, pl.String | pl.Struct)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _record_ids(path: Path, column: pl.Series) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from time import monotonic
 
 from torch.utils.tensorboard import SummaryWriter
 
-from ecgbatch.train.place import writing
+from ecgbatch.files import writing
 from ecgbatch.train.training import Training
 
 __all__ = ["Logbook"]

@@ -12,15 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import polars as pl
-from safetensors import SafetensorError
-
-from ecgbatch import parts
+from ecgbatch import files
 from ecgbatch.bundle import is_bundle
 from ecgbatch.errors import OutputError, UsageError
-from ecgbatch.plan import sync
 
-__all__ = ["filled", "require", "require_name", "require_writable", "writing"]
+__all__ = ["filled", "require", "require_name", "require_writable"]
 
 
 def require_name(name: str) -> None:
@@ -49,8 +45,8 @@ def require_writable(folder: Path, *, name: str = "probe") -> None:
     Raises:
         OutputError: it cannot.
     """
-    parts.made(folder)
-    with writing(folder):
+    files.made(folder)
+    with files.writing(folder):
         Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder)).rmdir()
 
 
@@ -66,30 +62,15 @@ def filled(folder: Path) -> Iterator[Path]:
     require(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
-        with writing(folder):
+        with files.writing(folder):
             _remove(partial)
             partial.mkdir()
             yield partial
             for path in (*partial.iterdir(), partial):
-                sync(path)
+                files.sync(path)
             _take_place(partial, folder)
     finally:
         _remove(partial)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Have what goes wrong while a file or folder is written be one line, and leave no partial file.
-
-    Raises:
-        OutputError: the disk is full or not writable.
-    """
-    try:
-        yield
-    except (OSError, pl.exceptions.PolarsError, SafetensorError) as err:
-        with suppress(OSError):
-            parts.partial_of(path).unlink()
-        raise OutputError(f"{path}: cannot be written: {parts.cause(err)}") from err
 
 
 def _require_bundle(folder: Path) -> None:
@@ -110,7 +91,7 @@ def _take_place(partial: Path, folder: Path) -> None:
         with suppress(FileNotFoundError):
             old.rename(folder)
         raise
-    sync(folder.parent)
+    files.sync(folder.parent)
     _remove(old)
 
 

@@ -7,7 +7,6 @@ The Parquet file has the columns `quality` (acceptable, unacceptable), `fs_hz`, 
 come from.
 """
 
-import hashlib
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import tomli_w
 
-from ecgbatch import _kernels, quality
+from ecgbatch import _kernels, files, quality
 from ecgbatch.errors import UsageError
 from ecgbatch.feed import host
 from ecgbatch.gate import WEIGHED
@@ -80,7 +79,7 @@ def train(data: Path, out: Path) -> Path:
     }
     figures = quality_card.figures(judged.is_good, probabilities, judged.patients, baseline)
     card = quality_card.text(content, figures, has_patients=judged.has_patients, n_folds=N_FOLDS, n_splits=N_SPLITS)
-    with place.writing(out):
+    with files.writing(out):
         (out / "gate.toml").write_text(tomli_w.dumps(content), "utf-8")
         (out / "CARD.md").write_text(card, "utf-8")
     return out
@@ -111,7 +110,7 @@ def read(data: Path) -> Judged:
         patients=_patients(frame["patient_id"]) if has_patients else np.arange(len(frame)),
         has_patients=has_patients,
         provenance=provenance,
-        sha256=hashlib.sha256(data.read_bytes()).hexdigest(),
+        sha256=files.sha256(data),
     )
 
 

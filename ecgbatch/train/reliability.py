@@ -8,7 +8,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from ecgbatch.errors import OutputError, UsageError
+from ecgbatch import files
+from ecgbatch.errors import UsageError
 from ecgbatch.train.cells import BINS, Cells
 from ecgbatch.train.metrics import JUDGED
 
@@ -63,10 +64,8 @@ def write(drawn: Sequence[Panel], path: Path) -> None:
         OutputError: the file cannot be written.
     """
     require_suffix(path)
-    try:
+    with files.writing(path):
         path.write_text(svg(drawn), "utf-8")
-    except OSError as err:
-        raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
 
 
 def svg(drawn: Sequence[Panel]) -> str:

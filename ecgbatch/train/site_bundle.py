@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ecgbatch import parts
+from ecgbatch import files
 from ecgbatch.bundle import Bundle, Label
-from ecgbatch.errors import OutputError
-from ecgbatch.train import reliability
+from ecgbatch.train import place, reliability
 from ecgbatch.train.reliability import Panel
 
 __all__ = ["write"]
@@ -64,17 +63,10 @@ def write(
         labels=tuple(labels),
         training={**old.training, "calibration": calibration},
     )
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with place.filled(out) as folder:
         for path in filter(Path.is_file, old.folder.iterdir()):
-            shutil.copyfile(path, partial / path.name)  # without the mode: what ships may be read-only
-        _write_content(new, partial, _card(old, new, facts, rows), panels)
-        partial.replace(out)
-    except OSError as err:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise OutputError(f"{out}: cannot be written: {parts.cause(err)}") from err
+            shutil.copyfile(path, folder / path.name)  # without the mode: what ships may be read-only
+        _write_content(new, folder, _card(old, new, facts, rows), panels)
     return Bundle.load(out)
 
 
@@ -86,7 +78,7 @@ def _write_content(new: Bundle, folder: Path, card: str, panels: Sequence[Panel]
     golden.with_columns(scores).write_parquet(folder / "golden.parquet", compression_level=19)
     (folder / "CARD.md").write_text(card, "utf-8")
     (folder / "reliability.svg").write_text(reliability.svg(panels), "utf-8")
-    changed = {name: _sha256(folder / name) for name in ("labels.csv", "golden.parquet")}
+    changed = {name: files.sha256(folder / name) for name in ("labels.csv", "golden.parquet")}
     content = {
         "name": new.name,
         "version": new.version,
@@ -108,10 +100,6 @@ def _csv(labels: Sequence[Label]) -> bytes:
     table.writeheader()
     table.writerows(asdict(label) for label in labels)
     return lines.getvalue().encode()
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _toml(table: Mapping[str, Any], path: str = "") -> Iterator[str]:

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from ecgbatch import files
 from ecgbatch.errors import UsageError
-from ecgbatch.parts import partial_of
 from ecgbatch.train.cohort import Cohort
-from ecgbatch.train.place import writing
 
 __all__ = ["SHARES", "SIDES", "Split", "by_folds", "folds", "stratified"]
 
@@ -59,9 +58,8 @@ class Split:
         Raises:
             OutputError: the disk is full or not writable.
         """
-        with writing(path):
-            self._table().write_parquet(partial_of(path))
-            partial_of(path).replace(path)
+        with files.writing(path), files.replaced(path) as partial:
+            self._table().write_parquet(partial)
 
     def _table(self) -> pl.DataFrame:
         return pl.DataFrame(

@@ -5,7 +5,6 @@ after lead), optionally `record_id` (or `ecg_id`) and `fold`, and labels as `lab
 under `provenance` where the ECGs come from.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ecgbatch import files
 from ecgbatch.errors import UsageError
 from ecgbatch.record import Reason, Record, Reject
 from ecgbatch.train import labels, statements
@@ -57,8 +57,7 @@ class Table:
     @property
     def sha256(self) -> str:
         """Of the file."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return files.sha256(self.path)
 
     def read(self, at: np.ndarray) -> Iterator[Record | Reject]:
         """The ECGs of these rows, which ascend."""

@@ -24,12 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ecgbatch import files
 from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.network import Network
-from ecgbatch.parts import cause, partial_of
-from ecgbatch.plan import sync
 from ecgbatch.train import augment, metrics
-from ecgbatch.train.place import writing
 from ecgbatch.train.stream import Inputs, Stream
 
 __all__ = ["Recipe", "Training", "predict"]
@@ -235,12 +233,9 @@ class Training:
             "step": self.step,
             "loss": self.loss,
         }
-        partial = partial_of(path)
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        with writing(path):
+        with files.writing(path), files.replaced(path) as partial:
             save_file(contiguous, partial, metadata={name: json.dumps(value) for name, value in state.items()})
-            sync(partial)
-            partial.replace(path)
 
     def resume(self, path: Path) -> None:
         """Take over the state of a checkpoint.
@@ -272,7 +267,7 @@ def _kept(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             state = {name: json.loads(facts[name]) for name in ("made", "history", "step", "loss")}
             return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except (OSError, SafetensorError, KeyError, ValueError) as err:
-        found = f"{path}: cannot be read ({cause(err)}), expected the checkpoint of a training"
+        found = f"{path}: cannot be read ({files.cause(err)}), expected the checkpoint of a training"
         raise OutputError(f"{found}; begin anew in another folder") from err
 
 

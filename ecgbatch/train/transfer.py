@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ecgbatch import files
 from ecgbatch.bundle import Bundle
-from ecgbatch.errors import BundleError, OutputError, UsageError
+from ecgbatch.errors import BundleError, UsageError
 
 __all__ = ["added", "card", "read", "section"]
 
@@ -85,12 +86,8 @@ def added(bundle: Bundle, text: str, comparisons: Sequence[Mapping[str, Any]]) -
         before, _, after = text.partition(_BEFORE)
         text = f"{before}{section(comparisons)}\n{_BEFORE}{after}"
     path = bundle.folder / "CARD.md"
-    partial = path.with_name("CARD.md.partial")
-    try:
+    with files.writing(path), files.replaced(path) as partial:
         partial.write_text(text, "utf-8")
-        partial.replace(path)
-    except OSError as err:
-        raise OutputError(f"{path}: cannot be written: {err.strerror}") from err
     return path
 
 

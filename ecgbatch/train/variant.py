@@ -9,16 +9,14 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 
 import tomli_w
 
-from ecgbatch import parts
+from ecgbatch import files
 from ecgbatch.bundle import VARIANTS, Bundle
 from ecgbatch.errors import OutputError
 from ecgbatch.parity import Parity
-from ecgbatch.plan import sync
 
 __all__ = ["add", "card"]
 
@@ -32,14 +30,12 @@ def add(bundle: Bundle, precision: str, graph: Path, parity: Parity, out: Path) 
         OutputError: the folder cannot be written, or another process is writing it.
     """
     out = out.resolve()
-    try:
+    with files.writing(out):
         if out.exists() and out.samefile(bundle.folder):
             with _alone(out):
                 _add_content(out, precision, graph, parity)
         else:
             _write_new(bundle, precision, graph, parity, out)
-    except OSError as err:
-        raise OutputError(f"{out}: cannot be written: {parts.cause(err)}") from err
     return Bundle.load(out)
 
 
@@ -78,24 +74,15 @@ def _add_content(folder: Path, precision: str, graph: Path, parity: Parity) -> N
     if content["hashes"].pop(name, None) is not None:
         _replace(toml, tomli_w.dumps({**content, "parity": others}).encode())
     _replace(folder / name, raw)
-    content["hashes"][name] = sha256(raw).hexdigest()
+    content["hashes"][name] = files.sha256(folder / name)
     _replace(toml, tomli_w.dumps({**content, "parity": {**others, precision: asdict(parity)}}).encode())
     if page.exists():
         _replace(page, card(page.read_text("utf-8"), precision, parity).encode())
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file, or another one in its place, whole or not at all."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        sync(partial)
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.replaced(path) as partial:
+        partial.write_bytes(content)
 
 
 def card(text: str, precision: str, parity: Parity) -> str:
