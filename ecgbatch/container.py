@@ -28,7 +28,7 @@ _EXTENSIONS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTY
 _MAX_EXTENSION_BYTES = 2**20  # of what a tar says of the next member: its name, mostly
 _CUT = (Reason.TRUNCATED, "a tar archive that ends early or is damaged")
 _PASSED_BYTES = 256 * 2**20
-"""Members that were passed on the way to another one, kept because another thread is about to ask for them."""
+"""Members that were passed on the way to another one, kept because whoever reads on is about to ask for them."""
 
 
 class Container(Protocol):

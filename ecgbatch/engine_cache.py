@@ -211,6 +211,8 @@ def _checked(place: Path, facts: Mapping[str, str], name: str) -> Kept:
         differing = sorted(fact for fact in {*facts, *found} if facts.get(fact) != found.get(fact))
         if differing:
             fact = differing[0]
+            if None in (facts.get(fact), found.get(fact)):
+                raise EngineError(f"{where}: built by another version of ecgbatch; {again}")
             raise EngineError(f"{where}: built with {fact} {found.get(fact)}, expected {facts.get(fact)}; {again}")
         wrong = [_FACTS] if key(content) != whole else []
         wrong += [each for each, digest in files.items() if sha256(place / each) != digest]

@@ -17,7 +17,7 @@ from ecgbatch.quality import LIMB_LEADS, MEASURES, WORST_IS_LEAST
 from ecgbatch.record import INDEPENDENT_LEADS, Quality
 from ecgbatch.waveform import mixing
 
-__all__ = ["AMPLITUDE_UV", "RESIDUAL_UV", "WEIGHED", "Gate", "comparable", "measure", "shipped"]
+__all__ = ["AMPLITUDE_UV", "RESIDUAL_UV", "WEIGHED", "Gate", "comparable", "judgement", "measure", "shipped"]
 
 WEIGHED = MEASURES[1:]
 """What the gate weighs. Not the amplitude: a large wander and a large heart look alike in it."""
@@ -30,6 +30,9 @@ QRS_AGREEMENT = 0.4  # 1 % of the leads of ECGs that readers accepted lie below 
 RESIDUAL_UV = 50.0
 RESIDUAL_SHARE = 0.2
 """Beyond both, a limb lead contradicts I and II: filters that differ and rounding stay below."""
+
+_MEASURED = 1
+"""Of how a signal is hashed and measured, and of the limits here: one more whenever a quality column may change."""
 
 AMPLITUDE_UV = (100.0, 20_000.0)
 """Peak to peak of the largest lead; beyond, the unit or the gain is wrong, or there is no ECG."""
@@ -77,6 +80,11 @@ class Gate:
 def shipped() -> Gate:
     """The gate that comes with the package."""
     return Gate.load(SHIPPED / "quality" / "gate.toml")
+
+
+def judgement() -> str:
+    """The version of all that hash and quality are the result of."""
+    return f"{shipped().version}/{_MEASURED}"
 
 
 @lru_cache(maxsize=1024)

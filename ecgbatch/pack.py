@@ -98,7 +98,7 @@ def run(
                 parts.reconcile(folder, plan, found)
             else:
                 feed = chunks(plan.shards(done=done), workers=options.workers or n_cores())
-                with report.kept(found):
+                with closing(feed), report.kept(found):
                     pack(feed, out, tally, observe)
     return tally
 
@@ -196,7 +196,7 @@ def _settings(sources: Sequence[Path | str], options: Options) -> dict[str, Any]
     """What a pack is the result of; another value of any of them is another pack."""
     return {
         "pack": layout.VERSION,
-        "gate": gate.shipped().version,
+        "gate": gate.judgement(),
         "source": planning.named(sources),
         "compression": options.compression,
         "limit": options.limit,

@@ -26,6 +26,8 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 _PLACE = re.compile(_URL.pattern + "[^/]*")
 _SECRET = re.compile(_URL.pattern + r"[^/:[]*:(?!\d*(?:/|$))[^@]*@")
 """A user and a password or key, in which there may be a slash; not a host and its port, with an `@` in what follows."""
+_TOKEN = re.compile(r"(?:https?|ftp)://[^/@]+@")
+"""A token alone, where it can be nothing else; elsewhere it is a container, an account or a user."""
 _ARROW = ("s3", "gs", "gcs", "hdfs")
 _PAUSES_S = (0.25, 0.5, 1.0)
 """Between attempts at what failed; the stores' own clients try again too."""
@@ -181,7 +183,7 @@ def require_plain(source: str) -> None:
     Raises:
         ArchiveError: it holds credentials or options.
     """
-    if _SECRET.match(source) or "?" in source:
+    if _SECRET.match(source) or _TOKEN.match(source) or "?" in source:
         scheme = source.partition("://")[0]
         raise ArchiveError(f"{scheme}://…: credentials or options in the URL, expected them in the environment")
 

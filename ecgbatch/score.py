@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -128,12 +129,12 @@ def run(
             parts.reconcile(folder, plan, found)
             recount(folder, plan, found)
         else:
-            lanes = [
-                (feed(placement.own_shards(plan.shards(done=done), at, len(devices))), each, out)
-                for at, (feed, each, out) in enumerate(zip(feeds, devices, outs, strict=True))
-            ]
-            with facts.kept(found):
-                score(lanes, tally, observe)
+            with ExitStack() as stack, facts.kept(found):
+                fed = [
+                    stack.enter_context(closing(feed(placement.own_shards(plan.shards(done=done), at, len(devices)))))
+                    for at, feed in enumerate(feeds)
+                ]
+                score(list(zip(fed, devices, outs, strict=True)), tally, observe)
         if options.deduplicate:
             tally.count(duplicates.take_out(folder, plan, say=say))
     return tally

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from ecgbatch import _kernels, cli, gate, quality, score, synth, waveform
 from ecgbatch.bundle import SHIPPED
 from ecgbatch.errors import BundleError, OutputError, UsageError
-from ecgbatch.feed import host
+from ecgbatch.feed import batch, host
 from ecgbatch.quality import MEASURES
 from ecgbatch.record import INDEPENDENT_LEADS, INVALID, LEADS, Record
 
@@ -479,3 +479,23 @@ def test_a_table_without_verdicts_is_refused(tmp_path):
 
     assert done.exit_code == 2
     assert "no column quality" in done.stderr
+
+
+def test_hash_and_quality_change_only_with_the_version_of_the_judgement():
+    """A pack keeps them under that version: whoever changes them raises `gate._MEASURED`, and these figures."""
+    t = np.arange(5000)
+    beats = np.maximum(0, 600 - 60 * np.abs(t % 400 - 10))
+    nv = np.stack([1000 * (beats * (k + 1) // 4 + t * t * (k + 1) % 41) for k in range(8)]).astype(np.int32)
+    found = gate.measure(nv, 500.0, ())
+    figures = {"quality": 0.998494, "amplitude_uv": 1240.0, "clipped_share": 0.0236, "spike_uv": 9.50006}
+    figures |= {
+        "wander_uv": 48.292,
+        "noise_uv": 13.1295,
+        "mains_uv": 3.27874,
+        "qrs_uv": 146.5,
+        "qrs_agreement": 0.956709,
+    }
+
+    assert gate.judgement() == "1.0.0/1"
+    assert batch.waveform_hash(nv, 500.0) == "90349f4846b8cd6b93c840618e2072db"
+    assert_allclose([getattr(found, name) for name in figures], list(figures.values()), rtol=1e-3)

@@ -163,6 +163,7 @@ def test_objects_that_are_gone_or_too_large_are_rejects(stores, files):
         ("s3://key:secret@bucket/a", "credentials"),
         ("s3://key:sec/secret@bucket/a", "credentials"),
         ("s3://:secret@bucket", "credentials"),
+        ("https://secret@host/a", "credentials"),
         ("s3://bucket/a?secret_key=secret", "credentials"),
         ("s3://bucket?secret_key=secret", "credentials"),
         ("nowhere://a/b", "no place that can be reached"),

@@ -1,6 +1,6 @@
 """Feeds: entries become batches of model input, read, decoded and judged on the host."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,8 @@ __all__ = ["FEEDS", "Feed", "open_feed"]
 FEEDS = ("host", "dali")
 """Who makes model input of decoded records: the host's own kernels, or a DALI graph."""
 
-Feed = Callable[[Iterable[Shard]], Iterator["Batch"]]
-"""Every entry of every shard, in order, as `batch.batches` gives them."""
+Feed = Callable[[Iterable[Shard]], Generator["Batch", None, None]]
+"""Every entry of every shard, in order, as `batch.batches` gives them; closed, it ends what works for it."""
 
 
 def open_feed(

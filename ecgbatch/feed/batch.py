@@ -1,8 +1,8 @@
 """Batches: entries read, decoded and normalised ahead, in the order of the plan."""
 
 import ctypes
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from struct import Struct
@@ -29,6 +29,7 @@ __all__ = [
     "Batch",
     "Inputs",
     "batches",
+    "is_far",
     "keep_freed_memory",
     "read",
     "read_all",
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 TOGETHER = 64
-"""Entries that are read at once, at least: those of a pack's row group."""
+"""Entries that a process reads at once, at least: those of a pack's row group."""
 
 _FLOAT64 = Struct("=d")
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # malloc.h
@@ -61,7 +62,10 @@ class Batch:
 
 
 class Inputs(Protocol):
-    """What becomes of a record that is to be scored: `host`, or `payload` for what is computed elsewhere."""
+    """What becomes of a record that is to be scored: `host`, or `payload` for what is computed elsewhere.
+
+    Both are functions of a module, so that another process can be told which.
+    """
 
     def room(self, n_records: int, spec: InputSpec, /) -> np.ndarray:
         """Place for so many records."""
@@ -94,13 +98,21 @@ def batches(
     workers: int,
     least_quality: float | None = None,
     inputs: Inputs = host,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Every entry of every shard, in order, in batches of at most `size` records; full ones but at a shard's end.
 
     A record of less quality than `least_quality` is a reject, where that is given.
     """
+    keep_freed_memory()
     load = partial(_load, specs=specs, least_quality=least_quality, room=inputs.room, put=inputs.put)
-    yield from _filled(ahead(load, pieces(shards, max(size, TOGETHER)), workers, kin=stream_of), size)
+    together = size if workers == 1 else max(size, TOGETHER)
+    with closing(ahead(load, pieces(shards, together), workers, kin=stream_of, waits=is_far)) as made:
+        yield from _filled(made, size)
+
+
+def is_far(piece: Piece) -> bool:
+    """Whether a piece lies in a store, whose answers take longer than decoding."""
+    return remote.is_url(piece.entries[0].path)
 
 
 def stream_of(piece: Piece) -> str | None:

@@ -5,7 +5,7 @@ so nothing in it may. The samples of a MUSE file are out of their base64 by then
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ _AHEAD = 2
 
 def opened(
     specs: Sequence[InputSpec], *, device: str, size: int, workers: int, least_quality: float | None = None
-) -> Callable[[Iterable[Shard]], Iterator[Batch]]:
+) -> Callable[[Iterable[Shard]], Generator[Batch, None, None]]:
     """`batch.batches`, but for the model input, which is computed on that device and lies there.
 
     Raises:
@@ -58,7 +58,7 @@ class Graph:
         with _told(device):
             self._pipeline.build()
 
-    def filled(self, made: Iterable[Batch]) -> Iterator[Batch]:
+    def filled(self, made: Iterable[Batch]) -> Generator[Batch, None, None]:
         """The same batches, in order, with model input in place of the payloads that `made` gives.
 
         Raises:

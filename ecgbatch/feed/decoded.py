@@ -1,6 +1,6 @@
 """Decoded entries: read and decoded ahead, in the order of the plan, as rows of a pack."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -9,7 +9,7 @@ from ecgbatch import gate
 from ecgbatch.errors import RecordError
 from ecgbatch.feed import host
 from ecgbatch.feed.ahead import ahead
-from ecgbatch.feed.batch import TOGETHER, judge, keep_freed_memory, read_all, stream_of
+from ecgbatch.feed.batch import TOGETHER, is_far, judge, keep_freed_memory, read_all, stream_of
 from ecgbatch.formats import pack
 from ecgbatch.plan import Piece, Shard, pieces
 from ecgbatch.record import INDEPENDENT_LEADS, Judged, Record, Reject
@@ -33,9 +33,10 @@ class Chunk:
     """Time of hashing, measuring and copying."""
 
 
-def chunks(shards: Iterable[Shard], *, workers: int) -> Iterator[Chunk]:
+def chunks(shards: Iterable[Shard], *, workers: int) -> Generator[Chunk, None, None]:
     """Every entry of every shard, in order, in chunks of at most `TOGETHER`."""
-    return ahead(_load, pieces(shards, TOGETHER), workers, kin=stream_of)
+    keep_freed_memory()
+    return ahead(_load, pieces(shards, TOGETHER), workers, kin=stream_of, waits=is_far)
 
 
 def _load(piece: Piece) -> Chunk:

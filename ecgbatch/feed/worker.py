@@ -16,9 +16,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from mmap import mmap
 from multiprocessing.connection import Connection
-from signal import Signals
+from signal import SIGKILL, SIGTERM, strsignal
 from socket import socketpair
-from subprocess import DEVNULL, Popen
+from subprocess import DEVNULL, Popen, TimeoutExpired
 from threading import Thread
 from typing import Any, Generic, TypeVar
 
@@ -35,6 +35,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _ALIGNMENT = 64
+_PATIENCE_S = 5.0
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ecgbatch.feed import worker; "
     "worker.serve(*map(int, sys.argv[2:]))"
@@ -104,16 +105,29 @@ class Memory:
             raise _too_many(err) from err
 
     def put(self, item: object) -> tuple[int, list[Span]]:
-        """Write an item into a free slot: which one, and where in it."""
+        """Write an item into a free slot: which one, and where in it.
+
+        Raises:
+            FeedError: the system has no more memory or files.
+        """
         at = self._free.popleft()
-        return at, self.slots[at].put(item)
+        try:
+            return at, self.slots[at].put(item)
+        except OSError as err:
+            raise _too_many(err) from err
 
     def take(self, at: int, spans: list[Span]) -> Any:
         """The item in a slot, which is free again when the item's arrays are gone.
 
         One slot is always left free: where this one would have been the last, the arrays are copied.
+
+        Raises:
+            FeedError: the system has no more memory or files.
         """
-        place = self.slots[at].bytes(spans[-1][1])
+        try:
+            place = self.slots[at].bytes(spans[-1][1])
+        except OSError as err:
+            raise _too_many(err) from err
         if self._free:
             weakref.finalize(place, self._free.append, at)
         else:
@@ -138,13 +152,14 @@ class Worker(Generic[T, R]):
         """
         self._memory = memory
         self._slots: deque[int] = deque()
+        pickled = pickle.dumps(work)
         try:
             ours, theirs = socketpair()
             with theirs:
                 fds = [theirs.fileno(), *(slot.fd for slot in memory.slots)]
                 self._connection = Connection(ours.detach())
                 self._process = Popen(
-                    [sys.executable, "-P", "-c", _PROGRAM, json.dumps(sys.path), *map(str, fds)],
+                    [sys.executable, "-P", "-c", _PROGRAM, json.dumps([*map(str, sys.path)]), *map(str, fds)],
                     stdin=DEVNULL,
                     stdout=DEVNULL,
                     pass_fds=fds,
@@ -152,7 +167,7 @@ class Worker(Generic[T, R]):
                 )
         except OSError as err:
             raise _too_many(err) from err
-        self._send(pickle.dumps(work))
+        self._send(pickled)
 
     def start(self, item: T) -> None:
         """Have it work on an item when it is done with those before."""
@@ -177,10 +192,11 @@ class Worker(Generic[T, R]):
         return item
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """End it, whatever it does; one that the system cannot end yet ends later."""
         self._connection.close()
         self._process.kill()
-        self._process.wait()
+        with suppress(TimeoutExpired):
+            self._process.wait(_PATIENCE_S)
 
     def _send(self, message: object) -> None:
         try:
@@ -190,8 +206,9 @@ class Worker(Generic[T, R]):
 
     def _ended(self) -> FeedError:
         code = self._process.wait()
-        end = Signals(-code).name if code < 0 else f"exit code {code}"
-        return FeedError(f"a process that reads and decodes ended by {end}; the same command goes on from here")
+        end = f"signal {-code} ({strsignal(-code)})" if code < 0 else f"exit code {code}"
+        known = "" if -code in (SIGKILL, SIGTERM) else "; if it does so again, a file of the archive may be the cause"
+        return FeedError(f"a process that reads and decodes ended by {end}; the same command goes on from here{known}")
 
 
 def _too_many(err: OSError) -> FeedError:

@@ -102,7 +102,7 @@ def compression(samples: str) -> dict[str, str]:
 
 def mark(fingerprint: str) -> dict[str, str]:
     """What the footer of a part says of it: its version, that of the gate, and the fingerprint of its pack."""
-    return {"ecgbatch": json.dumps({"pack": VERSION, "gate": gate.shipped().version, "run": fingerprint})}
+    return {"ecgbatch": json.dumps({"pack": VERSION, "gate": gate.judgement(), "run": fingerprint})}
 
 
 def row(record_id: str, source_path: str, record: Record, judged: Judged | None) -> dict[str, Any]:
@@ -332,7 +332,7 @@ def _opened(path: str, n_bytes: int, modified_ns: int) -> Part | None:
         return None
     if said["pack"] != VERSION:
         raise RecordError(Reason.UNKNOWN_FORMAT, f"a pack of another version, expected {VERSION}; pack it again")
-    return Part(path, (n_bytes, modified_ns), is_judged=said.get("gate") == gate.shipped().version)
+    return Part(path, (n_bytes, modified_ns), is_judged=said.get("gate") == gate.judgement())
 
 
 def _planned(path: str) -> int | None:
