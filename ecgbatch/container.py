@@ -101,7 +101,7 @@ def opened(path: str) -> Container:
             return _opened(path, status.st_size, status.st_mtime_ns)
     except OSError as err:
         raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be opened") from err
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as err:  # the last: of a zip version it cannot read
+    except (zipfile.BadZipFile, ValueError, RuntimeError) as err:  # the last: of a zip version it cannot read
         raise RecordError(Reason.MALFORMED, "a zip archive whose list of members cannot be read") from err
 
 

@@ -35,7 +35,7 @@ def ahead(
     mostly `waits`, threads do it all.
 
     Raises:
-        FeedError: a process was killed.
+        FeedError: a process has ended, or cannot be started.
     """
     items = iter(items)
     first = list(islice(items, _FEW))

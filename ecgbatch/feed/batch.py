@@ -30,6 +30,7 @@ __all__ = [
     "Inputs",
     "batches",
     "is_far",
+    "judge",
     "keep_freed_memory",
     "read",
     "read_all",
@@ -199,7 +200,7 @@ def _load(
     room: Callable[[int, InputSpec], np.ndarray],
     put: Callable[..., None],
 ) -> Batch:
-    keep_freed_memory()
+    keep_freed_memory()  # for this may be another process
     x = {spec: room(len(piece.entries), spec) for spec in specs}
     rows: list[Row] = []
     rejects: list[Reject] = []

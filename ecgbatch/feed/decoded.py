@@ -40,7 +40,7 @@ def chunks(shards: Iterable[Shard], *, workers: int) -> Generator[Chunk, None, N
 
 
 def _load(piece: Piece) -> Chunk:
-    keep_freed_memory()
+    keep_freed_memory()  # for this may be another process
     rows: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     decode_s = prepare_s = 0.0

@@ -152,7 +152,7 @@ class Worker(Generic[T, R]):
         """
         self._memory = memory
         self._slots: deque[int] = deque()
-        pickled = pickle.dumps(work)
+        pickled = pickle.dumps(work)  # before a process is started for what cannot be
         try:
             ours, theirs = socketpair()
             with theirs:

@@ -83,7 +83,7 @@ COMPARED = ["record_id", "format", "acquired_at", "device_model", "fs_hz", "n_sa
 
 _QUALITY = [field.name for field in fields(Quality)]
 _FACTS = [name for name in SCHEMA.names if name != "counts"]
-_DECODED = [name for name in _FACTS if name not in _QUALITY]
+_DECODED = [name for name in _FACTS if name not in ("record_id", "source_path", *_QUALITY)]
 _HASH = re.compile("[0-9a-f]{32}")
 _OPENING = Lock()
 _MARK_16 = -(2**15)
@@ -174,8 +174,10 @@ class Part:
                 self.metadata = file.metadata
                 if not SCHEMA.equals(file.schema_arrow):
                     raise RecordError(Reason.UNKNOWN_FORMAT, "a pack with other columns; pack it again")
-                self.facts = file.read(columns=_FACTS if is_judged else _DECODED, use_threads=False)
-            self._row_of = {name: at for at, name in enumerate(self.facts["record_id"].to_pylist())}
+                names = ["record_id", *_DECODED, *(_QUALITY if is_judged else ())]
+                facts = file.read(columns=names, use_threads=False)
+            self._row_of = {name: at for at, name in enumerate(facts["record_id"].to_pylist())}
+            self.facts = facts.drop_columns(["record_id"])
         except (OSError, ValueError, pa.ArrowException) as err:
             raise RecordError(Reason.MALFORMED, "a part of a pack that cannot be read") from err
         if len(self._row_of) != len(self.facts):
@@ -248,23 +250,9 @@ class _Group:
         Raises:
             RecordError: it is damaged.
         """
-        row = self._rows[at]
-        (
-            _,
-            _,
-            container,
-            waveform_hash,
-            acquired_at,
-            device_model,
-            fs_hz,
-            n_samples,
-            leads,
-            uv,
-            zero,
-            invalid,
-            bits,
-            xxh3,
-        ) = row[: len(_DECODED)]
+        container, digest, acquired_at, device, fs_hz, n_samples, leads, uv, zero, invalid, bits, xxh3, *measures = (
+            self._rows[at]
+        )
         raw = self._samples[self._ends[at] : self._ends[at + 1]]
         if xxhash.xxh3_64_intdigest(raw.data) != xxh3:
             raise RecordError(Reason.CHECKSUM, "samples that do not have the checksum beside them")
@@ -280,8 +268,8 @@ class _Group:
             zero_counts=zero,
             invalid_count=invalid,
             acquired_at=acquired_at,
-            device_model=device_model,
-            judged=_judged(waveform_hash, row[len(_DECODED) :]),
+            device_model=device,
+            judged=_judged(digest, measures),
         )
 
     def _read(self) -> tuple[np.ndarray, list[int]]:
@@ -378,7 +366,7 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     return values
 
 
-def _judged(waveform_hash: str | None, measures: tuple[Any, ...]) -> Judged | None:
+def _judged(waveform_hash: str | None, measures: Sequence[Any]) -> Judged | None:
     """Hash and quality, where both are there.
 
     Raises:
