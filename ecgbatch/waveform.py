@@ -49,7 +49,7 @@ def mixing(stored: tuple[str, ...], wanted: tuple[str, ...]) -> Float64[ndarray,
             weights[row, stored.index(lead)] = 1
         elif lead in _LIMB and len(limb) == 2:
             pair = np.linalg.solve(np.array([_LIMB[known] for known in limb]).T, _LIMB[lead])
-            weights[row, [stored.index(known) for known in limb]] = np.round(pair * 6) / 6
+            weights[row, [stored.index(known) for known in limb]] = np.round(pair * 12) / 12  # thirds or quarters
         else:
             missing.append(lead)
     if missing:

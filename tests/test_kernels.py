@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import itertools
 import re
 import string
 import zlib
@@ -178,6 +179,17 @@ def test_voltages_beyond_int32_saturate_short_of_the_mark():
     nv = host.nanovolts(record_of(counts, INDEPENDENT_LEADS), INDEPENDENT_LEADS)
 
     assert_array_equal(np.unique(nv), [-(2**31) + 1, 2**31 - 1])
+
+
+@pytest.mark.parametrize("pair", list(itertools.combinations(LEADS[:6], 2)), ids="-".join)
+def test_any_two_limb_leads_give_the_other_four(rng, pair):
+    one, two = rng.integers(-1000, 1000, (2, 500)) * 12
+    limb = np.stack([one, two, two - one, -(one + two) // 2, one - two // 2, two - one // 2])
+    stored = limb[[LEADS.index(lead) for lead in pair]].astype(np.int32)
+    record = record_of(stored, pair, zero_counts=(0.0,) * 2, uv_per_count=(1.0,) * 2)
+
+    assert_array_equal(waveform.nanovolts(record, LEADS[:6]), limb * 1000)
+    assert_array_equal(host.nanovolts(record, LEADS[:6]), limb * 1000)
 
 
 def test_a_flat_limb_lead_is_derived_from_the_others(rng):
