@@ -253,6 +253,14 @@ def test_model_input_is_the_references(rng, fs_hz, to_hz, n_samples):
     assert_allclose(model_input(record, spec), expected, rtol=0, atol=MODEL_INPUT_TOLERANCE)
 
 
+@pytest.mark.parametrize("to_hz", [100, 250, 500], ids=lambda f: f"to-{f}Hz")
+def test_no_rate_shifts_a_beat_by_more_than_a_millisecond_and_a_third_in_ten_seconds(to_hz):
+    for fs_hz in [to_hz * times + off_hz for times in (1, 2, 3, 7) for off_hz in (0.01, 0.1, 1 / 3)]:
+        bank = waveform.polyphase(fs_hz, to_hz)
+
+        assert abs(bank.up / bank.down * fs_hz / to_hz - 1) < 1.3e-4
+
+
 def test_what_lies_above_the_models_band_does_not_fold_into_it():
     t_s = np.arange(5000) / 500
     counts = np.round(1000 * np.sin(2 * np.pi * 200 * t_s)).astype(np.int16)
