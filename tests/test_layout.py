@@ -125,13 +125,29 @@ def test_a_table_of_numbers_is_read(separator, orientation, newline):
     assert_array_equal(waveform.nanovolts(record, LEADS), COUNTS[:, :200].astype(np.int64) * 1000)
 
 
-@pytest.mark.parametrize("names", [",".join(LEADS), ",".join(f'"{lead}"' for lead in LEADS), ",".join("abcdefghjkmn")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ",".join(LEADS),
+        ",".join(f'"{lead}"' for lead in LEADS),
+        ",".join("abcdefghjkmn"),
+        pytest.param(",".join(map(str, range(12))), id="the numbers that pandas gives to columns without names"),
+    ],
+)
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "BOM"])
 def test_a_line_of_names_is_no_sample(names, mark):
     raw = mark + csv(COUNTS[:, :50].T, delimiter=",", header=names)
     record = decode(raw, "ECG.CSV", declaration(orientation="time,lead"))
 
     assert record.n_samples == 50
+
+
+@pytest.mark.parametrize("n_missing", [1, 3])
+def test_a_table_may_begin_with_missing_samples(n_missing):
+    raw = b"nan,NaN\n" * n_missing + b"1,2\n"
+    record = decode(raw, "x.csv", declaration(leads=["I", "II"], unit="mV", orientation="time,lead"))
+
+    assert record.counts.tolist() == [[INVALID] * n_missing + [1_000_000], [INVALID] * n_missing + [2_000_000]]
 
 
 def test_decimals_exponents_and_nan_are_read_from_a_table():
@@ -227,6 +243,8 @@ def test_an_array_that_is_damaged_or_no_ecg_is_refused(raw, reason):
 TABLES: dict[str, tuple[bytes, Reason]] = {
     "ragged": (b"1,2\n3\n", Reason.MALFORMED),
     "a word": (b"1,2\n3,x\n", Reason.MALFORMED),
+    "a word in the first line": (b"NA,2\n3,4\n", Reason.MALFORMED),
+    "infinite in the first line": (b"inf,2\n3,4\n", Reason.MALFORMED),
     "an empty field": (b"1,2\n3,\n", Reason.MALFORMED),
     "a decimal comma": (b"1,5;2,5\n3,5;1,5\n", Reason.MALFORMED),
     "infinite": (b"1,2\n3,inf\n", Reason.MALFORMED),

@@ -14,7 +14,8 @@ from ecgbatch.record import Reason, Record, lead_name
 __all__ = ["decode", "is_table"]
 
 _NO_NUMBER = re.compile(rb"[^-+\d.eE,; \t\rnaN]")
-_DIGIT = re.compile(rb"\d")
+_NUMBER = re.compile(rb"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf)", re.IGNORECASE)
+_DIGIT_OR_NAN = re.compile(rb"\d|nan", re.IGNORECASE)
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -36,15 +37,30 @@ def decode(raw: bytes, sibling: Callable[[str], bytes]) -> Record:
     separator = next((mark for mark in (b";", b",", b"\t") if mark in first), b" ")
     if not raw.endswith(b"\n"):
         raise RecordError(Reason.TRUNCATED, "a table whose last line has no end")
-    if _has_numbers(first):
+    cells = [cell.strip() for cell in (first.split() if separator == b" " else first.split(separator))]
+    if not _are_names(cells, found):
         return layout.record(_numbers(raw.removeprefix(_BOM), separator), found, container="csv")
-    _require_names(first.split(separator), found)
+    _require_names(cells, found)
     return layout.record(_numbers(rest, separator), found, container="csv")
 
 
 def _has_numbers(line: bytes) -> bool:
     line = line.removeprefix(_BOM)
-    return not _NO_NUMBER.search(line) and _DIGIT.search(line) is not None
+    return not _NO_NUMBER.search(line) and _DIGIT_OR_NAN.search(line) is not None
+
+
+def _are_names(cells: list[bytes], found: Layout) -> bool:
+    """Whether a first line names columns: by words, or as pandas does where they have none, by 0, 1, 2 and so on.
+
+    Raises:
+        RecordError: some of it are words and some are numbers.
+    """
+    if not found.is_lead_first and cells == [b"%d" % column for column in range(len(found.leads))]:
+        return True
+    n_numbers = sum([_NUMBER.fullmatch(cell) is not None for cell in cells])
+    if 0 < n_numbers < len(cells):
+        raise RecordError(Reason.MALFORMED, "a first line of words and numbers, expected either")
+    return n_numbers == 0
 
 
 def _require_names(names: list[bytes], found: Layout) -> None:
