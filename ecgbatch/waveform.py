@@ -4,8 +4,8 @@ The compiled kernels do the same, fast; tests hold them to these functions, and 
 
     counts ── nanovolts ──► int32 nV (lead, time) ── resample ──► mV ── fit ── scale ──► float32 (lead, time)
 
-The integer nanovolts in the middle are also what `waveform_hash` is taken of, so records of equal hash have
-equal scores whatever container they came in.
+The integer nanovolts in the middle are also what `waveform_hash` is taken of, those of the independent leads, so a
+model of these gives records of equal hash equal scores whatever container they came in.
 """
 
 from dataclasses import dataclass
