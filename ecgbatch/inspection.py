@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ecgbatch import archive, container, files, formats, gate, parts, waveform
+from ecgbatch import archive, container, files, formats, gate, parts
 from ecgbatch.archive import Entry
 from ecgbatch.bundle import SHIPPED, Bundle, is_bundle
 from ecgbatch.errors import ArchiveError, OutputError, RecordError
@@ -131,10 +131,14 @@ def _members(part: str) -> Sequence[str]:
 def leads_uv(record: Record) -> np.ndarray:
     """The twelve leads in µV, float32 (lead, time) at the record's own rate; NaN where a sample is missing.
 
+    A lead that is stored flat is flat here, and no other is derived from it that can be derived without.
+
     Raises:
         RecordError: a lead is neither stored nor a sum of stored ones.
     """
-    nv = waveform.nanovolts(record, LEADS)
+    flat = host.flat_leads(record)
+    nv = host.nanovolts(record, LEADS, flat)
+    nv[[LEADS.index(lead) for lead in flat]] = host.nanovolts(record, flat)
     return np.where(nv == INVALID, np.nan, nv * 1e-3).astype(np.float32)
 
 

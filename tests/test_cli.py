@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from numpy.testing import assert_array_equal
 from typer.testing import CliRunner, Result
 
 from ecgbatch import cli, console, inspection, synth
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import BundleError, MissingExtraError
 from ecgbatch.feed import host
-from ecgbatch.record import LEADS
+from ecgbatch.record import LEADS, Record
 from ecgbatch.runtimes import cpu
 
 TOO_LONG = "x" * 300
@@ -216,6 +217,21 @@ def test_a_drawing_of_another_kind_is_refused_before_anything_is_written(ecg_fil
 
     assert "expected '.svg' or '.png'" in line
     assert not list(tmp_path.iterdir())
+
+
+def test_no_lead_of_an_inspected_ecg_is_derived_from_a_flat_one(rng):
+    one, two = rng.integers(-400, 400, (2, 500)) * 2
+    counts = np.stack([np.zeros(500), two, two - one, *rng.integers(-900, 900, (6, 500))]).astype(np.int16)
+    leads = ("I", "II", "III", *LEADS[6:])
+    record = Record(
+        format="test", fs_hz=500.0, leads=leads, counts=counts, uv_per_count=(1.0,) * 9, zero_counts=(0.0,) * 9
+    )
+
+    shown = dict(zip(LEADS, inspection.leads_uv(record), strict=True))
+
+    assert not shown["I"].any()
+    assert_array_equal(shown["III"], two - one)
+    assert_array_equal(shown["aVR"], -(one + two) / 2)
 
 
 def test_the_derived_leads_of_an_inspected_ecg_are_the_scores_column(scored, tmp_path):
