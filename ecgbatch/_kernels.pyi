@@ -18,12 +18,22 @@ class Mixer:
         """
 
 class ModelInput:
-    """Resampling, fit and scaling for records of one rate: `waveform.resample`, `fit`, `scale`."""
+    """Offset, resampling, fit and scaling for records of one rate: `waveform.prepare` of nanovolts."""
 
     def __init__(
-        self, up: int, down: int, half: int, taps: NDArray[np.float32], per_nv: NDArray[np.float32], clip: float
+        self,
+        up: int,
+        down: int,
+        half: int,
+        taps: NDArray[np.float32],
+        per_nv: NDArray[np.float32],
+        n_offset: int,
+        clip: float,
     ) -> None:
-        """The filter of `waveform.polyphase`, and what each lead in nV is multiplied by."""
+        """The filter of `waveform.polyphase`, and what each lead in nV is multiplied by.
+
+        The mean of a lead's first `n_offset` samples is taken off it; 0 of them take nothing.
+        """
 
     def __call__(self, nv: NDArray[np.int32], out: NDArray[np.float32]) -> None:
         """Write (lead, time) in nV into out (lead, time)."""

@@ -55,7 +55,8 @@ class InputSpec:
     clip: float
     """Scaled values are limited to ± this."""
     filter: str = "none"
-    """Filter applied beyond the resampler's own low-pass; `none` is the only one yet."""
+    """What is done beyond the resampler's own low-pass: `none`, or `offset`, which takes off each lead's mean over the
+    seconds that the model looks at."""
 
     def __post_init__(self) -> None:
         if unknown := [lead for lead in self.leads if lead not in LEADS]:
@@ -66,8 +67,8 @@ class InputSpec:
             raise BundleError(f"input of {self.seconds} s at {self.fs_hz} Hz is not a whole number of samples")
         if not 0 < self.min_seconds <= self.seconds or self.clip <= 0:
             raise BundleError(f"input min_seconds {self.min_seconds}, clip {self.clip}, expected positive and in range")
-        if self.filter != "none":
-            raise BundleError(f"input filter {self.filter!r}, expected 'none'")
+        if self.filter not in ("none", "offset"):
+            raise BundleError(f"input filter {self.filter!r}, expected 'none' or 'offset'")
 
     @property
     def samples(self) -> int:

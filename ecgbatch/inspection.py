@@ -236,7 +236,8 @@ def bundle_text(bundle: Bundle) -> str:
     spec = bundle.input
     lines = [
         f"{bundle.name} {bundle.version} · {len(bundle.labels)} labels · licence {bundle.licence}",
-        f"input {', '.join(spec.leads)} · {spec.fs_hz} Hz × {spec.seconds:g} s, at least {spec.min_seconds:g} s",
+        f"input {', '.join(spec.leads)} · {spec.fs_hz} Hz × {spec.seconds:g} s, at least {spec.min_seconds:g} s"
+        + ("" if spec.filter == "none" else f", filter {spec.filter}"),
         f"fingerprint {bundle.fingerprint}",
         *([f"head on {bundle.parent.name}, model.onnx {bundle.parent.sha256}"] if bundle.parent else []),
         *(found.table(precision) for precision, found in bundle.parity.items()),

@@ -2,7 +2,7 @@
 
 The compiled kernels do the same, fast; tests hold them to these functions, and these to SciPy.
 
-    counts ── nanovolts ──► int32 nV (lead, time) ── resample ──► mV ── fit ── scale ──► float32 (lead, time)
+    counts ── nanovolts ──► int32 nV (lead, time) ── offset off ── resample ──► mV ── fit ── scale ──► float32
 
 The integer nanovolts in the middle are also what `waveform_hash` is taken of, those of the independent leads, so a
 model of these gives records of equal hash equal scores whatever container they came in.
@@ -19,7 +19,7 @@ from numpy import ndarray
 from ecgbatch.errors import RecordError
 from ecgbatch.record import INVALID, LEADS, Reason, Record
 
-__all__ = ["Polyphase", "fit", "mixing", "nanovolts", "polyphase", "prepare", "resample", "scale"]
+__all__ = ["Polyphase", "fit", "mixing", "nanovolts", "offset", "polyphase", "prepare", "resample", "scale"]
 
 _LIMB = {
     "I": (1.0, 0.0),
@@ -68,6 +68,11 @@ def nanovolts(record: Record, leads: tuple[str, ...]) -> Int32[ndarray, "lead ti
         gone = record.counts == record.invalid_count  # (stored, time)
         nv[(weights != 0).astype(int) @ gone.astype(int) > 0] = INVALID
     return nv
+
+
+def offset(nv: Int32[ndarray, "lead time"], n: int) -> Float64[ndarray, "lead 1"]:
+    """Each lead's mean over its first `n` samples, in nV: electrodes and amplifiers give it, the heart does not."""
+    return np.asarray(nv[:, :n].mean(1, keepdims=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +151,9 @@ def prepare(
     samples: int,
     scale_mv: Float[ndarray, " lead"],
     clip: float | int,
+    filter: str = "none",  # noqa: A002  # as a bundle calls it
 ) -> Float32[ndarray, "lead {samples}"]:
     """float32 (lead, time): what a model is fed."""
-    x_mv = nanovolts(record, leads) * 1e-6
-    return scale(fit(resample(x_mv, record.fs_hz, fs_hz), samples), scale_mv, clip)
+    nv = nanovolts(record, leads)
+    level = offset(nv, round(samples / fs_hz * record.fs_hz)) if filter == "offset" else 0.0
+    return scale(fit(resample((nv - level) * 1e-6, record.fs_hz, fs_hz), samples), scale_mv, clip)

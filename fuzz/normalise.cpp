@@ -44,6 +44,8 @@ FUZZ(input) {
     const std::vector<float> taps(static_cast<size_t>(up * n_taps), 1.0f / static_cast<float>(n_taps));
     const ecg::Resampler resampler(up, down, half, n_taps, taps);
     std::vector<float> out(static_cast<size_t>(samples));
-    ecg::model_inputs(nv.data(), static_cast<int64_t>(nv.size()), resampler, {5e-6f}, 20, samples, out.data());
+    const auto n = static_cast<int64_t>(nv.size());
+    const float offset_nv = ecg::mean(nv.data(), input.between(1, n));
+    ecg::model_inputs(nv.data(), n, resampler, {{offset_nv, 5e-6f}}, 20, samples, out.data());
     for (const float x : out) check(x >= -20 && x <= 20);
 }

@@ -34,6 +34,7 @@ FUZZ(input) {
         lead.mix.channel[1] = number(input, 0, n_channels - 1);
         for (double& gain : lead.mix.nv_per_count) gain = input.between(0, 1) ? input.take<int16_t>() / 7.0 : 0;
         for (double& zero : lead.mix.zero_counts) zero = input.take<int16_t>();
+        lead.offset_nv = input.take<int32_t>();
         lead.per_nv = 1e-9;
     }
     std::vector<char> bytes(sizeof(layout) + leads.size() * sizeof(ecg::Lead));

@@ -95,15 +95,26 @@ private:
 // Nanovolts of one rate to the input of one model.
 class ModelInput {
 public:
-    ModelInput(int64_t up, int64_t down, int64_t half, Dense<float, 2> taps, Dense<float, 1> per_nv, float clip)
+    ModelInput(int64_t up, int64_t down, int64_t half, Dense<float, 2> taps, Dense<float, 1> per_nv, int64_t n_offset,
+               float clip)
         : resampler_(checked(up, down, half, taps)),
           per_nv_(per_nv.data(), per_nv.data() + per_nv.size()),
-          clip_(clip) {}
+          n_offset_(n_offset),
+          clip_(clip) {
+        require(n_offset >= 0, "an offset is the mean of some samples, or of none");
+    }
 
     void whole_leads(Dense<int32_t, 2> nv, Out<float, 2> out) const {
         const int64_t n = checked(nv, out), samples = static_cast<int64_t>(out.shape(1));
         nb::gil_scoped_release free;
-        model_inputs(nv.data(), n, resampler_, per_nv_, clip_, samples, out.data());
+        thread_local std::vector<Scale> scales;
+        scales.clear();
+        const int32_t* row = nv.data();
+        for (const float per_nv : per_nv_) {
+            scales.push_back({n_offset_ ? mean(row, std::min(n, n_offset_)) : 0.0f, per_nv});
+            row += n;
+        }
+        model_inputs(nv.data(), n, resampler_, scales, clip_, samples, out.data());
     }
 
 private:
@@ -122,6 +133,7 @@ private:
 
     Resampler resampler_;
     std::vector<float> per_nv_;
+    int64_t n_offset_;  // samples of each lead whose mean is taken off it; 0: nothing is
     float clip_;
 };
 
@@ -486,8 +498,8 @@ NB_MODULE(_kernels, m) {
         .def("__call__", &Mixer::nanovolts<int16_t>, "counts"_a.noconvert(), "invalid"_a, "out"_a.noconvert())
         .def("__call__", &Mixer::nanovolts<int32_t>, "counts"_a.noconvert(), "invalid"_a, "out"_a.noconvert());
     nb::class_<ModelInput>(m, "ModelInput")
-        .def(nb::init<int64_t, int64_t, int64_t, Dense<float, 2>, Dense<float, 1>, float>(), "up"_a, "down"_a, "half"_a,
-             "taps"_a.noconvert(), "per_nv"_a.noconvert(), "clip"_a)
+        .def(nb::init<int64_t, int64_t, int64_t, Dense<float, 2>, Dense<float, 1>, int64_t, float>(), "up"_a, "down"_a,
+             "half"_a, "taps"_a.noconvert(), "per_nv"_a.noconvert(), "n_offset"_a, "clip"_a)
         .def("__call__", &ModelInput::whole_leads, "nv"_a.noconvert(), "out"_a.noconvert());
     nb::class_<Jobs>(m, "Jobs")
         .def(nb::init<const std::vector<Payload>&>(), "payloads"_a)

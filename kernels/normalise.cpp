@@ -145,19 +145,19 @@ constexpr int64_t kVec = 16;
 
 // The lead in scaled units, extended at both ends by its edge samples and split by index modulo `down`:
 // parts + r * stride holds the samples down*j + r - before. With it, outputs of one phase are unit-stride sums.
-ECG_CLONES void split(const int32_t* nv, int64_t n, int64_t before, int64_t down, int64_t stride, float per_nv,
+ECG_CLONES void split(const int32_t* nv, int64_t n, int64_t before, int64_t down, int64_t stride, Scale scale,
                       float* parts) {
     for (int64_t r = 0; r < down; ++r, parts += stride) {
         const int64_t first = (std::max<int64_t>(before - r, 0) + down - 1) / down;  // the first j inside the lead
         const int64_t end = std::min(stride, (n + before - r + down - 1) / down);
-        std::fill(parts, parts + std::min(first, stride), static_cast<float>(nv[0]) * per_nv);
+        std::fill(parts, parts + std::min(first, stride), scaled(nv[0], scale));
         const int64_t shift = r - before;
         if (down == 2) {
-            for (int64_t j = first; j < end; ++j) parts[j] = static_cast<float>(nv[2 * j + shift]) * per_nv;
+            for (int64_t j = first; j < end; ++j) parts[j] = scaled(nv[2 * j + shift], scale);
         } else {
-            for (int64_t j = first; j < end; ++j) parts[j] = static_cast<float>(nv[down * j + shift]) * per_nv;
+            for (int64_t j = first; j < end; ++j) parts[j] = scaled(nv[down * j + shift], scale);
         }
-        std::fill(parts + std::max(first, end), parts + stride, static_cast<float>(nv[n - 1]) * per_nv);
+        std::fill(parts + std::max(first, end), parts + stride, scaled(nv[n - 1], scale));
     }
 }
 
@@ -333,12 +333,18 @@ int64_t Resampler::before() const { return -position(0, up, down, half, n_taps).
 
 int64_t Resampler::reach() const { return before() + position(up - 1, up, down, half, n_taps).first + n_taps; }
 
-void model_inputs(const int32_t* nv, int64_t n, const Resampler& r, const std::vector<float>& per_nv, float clip,
+ECG_CLONES float mean(const int32_t* nv, int64_t n) {
+    int64_t sum = 0;
+    for (int64_t t = 0; t < n; ++t) sum += nv[t];
+    return static_cast<float>(static_cast<double>(sum) / static_cast<double>(n));
+}
+
+void model_inputs(const int32_t* nv, int64_t n, const Resampler& r, const std::vector<Scale>& scales, float clip,
                   int64_t samples, float* out) {
     const int64_t made = std::min(samples, resampled_length(n, r.up, r.down));
     if (r.up == r.down) {
-        for (size_t lead = 0; lead < per_nv.size(); ++lead, nv += n, out += samples) {
-            for (int64_t t = 0; t < made; ++t) out[t] = limit(static_cast<float>(nv[t]) * per_nv[lead], clip);
+        for (size_t lead = 0; lead < scales.size(); ++lead, nv += n, out += samples) {
+            for (int64_t t = 0; t < made; ++t) out[t] = limit(scaled(nv[t], scales[lead]), clip);
             std::fill(out + made, out + samples, 0.0f);
         }
         return;
@@ -357,8 +363,8 @@ void model_inputs(const int32_t* nv, int64_t n, const Resampler& r, const std::v
         }
     }
     const Weigh weigh = best_for(r);
-    for (size_t lead = 0; lead < per_nv.size(); ++lead, nv += n, out += samples) {
-        split(nv, n, r.before(), r.down, stride, per_nv[lead], parts.data());
+    for (size_t lead = 0; lead < scales.size(); ++lead, nv += n, out += samples) {
+        split(nv, n, r.before(), r.down, stride, scales[lead], parts.data());
         const Tap* first = taps.data();
         for (int64_t t = 0; t < n_phases; ++t) {
             const size_t n_taps = r.phases[static_cast<size_t>(t)].size();

@@ -49,9 +49,12 @@ struct Resampler {
     bool has_runs;                         // whether taps of a phase mostly weigh samples next to each other in a part
 };
 
-// `samples` model inputs of every lead of (lead, n) in nV, each multiplied by its per_nv; zeros where the leads have
-// ended. Equals model_input() for every t, but for the order of the sum.
-void model_inputs(const int32_t* nv, int64_t n, const Resampler& r, const std::vector<float>& per_nv, float clip,
+// The mean of n > 0 samples.
+float mean(const int32_t* nv, int64_t n);
+
+// `samples` model inputs of every lead of (lead, n) in nV, each on its scale; zeros where the leads have ended.
+// Equals model_input() for every t, but for the order of the sum.
+void model_inputs(const int32_t* nv, int64_t n, const Resampler& r, const std::vector<Scale>& scales, float clip,
                   int64_t samples, float* out);
 
 // Sum of every channel's counts modulo 2^16 (WFDB's checksum), for frames of n_channels interleaved samples.

@@ -33,13 +33,13 @@ void write_leads(const Recipe& recipe, const Count* counts, const Resampler& res
     if (view.time_stride != 1) view = planar(view, last_channel(recipe) + 1, scratch);
     const auto n = static_cast<size_t>(layout.n_samples);
     thread_local std::vector<int32_t> nv;
-    std::vector<float> per_nv;
+    std::vector<Scale> scales;
     nv.resize(recipe.leads.size() * n);
     for (size_t i = 0; i < recipe.leads.size(); ++i) {
         lead_nanovolts(view, recipe.leads[i].mix, layout.invalid, nv.data() + i * n);
-        per_nv.push_back(static_cast<float>(recipe.leads[i].per_nv));
+        scales.push_back(recipe.leads[i].scale());
     }
-    model_inputs(nv.data(), layout.n_samples, resampler, per_nv, clip, samples, out);
+    model_inputs(nv.data(), layout.n_samples, resampler, scales, clip, samples, out);
 }
 
 }  // namespace
@@ -68,7 +68,8 @@ bool Recipe::is_sound(int64_t n_halves, int64_t n_taps) const {
     };
     return std::all_of(leads.begin(), leads.end(), [&](const Lead& lead) {
         return begins_inside(lead.mix.channel[0]) && begins_inside(lead.mix.channel[1]) &&
-               within(lead.mix.nv_per_count) && within(lead.mix.zero_counts) && std::abs(lead.per_nv) <= kWidest;
+               within(lead.mix.nv_per_count) && within(lead.mix.zero_counts) &&
+               std::abs(lead.offset_nv) <= kWidest && std::abs(lead.per_nv) <= kWidest;
     });
 }
 

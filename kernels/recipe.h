@@ -27,7 +27,9 @@ struct Layout {
 
 struct Lead {
     Mix mix;
-    double per_nv;  // 1e-6 / scale_mv, a float
+    double offset_nv, per_nv;  // floats
+
+    ECG_HD Scale scale() const { return {static_cast<float>(offset_nv), static_cast<float>(per_nv)}; }
 };
 
 // One record and one model. A payload is read in halves of two bytes, lower first: int32 counts need not be aligned.
@@ -78,7 +80,7 @@ ECG_HD void write_input(const Job* jobs, int64_t n_jobs, int64_t n_leads, int64_
     const Lead& lead = job.leads[at / samples];
     const Layout& layout = job.layout;
     job.out[at] = model_input(LeadSamples{job, lead.mix}, layout.n_samples, at % samples, layout.up, layout.down,
-                              layout.half, job.taps, layout.n_taps, static_cast<float>(lead.per_nv), clip);
+                              layout.half, job.taps, layout.n_taps, lead.scale(), clip);
 }
 
 // What Python writes, byte for byte: a Layout, and a Lead for every row of the model's input.

@@ -67,17 +67,24 @@ ECG_HD float limit(float x, float clip) {
     return x > clip ? clip : x;
 }
 
+// What is taken off a lead's nanovolts, and what the rest is multiplied by: 1e-6 / scale_mv.
+struct Scale {
+    float offset_nv;
+    float per_nv;
+};
+
+ECG_HD float scaled(int32_t nv, Scale scale) { return (static_cast<float>(nv) - scale.offset_nv) * scale.per_nv; }
+
 // Output sample t of one lead, ready for the model: of nv[0] to nv[n - 1], whatever they are computed from.
-// `per_nv` = 1e-6 / scale_mv.
 template <class Nanovolts>
 ECG_HD float model_input(const Nanovolts& nv, int64_t n, int64_t t, int64_t up, int64_t down, int64_t half,
-                         const float* taps, int64_t n_taps, float per_nv, float clip) {
+                         const float* taps, int64_t n_taps, Scale scale, float clip) {
     if (t >= resampled_length(n, up, down)) return 0.0f;  // padding at the end of a short record
     const Position at = position(t, up, down, half, n_taps);
     const float* row = taps + at.phase * n_taps;
     float sum = 0.0f;
     for (int64_t k = 0; k < n_taps; ++k) {
-        sum += row[k] * (static_cast<float>(nv[inside(at.first + k, n)]) * per_nv);
+        sum += row[k] * scaled(nv[inside(at.first + k, n)], scale);
     }
     return limit(sum, clip);
 }

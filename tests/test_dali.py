@@ -22,7 +22,9 @@ from ecgbatch.feed import dali_operator, host, payload
 from ecgbatch.feed.batch import Batch
 from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Record
 
-EIGHT = InputSpec(leads=INDEPENDENT_LEADS, fs_hz=250, seconds=10.0, min_seconds=5.0, scale_mv=(0.2,) * 8, clip=20.0)
+EIGHT = InputSpec(
+    leads=INDEPENDENT_LEADS, fs_hz=250, seconds=10.0, min_seconds=5.0, scale_mv=(0.2,) * 8, clip=20.0, filter="offset"
+)
 TWELVE = InputSpec(leads=LEADS, fs_hz=100, seconds=6.0, min_seconds=3.0, scale_mv=(0.25,) * 12, clip=10.0)
 SPECS = (EIGHT, TWELVE)
 KERNELS = Path(__file__).parents[1] / "kernels"

@@ -235,11 +235,12 @@ def test_model_input_is_scipys_polyphase_resampling(rng, fs_hz, seconds):
     assert_allclose(model_input(record, SPEC), expected, rtol=0, atol=MODEL_INPUT_TOLERANCE)
 
 
-@pytest.mark.parametrize("n_samples", [0, 1, 3, 500], ids=lambda n: f"{n}-samples-beyond-5s")
+@pytest.mark.parametrize("n_samples", [0, 1, 3, 500, 3000], ids=lambda n: f"{n}-samples-beyond-5s")
 @pytest.mark.parametrize("to_hz", [100, 250, 500], ids=lambda f: f"to-{f}Hz")
 @pytest.mark.parametrize("fs_hz", [128.5, 257, 500], ids=lambda f: f"from-{f}Hz")
-def test_model_input_is_the_references(rng, fs_hz, to_hz, n_samples):
-    spec = replace(SPEC, fs_hz=to_hz)
+@pytest.mark.parametrize("filtered", ["none", "offset"])
+def test_model_input_is_the_references(rng, filtered, fs_hz, to_hz, n_samples):
+    spec = replace(SPEC, fs_hz=to_hz, filter=filtered)
     record = noisy(rng, fs_hz=fs_hz, seconds=(5 * fs_hz + 1 + n_samples) // 1 / fs_hz)
     expected = waveform.prepare(
         record,
@@ -248,9 +249,26 @@ def test_model_input_is_the_references(rng, fs_hz, to_hz, n_samples):
         samples=spec.samples,
         scale_mv=np.array(spec.scale_mv),
         clip=spec.clip,
+        filter=spec.filter,
     )
 
     assert_allclose(model_input(record, spec), expected, rtol=0, atol=MODEL_INPUT_TOLERANCE)
+
+
+@pytest.mark.parametrize("seconds", [6.0, 10.0, 25.0], ids=lambda s: f"{s:g}s")
+@pytest.mark.parametrize("fs_hz", [250, 500, 1000], ids=lambda f: f"{f}Hz")
+def test_how_far_a_lead_lies_from_zero_is_taken_off(rng, fs_hz, seconds):
+    spec = replace(SPEC, filter="offset")
+    record = noisy(rng, fs_hz=fs_hz, seconds=seconds)
+    moved = replace(record, zero_counts=tuple(zero + 3000.0 * (-1) ** at for at, zero in enumerate(record.zero_counts)))
+
+    centred = model_input(record, spec)
+
+    assert_allclose(model_input(moved, spec), centred, rtol=0, atol=MODEL_INPUT_TOLERANCE)
+    seen = centred[:, : min(spec.samples, round(seconds * spec.fs_hz))]
+    assert_allclose(seen.mean(1), 0, atol=0.05)
+    assert not centred[:, seen.shape[1] :].any()
+    assert np.abs(model_input(moved, SPEC) - model_input(record, SPEC)).max() > 10
 
 
 @pytest.mark.parametrize("to_hz", [100, 250, 500], ids=lambda f: f"to-{f}Hz")
@@ -529,7 +547,7 @@ def converted(**changes):
 
 def resampled(*, nv, out, up=1, half=0, taps=None, n_leads=2):
     taps = f32(1, 1) if taps is None else taps
-    _kernels.ModelInput(up, 1, half, taps, f32(n_leads), 1.0)(nv, out)
+    _kernels.ModelInput(up, 1, half, taps, f32(n_leads), 0, 1.0)(nv, out)
 
 
 def test_a_call_with_arrays_that_fit_is_taken():

@@ -16,6 +16,7 @@ from ecgbatch.feed import host, payload
 from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Reason, Record
 
 SPEC = InputSpec(leads=INDEPENDENT_LEADS, fs_hz=250, seconds=4.0, min_seconds=2.0, scale_mv=(0.2, 0.3) * 4, clip=20.0)
+CENTRED = replace(SPEC, filter="offset")
 TWELVE = replace(SPEC, leads=LEADS, scale_mv=(0.2, 0.3) * 6, fs_hz=100)
 RATES_HZ = [100, 128.5, 250, 257, 360, 499.9, 500, 977, 1000]
 ROOT = Path(__file__).parents[1]
@@ -73,6 +74,7 @@ def reference(record: Record, spec: InputSpec) -> np.ndarray:
         samples=spec.samples,
         scale_mv=np.array(spec.scale_mv),
         clip=spec.clip,
+        filter=spec.filter,
     )
 
 
@@ -80,7 +82,7 @@ faces = pytest.mark.parametrize("face", ["by-record", "by-sample"])
 
 
 @faces
-@pytest.mark.parametrize("spec", [SPEC, TWELVE], ids=["eight-leads-250Hz", "twelve-leads-100Hz"])
+@pytest.mark.parametrize("spec", [SPEC, CENTRED, TWELVE], ids=["eight-leads-250Hz", "centred", "twelve-leads-100Hz"])
 def test_a_batch_of_mixed_rates_and_lengths_is_the_references(rng, face, spec):
     lengths_s = [2.0, 2.013, 3.998, 4.0, 4.002, 5.5]
     records = [noisy(rng, fs_hz=fs_hz, seconds=lengths_s[i % 6]) for i, fs_hz in enumerate(RATES_HZ * 2)]
@@ -102,6 +104,15 @@ def test_every_layout_and_set_of_leads_is_the_references(rng, face, leads, dtype
     records = [noisy(rng, leads=leads, dtype=dtype, layout=layout, seconds=s) for s in (4.5, 2.002)]
 
     assert_allclose(inputs(records, TWELVE, face), [reference(r, TWELVE) for r in records], rtol=0, atol=TOLERANCE)
+
+
+@faces
+@pytest.mark.parametrize("spec", [CENTRED, replace(TWELVE, filter="offset")], ids=["eight", "twelve"])
+def test_each_record_has_offsets_of_its_own(rng, face, spec):
+    records = [noisy(rng, leads=LEADS, dtype=dtype) for dtype in (np.int16, np.int16, np.int32)]
+    moved = [replace(one, zero_counts=tuple(rng.normal(0, 2000, len(LEADS)).tolist())) for one in records]
+
+    assert_allclose(inputs(moved, spec, face), [reference(one, spec) for one in moved], rtol=0, atol=TOLERANCE)
 
 
 @faces

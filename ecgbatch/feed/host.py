@@ -21,6 +21,7 @@ __all__ = [
     "measured",
     "mixes",
     "model_input",
+    "n_offset",
     "nanovolts",
     "normalise",
     "per_nv",
@@ -129,7 +130,7 @@ def model_input(
     *,
     has_gaps: bool = True,
 ) -> None:
-    """Resample, fit and scale int32 nV (lead, time) of `spec.leads` into float32 `out` (lead, time).
+    """Filter, resample, fit and scale int32 nV (lead, time) of `spec.leads` into float32 `out` (lead, time).
 
     `has_gaps` is False where the caller knows that no sample is missing.
 
@@ -164,6 +165,11 @@ def refuse_gaps(nv: Int32[ndarray, "lead time"], fs_hz: float | int, spec: Input
         raise RecordError(Reason.INVALID_SAMPLES, detail)
 
 
+def n_offset(fs_hz: float | int, spec: InputSpec) -> int:
+    """How many samples a lead's offset is the mean of; 0 where it is not taken off."""
+    return round(spec.seconds * fs_hz) if spec.filter == "offset" else 0
+
+
 def per_nv(spec: InputSpec) -> Float32[ndarray, " lead"]:
     """What nanovolts of each lead are multiplied by."""
     return (1e-6 / np.array(spec.scale_mv)).astype(np.float32)
@@ -178,7 +184,7 @@ def _seen(fs_hz: float | int, spec: InputSpec) -> int:
 @lru_cache(maxsize=64)
 def _resampler(fs_hz: float | int, spec: InputSpec) -> _kernels.ModelInput:
     bank = polyphase(fs_hz, spec.fs_hz)
-    return _kernels.ModelInput(bank.up, bank.down, bank.half, bank.taps, per_nv(spec), spec.clip)
+    return _kernels.ModelInput(bank.up, bank.down, bank.half, bank.taps, per_nv(spec), n_offset(fs_hz, spec), spec.clip)
 
 
 @lru_cache(maxsize=1024)

@@ -12,7 +12,7 @@ import numpy as np
 from ecgbatch.bundle import InputSpec
 from ecgbatch.feed import host
 from ecgbatch.record import INDEPENDENT_LEADS, Record
-from ecgbatch.waveform import polyphase
+from ecgbatch.waveform import offset, polyphase
 
 __all__ = ["LAYOUT", "LEAD", "Payload", "of", "put", "room"]
 
@@ -39,6 +39,7 @@ LEAD = np.dtype(
         ("channel", np.int64, 2),
         ("nv_per_count", np.float64, 2),
         ("zero_counts", np.float64, 2),
+        ("offset_nv", np.float64),
         ("per_nv", np.float64),
     ]
 )
@@ -76,7 +77,7 @@ def put(
     Raises:
         RecordError: leads are missing, the record is too short, or has missing samples where the model looks.
     """
-    out[0] = of(record, spec, flat)
+    out[0] = of(record, spec, flat, independent_nv if spec.leads == INDEPENDENT_LEADS else None)
     host.refuse_short(record.n_samples, record.fs_hz, spec)
     if spec.leads == INDEPENDENT_LEADS:
         if has_gaps:
@@ -85,8 +86,8 @@ def put(
         host.refuse_gaps(host.nanovolts(record, spec.leads, flat), record.fs_hz, spec)
 
 
-def of(record: Record, spec: InputSpec, flat: tuple[str, ...] = ()) -> Payload:
-    """A record's payload, of a recipe for one model.
+def of(record: Record, spec: InputSpec, flat: tuple[str, ...] = (), nv: np.ndarray | None = None) -> Payload:
+    """A record's payload, of a recipe for one model; `nv` (lead, time) of the model's leads spares computing it.
 
     Raises:
         RecordError: leads are missing.
@@ -103,6 +104,10 @@ def of(record: Record, spec: InputSpec, flat: tuple[str, ...] = ()) -> Payload:
         is_wide=counts.dtype == np.int32,
         invalid=host.mark(record),
     )
+    if n := host.n_offset(record.fs_hz, spec):
+        nv = host.nanovolts(record, spec.leads, flat) if nv is None else nv
+        recipe = recipe.copy()
+        recipe[LAYOUT.itemsize :].view(LEAD)["offset_nv"] = offset(nv, n)[:, 0].astype(np.float32)
     return Payload(lying.reshape(-1).view(np.int16), polyphase(record.fs_hz, spec.fs_hz).taps, recipe)
 
 
@@ -117,12 +122,12 @@ def _recipe(
     is_wide: bool,
     invalid: int,
 ) -> np.ndarray:
-    """Bytes that records of one device share; `mixes` is one object where it is the same."""
+    """Bytes that records of one device share, offsets left out; `mixes` is one object where it is the same."""
     n_channels, n_samples = shape
     strides = (1, n_channels) if is_interleaved else (n_samples, 1)
     bank = polyphase(fs_hz, spec.fs_hz)
     layout = (n_samples, *strides, is_wide, invalid, bank.up, bank.down, bank.half, bank.n_taps)
     leads = np.empty(len(spec.leads), LEAD)
     leads["channel"], leads["nv_per_count"], leads["zero_counts"] = mixes.channel, mixes.nv_per_count, mixes.zero_counts
-    leads["per_nv"] = host.per_nv(spec)
+    leads["offset_nv"], leads["per_nv"] = 0, host.per_nv(spec)
     return np.frombuffer(np.array(layout, LAYOUT).tobytes() + leads.tobytes(), np.uint8)

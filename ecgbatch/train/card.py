@@ -6,12 +6,12 @@ from typing import Any
 
 import polars as pl
 
-from ecgbatch.bundle import Bundle
+from ecgbatch.bundle import Bundle, InputSpec
 from ecgbatch.train.evaluation import Evaluation
 from ecgbatch.train.metrics import JUDGED
 from ecgbatch.train.statements import SUPERCLASSES
 
-__all__ = ["labels", "macro", "text"]
+__all__ = ["centred", "labels", "macro", "text"]
 
 MANY = 30
 """Positives from which the calibration of a label is stated."""
@@ -32,7 +32,8 @@ def text(bundle: Bundle, report: Evaluation, *, n_parameters: int, gflop: float)
     return f"""# {bundle.name} {bundle.version}
 
 A residual network over time. It reads {spec.seconds:g} s of {len(spec.leads)} leads ({", ".join(spec.leads)}) at
-{spec.fs_hz} Hz and gives the probabilities of {len(bundle.labels)} labels, and an embedding to build other models on.
+{spec.fs_hz} Hz{centred(spec)}, and gives the probabilities of {len(bundle.labels)} labels, and an embedding to build
+other models on.
 {n_parameters / 1e6:.2f} million parameters, {gflop:.2f} GFLOP an ECG.
 
 **Macro AUC {macro(report)}** on {facts["n_report"]} ECGs of patients it has never seen.
@@ -82,6 +83,11 @@ than always saying the label's frequency. Of labels with at least {MANY} positiv
 
 {_facts(bundle)}
 """
+
+
+def centred(spec: InputSpec) -> str:
+    """What is done about how far a lead lies from zero, as the end of what is said of the input."""
+    return ", each lead's mean taken off" if spec.filter == "offset" else ""
 
 
 def _few(provenance: str) -> str:

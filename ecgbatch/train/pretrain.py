@@ -289,7 +289,13 @@ def prepared(
 ) -> tuple[Split, InputSpec]:
     """The records that can be used and their sides, with the labels that are common enough; and the model's input."""
     spec = InputSpec(
-        leads=leads, fs_hz=FS_HZ, seconds=SECONDS, min_seconds=MIN_SECONDS, scale_mv=(1.0,) * len(leads), clip=CLIP
+        leads=leads,
+        fs_hz=FS_HZ,
+        seconds=SECONDS,
+        min_seconds=MIN_SECONDS,
+        scale_mv=(1.0,) * len(leads),
+        clip=CLIP,
+        filter="offset",
     )
     surveyed = survey(cohort.known(), spec)
     usable = surveyed.cohort

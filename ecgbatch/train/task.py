@@ -96,8 +96,10 @@ class Task:
         """
         if not spec.min_seconds <= seconds <= spec.seconds:
             raise UsageError(f"--seconds {seconds:g}, expected {spec.min_seconds:g} to {spec.seconds:g}")
-        x = self.x.copy()
-        x[:, :, round(seconds * spec.fs_hz) :] = 0
+        x, end = self.x.copy(), round(seconds * spec.fs_hz)
+        if spec.filter == "offset":
+            x[:, :, :end] -= x[:, :, :end].mean(-1, keepdims=True)
+        x[:, :, end:] = 0
         return replace(self, x=x)
 
     def column(self, name: str) -> pl.Series:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from ecgbatch.bundle import Bundle
+from ecgbatch.train.card import centred
 from ecgbatch.train.figures import DRAWS, Figure
 
 __all__ = ["text"]
@@ -33,7 +34,7 @@ def text(
 
 {_HOW[facts["depth"]]} of
 `{parent.name}` {parent.version}. One label: **{label.code}**, {label.name}. It reads
-{spec.seconds:g} s of {len(spec.leads)} leads ({", ".join(spec.leads)}) at {spec.fs_hz} Hz.
+{spec.seconds:g} s of {len(spec.leads)} leads ({", ".join(spec.leads)}) at {spec.fs_hz} Hz{centred(spec)}.
 {_shared(bundle)}
 | {facts["n_folds"]}-fold cross-validation by patient, {n} ECGs, {n_positive} positive | 95 % interval |
 |---|---|
