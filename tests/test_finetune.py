@@ -19,7 +19,7 @@ from ecgbatch.errors import OutputError, UsageError
 torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from ecgbatch.runtimes import eager  # noqa: E402
-from ecgbatch.train import arms, compare, confounding, figures, finetune, metrics, probe, task, tuning  # noqa: E402
+from ecgbatch.train import arms, compare, confounding, figures, finetune, labels, metrics, probe, task, tuning  # noqa: E402
 from ecgbatch.train.curve import Point, drawn  # noqa: E402
 from ecgbatch.train.device import chosen  # noqa: E402
 from ecgbatch.train.folds import folds, held_out, thinned  # noqa: E402
@@ -88,6 +88,56 @@ def test_without_a_negative_value_all_others_are_negative(table, tiny_bundle):
 def test_a_column_of_other_values_asks_for_the_positive_one(table, tiny_bundle):
     with pytest.raises(UsageError, match=r"rare.*--label rare=1"):
         task.read([str(table)], tiny_bundle.input, task.Meaning.of("rare", None), labels_path=None)
+
+
+@pytest.mark.parametrize("n_tables", [1, 2], ids=["a-table", "several-tables"])
+@pytest.mark.parametrize(("asked", "n_positive"), [("AFIB", 16), ("AFIB=1", 16), ("AFIB=0", 32), ("AFIB=2", 0)])
+@pytest.mark.parametrize("kind", ["codes", "truths"])
+def test_a_code_or_truth_may_be_named_by_its_value(table, tmp_path, n_tables, asked, n_positive, kind):
+    has_it = pl.Series([at % 3 == 0 for at in range(N_ECGS)])
+    column = (
+        pl.Series("codes", [["AFIB"] if has else ["SR"] for has in has_it])
+        if kind == "codes"
+        else has_it.cast(pl.Int8).alias("AFIB")
+    )
+    frame = pl.read_parquet(table).drop("rare").with_columns(column)
+    paths = [str(tmp_path / f"{at}.parquet") for at in range(n_tables)]
+    for at, path in enumerate(paths):
+        frame[at * N_ECGS // n_tables : (at + 1) * N_ECGS // n_tables].write_parquet(path)
+
+    cohort, _ = task._alone(paths, task.Meaning.of(asked, None))
+
+    assert cohort.targets.sum() == n_positive
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("asked", "against", "expected"),
+    [
+        ("truth=1", None, [1, 0, 0, np.nan]),
+        ("truth=0", "1", [0, 1, 1, np.nan]),
+        ("truth=true", None, [1, 0, 0, np.nan]),
+        ("grade=2", None, [0, 1, 0, np.nan]),
+        ("grade=2", "0", [np.nan, 1, 0, np.nan]),
+        ("share=1", "0.0", [0, 1, np.nan, np.nan]),
+        ("side=left", None, [1, 0, 0, np.nan]),
+        ("grade=none", None, [0, 0, 0, np.nan]),
+    ],
+)
+def test_a_value_is_the_same_in_whatever_table_and_an_empty_cell_is_unknown(tmp_path, suffix, asked, against, expected):
+    frame = pl.DataFrame(
+        {
+            "record_id": ["a", "b", "c", "d"],
+            "truth": [True, False, False, None],
+            "grade": [1, 2, 0, None],
+            "share": [0.0, 1.0, 0.5, float("nan") if suffix == "parquet" else None],
+            "side": ["left", "right", "right", ""],
+        }
+    )
+    path = tmp_path / f"labels.{suffix}"
+    frame.write_csv(path, quote_style="never") if suffix == "csv" else frame.write_parquet(path)
+
+    assert_array_equal(task.Meaning.of(asked, against).of_labels(str(path), labels.read(path)), expected)
 
 
 def test_ecgs_cut_to_one_length_end_there_and_are_as_they_were_before(known_task, tiny_bundle):
