@@ -232,6 +232,14 @@ def test_a_training_is_not_resumed_with_another_seed(cohort_path, tiny):
         pretrain([cohort_path], tiny.folder.parent, is_resumed=True, **{**SETTINGS, "recipe": replace(RECIPE, seed=4)})
 
 
+def test_a_training_that_is_not_resumed_keeps_its_split(cohort_path, tiny):
+    kept = (tiny.folder.parent / "split.parquet").read_bytes()
+
+    with pytest.raises(UsageError, match="not a training with split_sha256"):
+        pretrain([cohort_path], tiny.folder.parent, is_resumed=True, folds="1-6/7/8", **SETTINGS)
+    assert (tiny.folder.parent / "split.parquet").read_bytes() == kept
+
+
 @pytest.mark.parametrize(
     ("aucs", "is_finished"),
     [

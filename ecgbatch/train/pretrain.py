@@ -105,7 +105,8 @@ def pretrain(
     checkpoint = _checkpoint(out, is_resumed)
     place.require(out / name)
     parts, spec = prepared(sources.read(data, labels=labels, columns=columns), leads, folds, recipe.seed, n_positives)
-    parts.write(out / "split.parquet")
+    if not is_resumed:
+        parts.write(out / "split.parquet")
     if labels is not None and labels.n_without_patient:
         say(f"{labels.n_without_patient} labelled ECGs without a patient: each is taken for a patient of its own")
     say(f"{_summary(parts)} · {where}")
