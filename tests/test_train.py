@@ -240,6 +240,11 @@ def test_a_training_that_is_not_resumed_keeps_its_split(cohort_path, tiny):
     assert (tiny.folder.parent / "split.parquet").read_bytes() == kept
 
 
+def test_a_training_is_not_resumed_on_other_leads(cohort_path, tiny):
+    with pytest.raises(UsageError, match="not a training with this input"):
+        pretrain([cohort_path], tiny.folder.parent, is_resumed=True, leads=LEADS[4:], **SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("aucs", "is_finished"),
     [
