@@ -104,6 +104,18 @@ def test_a_row_whose_samples_do_not_fit_its_leads_is_left_out_and_counted(tmp_pa
     assert got.left_out == {"malformed": 1}
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(["a", "b", "a"], "row 3 repeats a record of column 'ecg_id'"), ([1, None, 2], "column 'ecg_id' is empty in 1")],
+    ids=["one-twice", "one-without"],
+)
+def test_a_table_whose_names_tell_no_ecg_from_another_is_refused(tmp_path, names, expected):
+    rows(3, AFIB=lambda at: at % 2, ecg_id=lambda at: names[at]).write_parquet(tmp_path / "t.parquet")
+
+    with pytest.raises(UsageError, match=expected):
+        table.read(tmp_path / "t.parquet")
+
+
 SECRET = "Jane Doe"
 
 

@@ -25,7 +25,7 @@ from ecgbatch import files
 from ecgbatch.errors import UsageError
 from ecgbatch.train.columns import CODES, NO_LABELS, PATIENT, RECORD, told
 
-__all__ = ["Labels", "columns_of", "labelled", "patients_of", "read"]
+__all__ = ["Labels", "columns_of", "labelled", "patients_of", "read", "record_ids_of"]
 
 _TRUTH = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
 _LONGEST = 20_000
@@ -104,7 +104,7 @@ def read(
     record_column = record_column or next((name for name in RECORD if name in frame.columns), None)
     if record_column is None:
         raise UsageError(f"{path}: no column {' or '.join(map(repr, RECORD))}; name one with --record-column")
-    record_ids = _record_ids(path, frame[record_column])
+    record_ids = record_ids_of(path, frame[record_column])
     patient_column = patient_column or (PATIENT if PATIENT in frame.columns else None)
     patients, n_without = patients_of(frame[patient_column] if patient_column else None, record_ids)
 
@@ -147,7 +147,12 @@ def _is_signal(kind: pl.DataType) -> bool:
     return isinstance(kind, pl.List | pl.Array) and not isinstance(kind.inner, pl.String | pl.Struct)
 
 
-def _record_ids(path: Path, column: pl.Series) -> tuple[str, ...]:
+def record_ids_of(path: Path, column: pl.Series) -> tuple[str, ...]:
+    """What a table calls its records.
+
+    Raises:
+        UsageError: one has no name, or two have the same.
+    """
     names = column.cast(pl.String)
     if names.null_count():
         raise UsageError(

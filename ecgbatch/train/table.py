@@ -42,7 +42,7 @@ class Table:
         self._facts = pl.read_parquet(path, columns=["fs_hz", "uv_per_count", "leads"], glob=False)
         named = next((name for name in _NAMES if name in names), None)
         self.record_ids: list[str] = (
-            pl.read_parquet(path, columns=[named], glob=False)[named].cast(pl.String).to_list()
+            list(labels.record_ids_of(path, pl.read_parquet(path, columns=[named], glob=False)[named]))
             if named
             else [str(row) for row in range(len(self._facts))]
         )
