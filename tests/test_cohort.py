@@ -125,6 +125,7 @@ def test_no_refusal_quotes_what_stands_in_a_table(tmp_path):
     frame.write_parquet(tmp_path / "t.parquet")
     frame.drop("patient_id").write_parquet(tmp_path / "unknown.parquet")
     frame.with_columns(fold=pl.lit(SECRET)).write_parquet(tmp_path / "folds.parquet")
+    frame.with_columns(fold=pl.Series([1, 2, None, 3])).write_parquet(tmp_path / "no-fold.parquet")
     listed = labels.read(write_labels(tmp_path / "l.csv", [f"{SECRET} {at}" for at in range(4)], codes=[SECRET] * 4))
     of_table = table.read(tmp_path / "t.parquet")
 
@@ -132,6 +133,7 @@ def test_no_refusal_quotes_what_stands_in_a_table(tmp_path):
         (lambda: table.read(tmp_path / "t.parquet", columns=["LVH"]), "no column LVH among its 7 columns, of known"),
         (lambda: table.read(tmp_path / "unknown.parquet"), "no column patient_id among its 6 columns, of known"),
         (lambda: table.read(tmp_path / "folds.parquet"), "column fold holds other values than whole numbers"),
+        (lambda: table.read(tmp_path / "no-fold.parquet"), "column fold .* or is empty in some rows"),
         (lambda: of_table.labelled(["LVH"]), "no label LVH among its 2 labels, of known names: AFIB$"),
         (lambda: sources.read([tmp_path / "t.parquet"], labels=listed), "none of 4 ECGs has labels; the first .* '0'"),
         (lambda: task.Meaning("LVH").of_labels("l.csv", listed), "no label 'LVH' among its 3 labels, of"),

@@ -141,8 +141,8 @@ def patients_of(column: pl.Series, record_ids: Sequence[str]) -> np.ndarray:
 
 def _folds(path: Path, column: pl.Series) -> np.ndarray:
     folds = column.cast(pl.Int64, strict=False)
-    if folds.null_count() > column.null_count():
-        raise UsageError(f"{path.name}: column fold holds other values than whole numbers")
+    if folds.null_count():
+        raise UsageError(f"{path.name}: column fold holds other values than whole numbers, or is empty in some rows")
     return folds.to_numpy()
 
 
