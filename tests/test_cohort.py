@@ -143,6 +143,13 @@ def test_no_refusal_quotes_what_stands_in_a_table(tmp_path):
         assert not any(part in str(refusal.value) for part in SECRET.split())
 
 
+def test_a_label_that_is_named_twice_is_one(table_path, tmp_path):
+    beside = write_labels(tmp_path / "labels.csv", ["a", "b"], AFIB=[0, 1])
+
+    assert table.read(table_path, columns=["AFIB", "LBBB", "AFIB"]).codes == ("AFIB", "LBBB")
+    assert labels.read(beside, label_columns=["AFIB", "AFIB"]).codes == ("AFIB",)
+
+
 def test_a_table_without_patients_is_refused(tmp_path):
     rows(2, AFIB=lambda at: at % 2).drop("patient_id").write_parquet(tmp_path / "t.parquet")
 

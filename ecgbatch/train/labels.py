@@ -109,7 +109,7 @@ def read(
     patients, n_without = patients_of(frame[patient_column] if patient_column else None, record_ids)
 
     free = [name for name in frame.columns if name not in {record_column, patient_column, *RECORD}]
-    columns = list(label_columns) or columns_of(frame.select(free), known_codes)
+    columns = list(dict.fromkeys(label_columns)) or columns_of(frame.select(free), known_codes)
     if not columns:
         raise UsageError(f"{path}: no label, expected columns of 0 and 1 or a column of codes; name them with --label")
     codes, is_positive = labelled(path, frame.select(columns), known_codes)

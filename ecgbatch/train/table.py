@@ -148,7 +148,7 @@ def _folds(path: Path, column: pl.Series) -> np.ndarray:
 
 def _labelled(path: Path, facts: pl.DataFrame, columns: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """The codes and float32 (record, label), superclasses of SCP statements included."""
-    chosen = list(columns) or labels.columns_of(facts, statements.NAMES)
+    chosen = list(dict.fromkeys(columns)) or labels.columns_of(facts, statements.NAMES)
     if not chosen:
         raise UsageError(f"{path.name}: no label, expected columns of 0 and 1 or one of codes")
     return statements.with_superclasses(*labels.labelled(path, facts.select(chosen), statements.NAMES))
