@@ -89,6 +89,12 @@ def test_truths_are_read_from_parquet_whatever_their_type(tmp_path, kind):
     assert_array_equal(labels.read(path).is_positive[:, 0], [1, 0, np.nan])
 
 
+def test_a_column_of_nothing_is_no_label_of_a_model(tmp_path):
+    path = write(tmp_path / "labels.csv", "path,AFIB,PACE\na,1,\nb,0,\n")
+
+    assert labels.read(path, known_codes=["AFIB", "PACE"]).codes == ("AFIB",)
+
+
 def test_named_columns_are_the_labels_and_no_others(tmp_path):
     path = write(tmp_path / "labels.csv", "exam,who,AFIB,sex,codes\na,p1,1,0,X\nb,p1,0,1,Y\n")
 

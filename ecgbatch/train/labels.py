@@ -185,9 +185,10 @@ def columns_of(frame: pl.DataFrame, known_codes: Collection[str]) -> list[str]:
     listed = [name for name in lists if name in CODES] or lists or [name for name in CODES if name in frame.columns]
     if listed:
         return listed[:1]
+    filled = [name for name in frame.columns if frame[name].null_count() < frame.height]
     return [
         name
-        for name in frame.columns
+        for name in filled
         if name in known_codes or (name.lower() not in NO_LABELS and _truth(frame[name]) is not None)
     ]
 
