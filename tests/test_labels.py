@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from ecgbatch.errors import UsageError
-from ecgbatch.train import labels
+from ecgbatch.train import labels, table
 
 SECRET = "Jane Doe"
 
@@ -112,6 +112,13 @@ def test_a_record_without_a_patient_is_its_own(tmp_path):
 
     assert len(set(read.patients)) == 3
     assert read.n_without_patient == 2
+
+
+def test_a_patient_is_one_with_and_without_spaces(tmp_path):
+    path = write(tmp_path / "labels.csv", "path,patient_id,AFIB\na,p1,1\nb,p1 ,0\nc, p1,0\n")
+
+    assert set(labels.read(path).patients) == {"patient p1"}
+    assert set(table.patients_of(pl.Series(["p1", "p1 "]), ["a", "b"])) == {"p1"}
 
 
 def test_the_file_is_told_by_its_hash(tmp_path):

@@ -173,8 +173,8 @@ def patients_of(column: pl.Series | None, record_ids: Sequence[str]) -> tuple[np
         return np.array(own), len(own)
     if column.dtype.is_float():
         column = column.fill_nan(None)
-    text = column.cast(pl.String)
-    known = text.set(text.str.strip_chars() == "", None).to_list()
+    text = column.cast(pl.String).str.strip_chars()
+    known = text.set(text == "", None).to_list()
     patients = [name if patient is None else f"patient {patient}" for patient, name in zip(known, own, strict=True)]
     return np.array(patients), known.count(None)
 

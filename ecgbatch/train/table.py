@@ -136,7 +136,7 @@ def patients_of(column: pl.Series, record_ids: Sequence[str]) -> np.ndarray:
     Where all are known, they are called as the table calls them: the hash of a split is of these names.
     """
     patients, n_without = labels.patients_of(column, record_ids)
-    return patients if n_without else column.cast(pl.String).to_numpy().astype(str)
+    return patients if n_without else column.cast(pl.String).str.strip_chars().to_numpy().astype(str)
 
 
 def _folds(path: Path, column: pl.Series) -> np.ndarray:
