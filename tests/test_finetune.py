@@ -475,6 +475,13 @@ def plan(**changed: object) -> compare.Plan:
     return compare.Plan(**{**settings, "confounders": ("site",), **changed})  # type: ignore[arg-type]
 
 
+def test_more_positives_than_there_are_is_all_of_them(known_task, tiny_bundle):
+    known = finetune.known_of(known_task, finetune.trunk_in(tiny_bundle))
+    asked = plan(positives=(400, 4, 500, None), n_repeats=1, arms=("probe",))
+
+    assert [unit.n_positives for unit in compare._units(asked, known) if unit.fold == 0] == [None, 4]
+
+
 def test_every_record_is_judged_once_in_each_cross_validation_of_each_arm(compared, known_task):
     scores = pl.read_parquet(compared / "scores.parquet")
 

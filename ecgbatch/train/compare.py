@@ -144,7 +144,7 @@ def compare(
 def _units(plan: Plan, known: Known) -> Iterator[_Unit]:
     """Every training, one repeat after the other, so that what is done by any time is a fair comparison."""
     n_all = len(set(known.patients[known.y])) * (plan.n_folds - 1) // plan.n_folds
-    numbers = [n for n in plan.positives if n is None or n < n_all]  # more than there are is all of them
+    numbers = dict.fromkeys(n if n is None or n < n_all else None for n in plan.positives)  # more is all of them
     for repeat, seed, fold in product(range(plan.n_repeats), range(plan.n_seeds), range(plan.n_folds)):
         for n, arm in product(numbers, plan.arms):
             yield _Unit(repeat=repeat, seed=seed, fold=fold, n_positives=n, arm=arm)
