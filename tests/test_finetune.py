@@ -436,12 +436,22 @@ def test_the_first_draw_is_the_cohort_and_all_of_a_patient_are_drawn_together():
 def test_a_score_that_is_the_confounder_is_found_out(known_task):
     site = (known_task.column("site") == "clinic").to_numpy()
     scores = pl.DataFrame(
-        {"record": known_task.record_ids, "score": site.astype(np.float32), "repeat": 0, "seed": 0, "fold": 0}
-    ).with_columns(arm=pl.lit("finetune"))
+        {"record": known_task.record_ids, "score": site.astype(np.float32), "repeat": 0, "seed": 0}
+    ).with_columns(arm=pl.lit("finetune"), fold=pl.int_range(46) % 2)
     text = confounding.confounding(scores, known_task, "site", arms={"finetune": "fine-tuned"})
 
     assert "| clinic | 8 | 8 | fine-tuned | – | 1.000 (1.000 to 1.000) | – |" in text
-    assert "| home | 38 | 8 | fine-tuned | – | 0.000 (0.000 to 0.000) | 0.500 (0.500 to 0.500) |" in text
+    assert "| home | 38 | 8 | fine-tuned | – | 0.000 (0.000 to 0.000) | " in text
+
+
+def test_a_column_of_as_many_values_as_ecgs_tells_nothing_by_itself(known_task):
+    numbered = replace(known_task, columns=pl.DataFrame({"serial": known_task.record_ids.astype(str)}))
+    scores = pl.DataFrame({"record": known_task.record_ids, "score": 0.0, "repeat": 0, "seed": 0, "arm": "finetune"})
+    text = confounding.confounding(
+        scores.with_columns(fold=pl.int_range(46) % 2), numbered, "serial", arms={"finetune": "fine-tuned"}
+    )
+
+    assert "with an AUC of 0.500 (0.500 to 0.500):" in text
 
 
 def test_numbers_of_many_values_are_parted_at_their_median():
