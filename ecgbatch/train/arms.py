@@ -121,7 +121,7 @@ class Learnt:
 
     learner: Network | Probe
     threshold: float
-    """Logit at and above which a record is called; leaves `SPECIFICITY` of the choosing negatives uncalled, at least."""
+    """Logit at and above which a record is called; leaves at least `SPECIFICITY` of the choosing negatives be."""
     epochs: int
     rate: float
     """Learning rate; of a probe, its penalty."""

@@ -72,7 +72,7 @@ def mean_ranks(scores: pl.DataFrame, task: Task) -> np.ndarray:
 
 
 def _by_itself(scores: pl.DataFrame, parted: Mapping[str, np.ndarray], task: Task, weight: np.ndarray) -> Figure:
-    """AUC of the share of positives in each record's own stratum; of each fold, whose records do not count, averaged."""
+    """AUC of the share of positives in each record's stratum in the other folds; of each fold by itself, averaged."""
     aucs = []
     judgements = scores.unique(["repeat", "fold", "record"], maintain_order=True)
     for fold in judgements.partition_by("repeat", "fold", maintain_order=True):
