@@ -240,6 +240,16 @@ def test_a_training_that_is_not_resumed_keeps_its_split(cohort_path, tiny):
     assert (tiny.folder.parent / "split.parquet").read_bytes() == kept
 
 
+def test_a_training_whose_epoch_nothing_could_choose_is_refused(tmp_path):
+    path = write_cohort(tmp_path / "cohort.parquet")
+    frame = pl.read_parquet(path)
+    is_rare = (frame["fold"] == 8) & (pl.int_range(45, eager=True) % 2 == 0)  # no sinus rhythm is left to choose by
+    frame.filter(~is_rare).write_parquet(path)
+
+    with pytest.raises(UsageError, match="no label has 3 positives and a negative on the side that chooses"):
+        pretrain([path], tmp_path / "training", **SETTINGS)
+
+
 def test_a_training_is_not_resumed_on_other_leads(cohort_path, tiny):
     with pytest.raises(UsageError, match="not a training with this input"):
         pretrain([cohort_path], tiny.folder.parent, is_resumed=True, leads=LEADS[4:], **SETTINGS)
