@@ -571,6 +571,13 @@ def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_again(compared
     assert pl.read_parquet(out / "scores.parquet").equals(pl.read_parquet(compared / "scores.parquet"))
 
 
+def test_a_comparison_of_as_many_other_positives_is_refused(compared, known_task, tiny_bundle):
+    other = replace(known_task, y=np.roll(known_task.y, 1))
+
+    with pytest.raises(OutputError, match="holds a comparison with positives"):
+        compare.compare(other, tiny_bundle, plan(), budget(epochs=1), compared)
+
+
 def test_a_comparison_of_other_settings_is_refused(compared, known_task, tiny_bundle):
     with pytest.raises(OutputError, match="holds a comparison with epochs 1"):
         compare.compare(known_task, tiny_bundle, plan(), budget(epochs=3), compared)

@@ -6,6 +6,7 @@
 repeat `scores.parquet`, `figures.json`, `curve.svg` and `REPORT.md`.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -219,6 +220,7 @@ def _settings(task: Task, parent: Bundle, plan: Plan, budget: Budget) -> dict[st
         "data": task.sha256,
         "n_records": len(task.y),
         "n_positive": int(task.y.sum()),
+        "positives": hashlib.sha256(task.y.tobytes()).hexdigest()[:16],
         "from": f"{parent.name} {parent.fingerprint[:16]}",
         "folds": plan.n_folds,
         "seconds": plan.seconds,
@@ -240,7 +242,8 @@ def _same_settings(out: Path, settings: dict[str, Any]) -> None:
     path = out / "comparison.json"
     if path.exists():
         try:
-            kept = {"seed": 0, **json.loads(path.read_text("utf-8"))}  # 0 before it could be asked for
+            # What a comparison did not say before it could be asked for, or told apart.
+            kept = {"seed": 0, "positives": settings["positives"], **json.loads(path.read_text("utf-8"))}
         except (OSError, ValueError, TypeError) as err:
             raise OutputError(f"{path}: cannot be read: {files.cause(err)}; use another --out") from err
         other = [f"{name} {kept.get(name)}, not {value}" for name, value in settings.items() if kept.get(name) != value]
