@@ -291,6 +291,7 @@ def compare_command(
     Example: ecgbatch train compare brugada.parquet --label brugada=1 --against 0 --out comparison
     """
     with report_errors(way_on=AGAIN), needs("train"):
+        from ecgbatch.errors import UsageError
         from ecgbatch.train import checkpoint, compare, task
         from ecgbatch.train.arms import budget
 
@@ -305,6 +306,8 @@ def compare_command(
             seconds=seconds,
             seed=seed,
         )
+        if depth == "probe":
+            raise UsageError("--depth probe, expected all, last or head; --arms probe compares a probe")
         spent = budget(epochs=epochs, rates=rate, depth=depth, batch=batch, device=device)
         meaning = task.Meaning.of(label, against)
         known = task.read(source, parent.input, meaning, labels_path=labels, confounders=plan.confounders)

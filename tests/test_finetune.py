@@ -642,11 +642,12 @@ def test_a_difference_of_two_arms_that_say_the_same_is_nothing(compared, known_t
     ("options", "message"),
     [
         (["--depth", "deep"], "depth 'deep', expected one of all, last, head"),
+        (["--depth", "probe"], "--depth probe, expected all, last or head"),
         (["--arms", "magic"], "arm 'magic'"),
         (["--positives", "5,few"], "positives 'few'"),
         (["--against", "0", "--label", "rare"], "--label rare=VALUE"),
     ],
-    ids=["depth", "arm", "positives", "against"],
+    ids=["depth", "depth-of-an-arm", "arm", "positives", "against"],
 )
 def test_an_option_that_makes_no_sense_is_one_line(table, tiny_bundle, tmp_path, options, message):
     label = [] if "--label" in options else ["--label", "rare=1"]
