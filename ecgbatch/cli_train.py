@@ -149,12 +149,13 @@ def pretrain_command(
     with report_errors(way_on="--resume goes on from the last checkpoint, if there is one"), needs("train"):
         from ecgbatch.train import labels as tables
         from ecgbatch.train.pretrain import leads_of, numbers, pretrain, shaped
+        from ecgbatch.train.statements import NAMES
         from ecgbatch.train.training import Recipe
 
         made = pretrain(
             source,
             out,
-            labels=tables.read(labels, label_columns=label or ()) if labels else None,
+            labels=tables.read(labels, label_columns=label or (), known_codes=NAMES) if labels else None,
             columns=label or (),
             folds=folds,
             name=name,
@@ -290,6 +291,7 @@ def compare_command(
     Example: ecgbatch train compare brugada.parquet --label brugada=1 --against 0 --out comparison
     """
     with report_errors(way_on=AGAIN), needs("train"):
+        from ecgbatch.errors import UsageError
         from ecgbatch.train import checkpoint, compare, task
         from ecgbatch.train.arms import budget
 
@@ -304,6 +306,8 @@ def compare_command(
             seconds=seconds,
             seed=seed,
         )
+        if depth == "probe":
+            raise UsageError("--depth probe, expected all, last or head; --arms probe compares a probe")
         spent = budget(epochs=epochs, rates=rate, depth=depth, batch=batch, device=device)
         meaning = task.Meaning.of(label, against)
         known = task.read(source, parent.input, meaning, labels_path=labels, confounders=plan.confounders)
@@ -326,11 +330,12 @@ def card_command(
     with report_errors(), needs("train"):
         from ecgbatch.train import checkpoint, pretrain, transfer, variant
         from ecgbatch.train import labels as tables
+        from ecgbatch.train.statements import NAMES
 
         made = checkpoint.find(model)
         compared = [transfer.read(folder, made) for folder in comparison or ()]
         if data:
-            given = tables.read(labels, label_columns=label or ()) if labels else None
+            given = tables.read(labels, label_columns=label or (), known_codes=NAMES) if labels else None
             text = pretrain.card_of(made, data, labels=given, columns=label or ())
             for precision, found in made.parity.items():
                 text = variant.card(text, precision, found)

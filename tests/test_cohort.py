@@ -104,6 +104,18 @@ def test_a_row_whose_samples_do_not_fit_its_leads_is_left_out_and_counted(tmp_pa
     assert got.left_out == {"malformed": 1}
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(["a", "b", "a"], "row 3 repeats a record of column 'ecg_id'"), ([1, None, 2], "column 'ecg_id' is empty in 1")],
+    ids=["one-twice", "one-without"],
+)
+def test_a_table_whose_names_tell_no_ecg_from_another_is_refused(tmp_path, names, expected):
+    rows(3, AFIB=lambda at: at % 2, ecg_id=lambda at: names[at]).write_parquet(tmp_path / "t.parquet")
+
+    with pytest.raises(UsageError, match=expected):
+        table.read(tmp_path / "t.parquet")
+
+
 SECRET = "Jane Doe"
 
 
@@ -113,6 +125,7 @@ def test_no_refusal_quotes_what_stands_in_a_table(tmp_path):
     frame.write_parquet(tmp_path / "t.parquet")
     frame.drop("patient_id").write_parquet(tmp_path / "unknown.parquet")
     frame.with_columns(fold=pl.lit(SECRET)).write_parquet(tmp_path / "folds.parquet")
+    frame.with_columns(fold=pl.Series([1, 2, None, 3])).write_parquet(tmp_path / "no-fold.parquet")
     listed = labels.read(write_labels(tmp_path / "l.csv", [f"{SECRET} {at}" for at in range(4)], codes=[SECRET] * 4))
     of_table = table.read(tmp_path / "t.parquet")
 
@@ -120,6 +133,7 @@ def test_no_refusal_quotes_what_stands_in_a_table(tmp_path):
         (lambda: table.read(tmp_path / "t.parquet", columns=["LVH"]), "no column LVH among its 7 columns, of known"),
         (lambda: table.read(tmp_path / "unknown.parquet"), "no column patient_id among its 6 columns, of known"),
         (lambda: table.read(tmp_path / "folds.parquet"), "column fold holds other values than whole numbers"),
+        (lambda: table.read(tmp_path / "no-fold.parquet"), "column fold .* or is empty in some rows"),
         (lambda: of_table.labelled(["LVH"]), "no label LVH among its 2 labels, of known names: AFIB$"),
         (lambda: sources.read([tmp_path / "t.parquet"], labels=listed), "none of 4 ECGs has labels; the first .* '0'"),
         (lambda: task.Meaning("LVH").of_labels("l.csv", listed), "no label 'LVH' among its 3 labels, of"),
@@ -127,6 +141,13 @@ def test_no_refusal_quotes_what_stands_in_a_table(tmp_path):
         with pytest.raises(UsageError, match=expected) as refusal:
             refused()
         assert not any(part in str(refusal.value) for part in SECRET.split())
+
+
+def test_a_label_that_is_named_twice_is_one(table_path, tmp_path):
+    beside = write_labels(tmp_path / "labels.csv", ["a", "b"], AFIB=[0, 1])
+
+    assert table.read(table_path, columns=["AFIB", "LBBB", "AFIB"]).codes == ("AFIB", "LBBB")
+    assert labels.read(beside, label_columns=["AFIB", "AFIB"]).codes == ("AFIB",)
 
 
 def test_a_table_without_patients_is_refused(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from ecgbatch.errors import UsageError
-from ecgbatch.train import labels
+from ecgbatch.train import labels, table
 
 SECRET = "Jane Doe"
 
@@ -89,6 +89,12 @@ def test_truths_are_read_from_parquet_whatever_their_type(tmp_path, kind):
     assert_array_equal(labels.read(path).is_positive[:, 0], [1, 0, np.nan])
 
 
+def test_a_column_of_nothing_is_no_label_of_a_model(tmp_path):
+    path = write(tmp_path / "labels.csv", "path,AFIB,PACE\na,1,\nb,0,\n")
+
+    assert labels.read(path, known_codes=["AFIB", "PACE"]).codes == ("AFIB",)
+
+
 def test_named_columns_are_the_labels_and_no_others(tmp_path):
     path = write(tmp_path / "labels.csv", "exam,who,AFIB,sex,codes\na,p1,1,0,X\nb,p1,0,1,Y\n")
 
@@ -106,6 +112,13 @@ def test_a_record_without_a_patient_is_its_own(tmp_path):
 
     assert len(set(read.patients)) == 3
     assert read.n_without_patient == 2
+
+
+def test_a_patient_is_one_with_and_without_spaces(tmp_path):
+    path = write(tmp_path / "labels.csv", "path,patient_id,AFIB\na,p1,1\nb,p1 ,0\nc, p1,0\n")
+
+    assert set(labels.read(path).patients) == {"patient p1"}
+    assert set(table.patients_of(pl.Series(["p1", "p1 "]), ["a", "b"])) == {"p1"}
 
 
 def test_the_file_is_told_by_its_hash(tmp_path):

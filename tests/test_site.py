@@ -30,6 +30,21 @@ def foreign(n: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return truth, 1.5 * honest + 0.7, (np.arange(n) // 2).astype(str)
 
 
+@pytest.mark.parametrize("rule", ["sensitivity:0.99", "specificity:0.99"])
+def test_a_threshold_beyond_all_scores_keeps_its_promise_in_float32(rule):
+    kept = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        z = rng.normal(-1, 1.5, (60, 1)).astype(np.float32)
+        truth = (rng.random((60, 1)) < sigmoid(z)).astype(np.float32)
+        truth[z.argmin()], truth[z.argmax()] = 1, 0
+        fitted = site.fit(truth, z, np.array(["own slope"]), Rule.parsed(rule))
+        called = sigmoid(fitted.slope.astype(np.float32) * z + fitted.intercept.astype(np.float32)) >= fitted.threshold
+        kept += called[truth == 1].all() if rule.startswith("sens") else not called[truth == 0].any()
+
+    assert kept == 20
+
+
 def test_no_auc_is_changed_at_all():
     truth, z, _ = foreign()
     p = sigmoid(z).astype(np.float32)

@@ -232,6 +232,39 @@ def test_a_training_is_not_resumed_with_another_seed(cohort_path, tiny):
         pretrain([cohort_path], tiny.folder.parent, is_resumed=True, **{**SETTINGS, "recipe": replace(RECIPE, seed=4)})
 
 
+def test_a_training_that_is_not_resumed_keeps_its_split(cohort_path, tiny):
+    kept = (tiny.folder.parent / "split.parquet").read_bytes()
+
+    with pytest.raises(UsageError, match="not a training with split_sha256"):
+        pretrain([cohort_path], tiny.folder.parent, is_resumed=True, folds="1-6/7/8", **SETTINGS)
+    assert (tiny.folder.parent / "split.parquet").read_bytes() == kept
+
+
+def test_a_known_label_with_a_cell_that_is_no_truth_is_refused_and_not_left_out(tmp_path):
+    (tmp_path / "labels.csv").write_text("record_id,patient_id,AFIB,SR\na.xml,p1,1,NA\nb.xml,p2,0,1\n")
+    words = ["train", "pretrain", str(tmp_path), "--labels", f"{tmp_path}/labels.csv", "--out", f"{tmp_path}/out"]
+
+    done = CliRunner().invoke(app, words)
+
+    assert done.exit_code == 2
+    assert "column 'SR' holds other values than 0, 1, true, false and empty" in done.stderr
+
+
+def test_a_training_whose_epoch_nothing_could_choose_is_refused(tmp_path):
+    path = write_cohort(tmp_path / "cohort.parquet")
+    frame = pl.read_parquet(path)
+    is_rare = (frame["fold"] == 8) & (pl.int_range(45, eager=True) % 2 == 0)  # no sinus rhythm is left to choose by
+    frame.filter(~is_rare).write_parquet(path)
+
+    with pytest.raises(UsageError, match="no label has 3 positives and a negative on the side that chooses"):
+        pretrain([path], tmp_path / "training", **SETTINGS)
+
+
+def test_a_training_is_not_resumed_on_other_leads(cohort_path, tiny):
+    with pytest.raises(UsageError, match="not a training with this input"):
+        pretrain([cohort_path], tiny.folder.parent, is_resumed=True, leads=LEADS[4:], **SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("aucs", "is_finished"),
     [

@@ -120,6 +120,18 @@ def test_a_training_stopped_at_any_step_and_gone_on_with_ends_in_the_same_bits(n
     assert same(trained(noise, resumed), trained(noise, Training(NETWORK, RECIPE)))
 
 
+@pytest.mark.parametrize(
+    ("fact", "expected"), [("codes", "these labels"), ("input", "this input")], ids=["labels", "input"]
+)
+def test_a_checkpoint_of_other_labels_or_leads_is_not_gone_on_with(tmp_path, fact, expected):
+    path, facts = tmp_path / "checkpoint.safetensors", {"codes": ("AFIB",), "input": {"leads": ("I", "II")}}
+    Training(NETWORK, RECIPE, facts=facts).save(path)
+
+    Training(NETWORK, RECIPE, facts=facts).resume(path)
+    with pytest.raises(UsageError, match=rf"checkpoint.safetensors: not a training with {expected}; resume it as"):
+        Training(NETWORK, RECIPE, facts={**facts, fact: "other"}).resume(path)
+
+
 def test_another_seed_ends_elsewhere(noise):
     other = Training(NETWORK, replace(RECIPE, seed=6))
 

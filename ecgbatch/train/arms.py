@@ -13,7 +13,7 @@ import torch
 from ecgbatch.bundle import InputSpec
 from ecgbatch.errors import UsageError
 from ecgbatch.network import Network
-from ecgbatch.train import probe
+from ecgbatch.train import metrics, probe
 from ecgbatch.train.device import Device, chosen
 from ecgbatch.train.folds import held_out
 from ecgbatch.train.probe import Probe
@@ -121,7 +121,7 @@ class Learnt:
 
     learner: Network | Probe
     threshold: float
-    """Logit at and above which a record is called; leaves `SPECIFICITY` of the choosing negatives uncalled."""
+    """Logit at and above which a record is called; leaves at least `SPECIFICITY` of the choosing negatives be."""
     epochs: int
     rate: float
     """Learning rate; of a probe, its penalty."""
@@ -138,7 +138,7 @@ def learn(arm: Arm, trunk: Trunk, known: Known, budget: Budget, *, seed: int) ->
     if arm == "probe":
         head = probe.chosen(known.embedding, known.y, known.patients, seed=seed)
         told = probe.out_of_fold(known.embedding, known.y, known.patients, penalty=head.penalty, seed=seed)
-        return Learnt(learner=head, threshold=_threshold(told[~known.y]), epochs=0, rate=head.penalty)
+        return Learnt(learner=head, threshold=_threshold(known.y, told), epochs=0, rate=head.penalty)
     is_out = held_out(known.y, known.patients, parts=_CHOOSING, seed=seed)
     assert not set(known.patients[is_out]) & set(known.patients[~is_out])
     training, choosing = known.only(~is_out), known.only(is_out)
@@ -150,8 +150,8 @@ def learn(arm: Arm, trunk: Trunk, known: Known, budget: Budget, *, seed: int) ->
             (tune(begun, training.examples, choosing.examples, recipe, spec=trunk.spec, device=budget.device), rate)
         )
     best, rate = min(tried, key=lambda one: one[0].loss)
-    told = logits(best.network, choosing.x[~choosing.y])
-    return Learnt(learner=best.network, threshold=_threshold(told), epochs=best.epochs, rate=rate)
+    threshold = _threshold(choosing.y, logits(best.network, choosing.x))
+    return Learnt(learner=best.network, threshold=threshold, epochs=best.epochs, rate=rate)
 
 
 def on_all(arm: Arm, trunk: Trunk, known: Known, budget: Budget, *, rate: float, epochs: int, seed: int) -> Network:
@@ -177,5 +177,5 @@ def _begun(arm: Arm, trunk: Trunk, training: Known, budget: Budget, seed: int) -
     return trunk.blank()
 
 
-def _threshold(negatives: np.ndarray) -> float:
-    return float(np.quantile(negatives, SPECIFICITY, method="higher"))
+def _threshold(is_positive: np.ndarray, logits: np.ndarray) -> float:
+    return metrics.threshold_at(is_positive, logits, specificity=SPECIFICITY)

@@ -6,6 +6,7 @@
 repeat `scores.parquet`, `figures.json`, `curve.svg` and `REPORT.md`.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -144,7 +145,7 @@ def compare(
 def _units(plan: Plan, known: Known) -> Iterator[_Unit]:
     """Every training, one repeat after the other, so that what is done by any time is a fair comparison."""
     n_all = len(set(known.patients[known.y])) * (plan.n_folds - 1) // plan.n_folds
-    numbers = [n for n in plan.positives if n is None or n < n_all]  # more than there are is all of them
+    numbers = dict.fromkeys(n if n is None or n < n_all else None for n in plan.positives)  # more is all of them
     for repeat, seed, fold in product(range(plan.n_repeats), range(plan.n_seeds), range(plan.n_folds)):
         for n, arm in product(numbers, plan.arms):
             yield _Unit(repeat=repeat, seed=seed, fold=fold, n_positives=n, arm=arm)
@@ -219,6 +220,7 @@ def _settings(task: Task, parent: Bundle, plan: Plan, budget: Budget) -> dict[st
         "data": task.sha256,
         "n_records": len(task.y),
         "n_positive": int(task.y.sum()),
+        "positives": hashlib.sha256(task.y.tobytes()).hexdigest()[:16],
         "from": f"{parent.name} {parent.fingerprint[:16]}",
         "folds": plan.n_folds,
         "seconds": plan.seconds,
@@ -240,7 +242,8 @@ def _same_settings(out: Path, settings: dict[str, Any]) -> None:
     path = out / "comparison.json"
     if path.exists():
         try:
-            kept = {"seed": 0, **json.loads(path.read_text("utf-8"))}  # 0 before it could be asked for
+            # What a comparison did not say before it could be asked for, or told apart.
+            kept = {"seed": 0, "positives": settings["positives"], **json.loads(path.read_text("utf-8"))}
         except (OSError, ValueError, TypeError) as err:
             raise OutputError(f"{path}: cannot be read: {files.cause(err)}; use another --out") from err
         other = [f"{name} {kept.get(name)}, not {value}" for name, value in settings.items() if kept.get(name) != value]

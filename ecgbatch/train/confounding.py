@@ -31,10 +31,11 @@ def confounding(scores: pl.DataFrame, task: Task, name: str, *, arms: Mapping[st
             within = _auc(task.y[is_in], rank[is_in], weight[:, is_in])
             counts = f"{is_in.sum()} | {(is_in & task.y).sum()}"
             rows.append(f"| {value} | {counts} | {arm_name} | {' | '.join(map(str, (*told, within)))} |")
-    by_itself = _auc(task.y, _prevalence(parted, task), weight)
+    by_itself = _by_itself(scores, parted, task, weight)
     return f"""## Is it {name} that is found?
 
-By its {name} alone, an ECG is told positive or negative with an AUC of {by_itself}.
+By its {name} alone, an ECG is told positive or negative with an AUC of {by_itself}:
+by how many are positive among those of its {name} in the other folds.
 
 {chr(10).join(rows)}
 
@@ -70,11 +71,23 @@ def mean_ranks(scores: pl.DataFrame, task: Task) -> np.ndarray:
     return np.array([mean[record] for record in task.record_ids.tolist()])
 
 
-def _prevalence(parted: Mapping[str, np.ndarray], task: Task) -> np.ndarray:
-    """(record,): share of positives in the record's own stratum."""
-    share = np.zeros(len(task.y))
+def _by_itself(scores: pl.DataFrame, parted: Mapping[str, np.ndarray], task: Task, weight: np.ndarray) -> Figure:
+    """AUC of the share of positives in each record's stratum in the other folds; of each fold by itself, averaged."""
+    aucs = []
+    judgements = scores.unique(["repeat", "fold", "record"], maintain_order=True)
+    for fold in judgements.partition_by("repeat", "fold", maintain_order=True):
+        judged = np.isin(task.record_ids, fold["record"].to_numpy())
+        share = _prevalence(parted, task.y, ~judged)
+        aucs.append(figures.auc(task.y[judged], share[judged], weight[:, judged]))
+    return figure(figures.mean(aucs))
+
+
+def _prevalence(parted: Mapping[str, np.ndarray], y: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """(record,): share of positives in the record's own stratum among those seen; in all of these where it has none."""
+    share = np.full(len(y), y[seen].mean())
     for is_in in parted.values():
-        share[is_in] = task.y[is_in].mean()
+        if (is_in & seen).any():
+            share[is_in] = y[is_in & seen].mean()
     return share
 
 

@@ -25,7 +25,7 @@ from ecgbatch import files
 from ecgbatch.errors import UsageError
 from ecgbatch.train.columns import CODES, NO_LABELS, PATIENT, RECORD, told
 
-__all__ = ["Labels", "columns_of", "labelled", "patients_of", "read"]
+__all__ = ["Labels", "columns_of", "labelled", "patients_of", "read", "record_ids_of"]
 
 _TRUTH = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
 _LONGEST = 20_000
@@ -104,12 +104,12 @@ def read(
     record_column = record_column or next((name for name in RECORD if name in frame.columns), None)
     if record_column is None:
         raise UsageError(f"{path}: no column {' or '.join(map(repr, RECORD))}; name one with --record-column")
-    record_ids = _record_ids(path, frame[record_column])
+    record_ids = record_ids_of(path, frame[record_column])
     patient_column = patient_column or (PATIENT if PATIENT in frame.columns else None)
     patients, n_without = patients_of(frame[patient_column] if patient_column else None, record_ids)
 
     free = [name for name in frame.columns if name not in {record_column, patient_column, *RECORD}]
-    columns = list(label_columns) or columns_of(frame.select(free), known_codes)
+    columns = list(dict.fromkeys(label_columns)) or columns_of(frame.select(free), known_codes)
     if not columns:
         raise UsageError(f"{path}: no label, expected columns of 0 and 1 or a column of codes; name them with --label")
     codes, is_positive = labelled(path, frame.select(columns), known_codes)
@@ -147,7 +147,12 @@ def _is_signal(kind: pl.DataType) -> bool:
     return isinstance(kind, pl.List | pl.Array) and not isinstance(kind.inner, pl.String | pl.Struct)
 
 
-def _record_ids(path: Path, column: pl.Series) -> tuple[str, ...]:
+def record_ids_of(path: Path, column: pl.Series) -> tuple[str, ...]:
+    """What a table calls its records.
+
+    Raises:
+        UsageError: one has no name, or two have the same.
+    """
     names = column.cast(pl.String)
     if names.null_count():
         raise UsageError(
@@ -168,8 +173,8 @@ def patients_of(column: pl.Series | None, record_ids: Sequence[str]) -> tuple[np
         return np.array(own), len(own)
     if column.dtype.is_float():
         column = column.fill_nan(None)
-    text = column.cast(pl.String)
-    known = text.set(text.str.strip_chars() == "", None).to_list()
+    text = column.cast(pl.String).str.strip_chars()
+    known = text.set(text == "", None).to_list()
     patients = [name if patient is None else f"patient {patient}" for patient, name in zip(known, own, strict=True)]
     return np.array(patients), known.count(None)
 
@@ -180,9 +185,10 @@ def columns_of(frame: pl.DataFrame, known_codes: Collection[str]) -> list[str]:
     listed = [name for name in lists if name in CODES] or lists or [name for name in CODES if name in frame.columns]
     if listed:
         return listed[:1]
+    filled = [name for name in frame.columns if frame[name].null_count() < frame.height]
     return [
         name
-        for name in frame.columns
+        for name in filled
         if name in known_codes or (name.lower() not in NO_LABELS and _truth(frame[name]) is not None)
     ]
 

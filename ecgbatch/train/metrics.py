@@ -21,6 +21,9 @@ __all__ = [
 JUDGED = 3
 """Positives that a label needs on a side of the split for its AUC there to be stated."""
 
+_MARGIN = 1e-4
+"""Of a score: beyond what a probability that a bundle computes in float32 differs by from one in float64."""
+
 
 def auc(is_positive: np.ndarray, score: np.ndarray) -> float:
     """The chance that a positive scores above a negative, ties counting half; NaN where either is absent."""
@@ -110,8 +113,13 @@ def threshold_at(
         return _between(cells.score, int(np.flatnonzero(called >= sensitivity)[-1]))
     kept = np.flatnonzero(1 - false_alarms >= specificity)
     # Nothing is called above the highest score, and then nothing is a false alarm.
-    return _between(cells.score, int(kept[0])) if kept.size else float(np.nextafter(cells.score[-1], np.inf))
+    return _between(cells.score, int(kept[0]) if kept.size else len(cells.score))
 
 
 def _between(score: np.ndarray, at: int) -> float:
-    return float((score[at] + score[max(at - 1, 0)]) / 2)
+    """The threshold that calls from cell `at` on: halfway to the cell below, or a margin beyond the outermost cells."""
+    if at == 0:
+        return float(score[0] - _MARGIN * abs(score[0]))
+    if at == len(score):
+        return float(np.nextafter(score[-1] + _MARGIN * abs(score[-1]), np.inf))
+    return float((score[at] + score[at - 1]) / 2)

@@ -26,7 +26,7 @@ from ecgbatch.errors import UsageError
 from ecgbatch.network import Network, gflop_per_ecg
 from ecgbatch.record import INDEPENDENT_LEADS, LEADS, lead_name
 from ecgbatch.runtimes import eager
-from ecgbatch.train import calibrate, card, device, evaluation, export, place, processes, sources, split
+from ecgbatch.train import calibrate, card, device, evaluation, export, metrics, place, processes, sources, split
 from ecgbatch.train.cohort import Cohort, commonest
 from ecgbatch.train.evaluation import Evaluation
 from ecgbatch.train.labels import Labels
@@ -105,12 +105,17 @@ def pretrain(
     checkpoint = _checkpoint(out, is_resumed)
     place.require(out / name)
     parts, spec = prepared(sources.read(data, labels=labels, columns=columns), leads, folds, recipe.seed, n_positives)
-    parts.write(out / "split.parquet")
+    if not is_resumed:
+        parts.write(out / "split.parquet")
     if labels is not None and labels.n_without_patient:
         say(f"{labels.n_without_patient} labelled ECGs without a patient: each is taken for a patient of its own")
     say(f"{_summary(parts)} · {where}")
     if (n_train := int((parts.side == "train").sum())) < where.n:
         raise UsageError(f"training: {n_train} ECGs to train on, expected one at least for each of {where.n} devices")
+    targets = parts.of("choose").targets
+    if recipe.epochs > 1 and np.isnan(metrics.macro_auc(targets, np.zeros_like(targets))):
+        few = f"no label has {metrics.JUDGED} positives and a negative on the side that chooses the epoch"
+        raise UsageError(f"cohort: {few}, expected one at least; give more ECGs, other --folds, or --epochs 1")
     train, choose = (Inputs(parts.of(side), spec) for side in ("train", "choose"))
 
     recipe = replace(recipe, data_sha256=parts.cohort.sha256, split_sha256=parts.sha256)

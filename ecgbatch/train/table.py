@@ -42,7 +42,7 @@ class Table:
         self._facts = pl.read_parquet(path, columns=["fs_hz", "uv_per_count", "leads"], glob=False)
         named = next((name for name in _NAMES if name in names), None)
         self.record_ids: list[str] = (
-            pl.read_parquet(path, columns=[named], glob=False)[named].cast(pl.String).to_list()
+            list(labels.record_ids_of(path, pl.read_parquet(path, columns=[named], glob=False)[named]))
             if named
             else [str(row) for row in range(len(self._facts))]
         )
@@ -136,19 +136,19 @@ def patients_of(column: pl.Series, record_ids: Sequence[str]) -> np.ndarray:
     Where all are known, they are called as the table calls them: the hash of a split is of these names.
     """
     patients, n_without = labels.patients_of(column, record_ids)
-    return patients if n_without else column.cast(pl.String).to_numpy().astype(str)
+    return patients if n_without else column.cast(pl.String).str.strip_chars().to_numpy().astype(str)
 
 
 def _folds(path: Path, column: pl.Series) -> np.ndarray:
     folds = column.cast(pl.Int64, strict=False)
-    if folds.null_count() > column.null_count():
-        raise UsageError(f"{path.name}: column fold holds other values than whole numbers")
+    if folds.null_count():
+        raise UsageError(f"{path.name}: column fold holds other values than whole numbers, or is empty in some rows")
     return folds.to_numpy()
 
 
 def _labelled(path: Path, facts: pl.DataFrame, columns: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """The codes and float32 (record, label), superclasses of SCP statements included."""
-    chosen = list(columns) or labels.columns_of(facts, statements.NAMES)
+    chosen = list(dict.fromkeys(columns)) or labels.columns_of(facts, statements.NAMES)
     if not chosen:
         raise UsageError(f"{path.name}: no label, expected columns of 0 and 1 or one of codes")
     return statements.with_superclasses(*labels.labelled(path, facts.select(chosen), statements.NAMES))

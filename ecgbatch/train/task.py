@@ -49,19 +49,41 @@ class Meaning:
             except UsageError as err:
                 hint = f"name the positive one, --label {self.code}=1, and perhaps the negative one, --against 0"
                 raise UsageError(f"{where}: column {self.code!r} holds other values than 0 and 1; {hint}") from err
-        text = column.cast(pl.String)
-        is_negative = text.is_not_null() if self.negative is None else text == self.negative
-        truth = pl.select(pl.when(text == self.positive).then(1.0).when(is_negative).then(0.0)).to_series()
+        is_positive = _holds(column, self.positive)
+        is_negative = ~is_positive if self.negative is None else _holds(column, self.negative)
+        truth = pl.select(pl.when(is_positive).then(1.0).when(is_negative).then(0.0)).to_series()
         return truth.cast(pl.Float32).fill_null(float("nan")).to_numpy()
+
+    def of_truth(self, truth: np.ndarray) -> np.ndarray:
+        """The same of a label that is read as 1, 0, or NaN: `AFIB=0` calls those positive that do not have it."""
+        return truth if self.positive is None else self.of_column(self.code, pl.Series(truth))
 
     def of_labels(self, where: str, listed: Labels) -> np.ndarray:
         """float32 (row,) of a table of labels: 1, 0, or NaN."""
-        if self.positive is None and self.code in listed.codes:
-            return listed.is_positive[:, listed.codes.index(self.code)]
-        if self.code in listed.groups.columns:
+        is_column = self.code in listed.groups.columns
+        if self.code in listed.codes and (self.positive is None or not is_column):
+            return self.of_truth(listed.is_positive[:, listed.codes.index(self.code)])
+        if is_column:
             return self.of_column(where, listed.groups[self.code])
         known = told([*listed.codes, *listed.groups.columns], "label")
         raise UsageError(f"{where}: no label {self.code!r} among its {known}")
+
+
+def _holds(column: pl.Series, value: str) -> pl.Series:
+    """Whether each cell is that value, a number or truth however it is written; null where it is empty."""
+    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        return column.cast(pl.Float64).fill_nan(None) == _number(value)
+    text = column.cast(pl.String).str.strip_chars()
+    return text.set(text == "", None) == value.strip()
+
+
+def _number(text: str) -> float:
+    """NaN of what is neither a number nor a truth."""
+    truth = {"true": "1", "false": "0"}
+    try:
+        return float(truth.get(text.strip().lower(), text))
+    except ValueError:
+        return float("nan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -177,12 +199,12 @@ def _alone(given: Sequence[str], meaning: Meaning) -> tuple[Cohort, pl.DataFrame
     """The cohort of sources that bring their labels along, and what else a table says of its records."""
     path = Path(given[0])
     if len(given) > 1 or not table.is_table(path):
-        cohort = sources.read(given).labelled([meaning.code])
+        cohort = _coded(given, meaning)
         return cohort, pl.DataFrame(height=len(cohort))
     schema = pl.scan_parquet(path, glob=False).collect_schema()
     facts = pl.read_parquet(path, columns=[name for name, kind in schema.items() if not kind.is_nested()], glob=False)
     if meaning.code not in facts.columns:
-        return sources.read(given).labelled([meaning.code]), facts.drop("patient_id", strict=False)
+        return _coded(given, meaning), facts.drop("patient_id", strict=False)
     if "patient_id" not in facts.columns:
         raise UsageError(f"{path.name}: no column patient_id, expected one; no patient may be on two sides of a split")
     ecgs = table.Table(path)
@@ -198,6 +220,11 @@ def _alone(given: Sequence[str], meaning: Meaning) -> tuple[Cohort, pl.DataFrame
         sha256=ecgs.sha256,
     )
     return cohort, facts.drop("patient_id")
+
+
+def _coded(given: Sequence[str], meaning: Meaning) -> Cohort:
+    cohort = sources.read(given).labelled([meaning.code])
+    return replace(cohort, targets=meaning.of_truth(cohort.targets[:, 0])[:, None])
 
 
 def _beside(given: Sequence[str], meaning: Meaning, path: Path) -> tuple[Cohort, pl.DataFrame]:

@@ -32,6 +32,8 @@ from ecgbatch.train.stream import Inputs, Stream
 
 __all__ = ["Recipe", "Training", "predict"]
 
+_MEANT = {"codes": "these labels", "input": "this input"}
+"""Facts that give the weights their meaning, and what a refusal calls them: it quotes no code of a table."""
 _AT_ONCE = 64
 """Records that a network is asked about at once."""
 
@@ -247,7 +249,10 @@ class Training:
         state, kept = _kept(path)
         tensors = {name: tensor.to(self.fabric.device) for name, tensor in kept.items()}
         made = {"devices": 1, **state["made"]}  # one that names no devices is of one
-        if other := [f"{key} {value!r}" for key, value in self._made().items() if made.get(key) != value]:
+        other = [f"{key} {value!r}" for key, value in self._made().items() if made.get(key) != value]
+        facts = json.loads(json.dumps(self.facts))  # tuples become lists
+        other += [told for key, told in _MEANT.items() if state["facts"].get(key) != facts.get(key)]
+        if other:
             raise UsageError(f"{path.name}: not a training with {', '.join(other)}; resume it as it was begun")
         self.history, self.step, self.loss = (state[name] for name in ("history", "step", "loss"))
         self.network.load_state_dict(_part(tensors, "network/"))
@@ -264,7 +269,7 @@ def _kept(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
-            state = {name: json.loads(facts[name]) for name in ("made", "history", "step", "loss")}
+            state = {name: json.loads(facts[name]) for name in ("made", "facts", "history", "step", "loss")}
             return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except (OSError, SafetensorError, KeyError, ValueError) as err:
         found = f"{path}: cannot be read ({files.cause(err)}), expected the checkpoint of a training"
