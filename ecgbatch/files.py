@@ -68,7 +68,7 @@ def cause(err: Exception) -> str:
     """The system's own words where it has some; Polars and safetensors wrap them into text."""
     if found := re.search(r"\(os error (\d+)\)", str(err)):
         return os.strerror(int(found[1]))
-    return (isinstance(err, OSError) and err.strerror) or str(err).splitlines()[0]
+    return (isinstance(err, OSError) and err.strerror) or (str(err).splitlines() or [type(err).__name__])[0]
 
 
 def sync(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Archives and their plan: every file is one entry, in the same order every time, and the plan is made once."""
 
+import errno
 import os
 import socket
 import traceback
@@ -68,6 +69,21 @@ ALL = ["a.xml", "a/1.xml", "b/10.xml", "b/2.xml", "b/w.hea"]
 def test_a_folder_is_listed_to_its_depth_in_the_order_of_its_names(folder):
     assert ids(folder) == ALL
     assert ids(folder) == ids(folder)
+
+
+def failing(_: bytes, name: str) -> tuple[()]:
+    if name == "2.xml":
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return ()
+
+
+def test_a_disk_that_fails_while_a_source_is_listed_is_no_error_of_the_plan(folder, tmp_path):
+    entries = archive.scan([folder], companions=failing, skip=tmp_path)
+
+    with pytest.raises(ArchiveError) as refused:
+        Plan.write(tmp_path / "plan.parquet", entries, shard_size=4, settings=SETTINGS)
+    assert str(refused.value) == f"{folder}: cannot be listed: Input/output error; nothing was scored"
+    assert not list(tmp_path.glob("plan*"))
 
 
 def test_a_text_that_only_looks_like_a_header_owns_no_ecg(folder):
