@@ -362,9 +362,11 @@ def _begun_within(raw: bytes) -> set[str]:
 
 def _is_manifest(source: Path) -> bool:
     """Whether a table is to be one of paths: it is a Parquet file and no pack, or a `.csv` and no ECG."""
+    if not os.path.isfile(source):  # to open a pipe would wait for ever
+        return False
     if source.suffix.lower() == ".parquet":
         return not _many(os.path.abspath(source))
-    if source.suffix.lower() != ".csv" or not source.is_file():
+    if source.suffix.lower() != ".csv":
         return False
     with suppress(OSError), source.open("rb") as file:
         head = file.read(_HEAD_BYTES).removeprefix(codecs.BOM_UTF8)

@@ -382,10 +382,11 @@ def test_a_table_with_a_column_of_paths_is_a_manifest_even_where_they_are_number
     assert ids(folder / "list.csv") == ["100"]
 
 
-def test_a_pipe_is_no_manifest(tmp_path):
-    os.mkfifo(tmp_path / "list.csv")
+@pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
+def test_a_pipe_is_no_manifest(tmp_path, name):
+    os.mkfifo(tmp_path / name)
 
-    assert [reason(entry) for entry in scan(tmp_path / "list.csv")] == [Reason.UNREADABLE]
+    assert [reason(entry) for entry in scan(tmp_path / name)] == [Reason.UNREADABLE]
 
 
 def test_the_plan_holds_every_entry_and_its_shard(folder, tmp_path):
