@@ -13,9 +13,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from typer.testing import CliRunner
 
-from ecgbatch import cli, formats, score, synth, waveform
+from ecgbatch import cli, formats, planning, score, synth, waveform
 from ecgbatch.bundle import Bundle
-from ecgbatch.errors import EngineError, OutputError, UsageError
+from ecgbatch.errors import ArchiveError, EngineError, OutputError, UsageError
 from ecgbatch.feed.ahead import ahead
 from ecgbatch.feed.decoded import Chunk
 from ecgbatch.record import LEADS, Reason, Reject
@@ -379,6 +379,14 @@ def test_a_source_that_is_not_there_leaves_no_run_behind(tiny_bundle, tmp_path):
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1] == f"error: {tmp_path / 'nothing'}: no such file or folder"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_removed_hides_no_error(tmp_path):
+    (tmp_path / "archive").mkdir()
+    settings = {"source": ["archive"], "limit": None, "shard_size": 4}
+
+    with pytest.raises(ArchiveError, match="holds no file"):
+        planning.planned(tmp_path / "gone", [tmp_path / "archive"], settings, existed=False)
 
 
 def resumable(scored, folder: Path, run: Path, redo: range) -> None:
