@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from ecgbatch import _kernels, container, formats, remote
 from ecgbatch.errors import ArchiveError, RecordError
-from ecgbatch.files import cause
+from ecgbatch.files import cause, require_handles
 from ecgbatch.formats import csv, pack, wfdb_header
 from ecgbatch.record import MAX_BYTES, Reason
 
@@ -146,6 +146,7 @@ def _read(path: str, missing: Reason) -> tuple[bytes, tuple[int, int]]:
     if error == errno.ENOENT:
         raise RecordError(missing, "no such file")
     if error:
+        require_handles(OSError(error, path))
         raise RecordError(Reason.UNREADABLE, os.strerror(error))
     if n_bytes < 0:
         raise RecordError(Reason.UNREADABLE, "not a regular file")

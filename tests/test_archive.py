@@ -2,18 +2,22 @@
 
 import errno
 import os
+import resource
+import shutil
 import socket
 import traceback
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 import pytest
 from numpy.testing import assert_array_equal
 
-from ecgbatch import archive, formats, synth
+from ecgbatch import archive, formats, pack, synth
 from ecgbatch.archive import Entry
-from ecgbatch.errors import ArchiveError, OutputError, RecordError
+from ecgbatch.errors import ArchiveError, FeedError, OutputError, RecordError
 from ecgbatch.feed import batch
 from ecgbatch.plan import Plan
 from ecgbatch.record import MAX_BYTES, Reason, Record, Reject
@@ -380,6 +384,44 @@ def test_a_table_with_a_column_of_paths_is_a_manifest_even_where_they_are_number
     (folder / "list.csv").write_bytes(table)
 
     assert ids(folder / "list.csv") == ["100"]
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Nothing can be opened within."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path(os.devnull).open() as file:
+        lowest = file.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture(scope="module")
+def containers(tmp_path_factory) -> Path:
+    """ECGs, a folder of them in each container of many."""
+    folder = tmp_path_factory.mktemp("containers")
+    synth.write_archive(folder / "archive", 240, packed=0.9, workers=1)
+    pack.run([folder / "archive"], folder / "pack", pack.Options(limit=2))
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".hea", ".zip", ".tar.gz", ".hdf5", ".parquet"])
+def test_where_no_more_files_can_be_opened_nothing_is_rejected_for_it(containers, tmp_path, suffix):
+    path = next(
+        path for path in containers.rglob(f"*{suffix}") if path.name != "plan.parquet" and "rejects" not in str(path)
+    )
+    source = shutil.copy(path, tmp_path)
+    entry = scan(source)[0]
+    os.utime(source)  # it is not open any more
+
+    with no_more_files(), pytest.raises(FeedError, match="no more files can be opened: Too many open files"):
+        batch.read(entry)
+    if suffix != ".xml":  # which is not opened yet
+        with no_more_files(), pytest.raises(FeedError, match="Too many open files"):
+            scan(source)
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
