@@ -128,6 +128,19 @@ def test_a_system_that_starts_no_more_says_what_to_do(work, monkeypatch):
 
 
 @pytest.mark.usefixtures("at_once")
+def test_a_result_that_memory_has_no_room_for_says_what_to_do(work, capfd):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+    try:
+        with pytest.raises(FeedError, match="File too large; take fewer --workers"):
+            list(ahead.ahead(work.array, [10, 2**14], 2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("at_once")
 def test_items_of_one_kin_go_to_one_process(work):
     kins = [None, "a", "a", "a", None, None, "b", "b", "c", "a"]
     pids = list(ahead.ahead(work.process, range(10), 3, kin=kins.__getitem__))

@@ -231,7 +231,11 @@ def serve(socket: int, *fds: int) -> None:
             at, spans = connection.recv()
             item = _item(slots[at].bytes(spans[-1][1]).copy(), spans)  # the outcome takes its place
             is_done, outcome = _outcome(work, item)
-            connection.send((is_done, slots[at].put(outcome)))
+            try:
+                spans = slots[at].put(outcome)
+            except OSError as err:  # to say so takes less room
+                is_done, spans = False, slots[at].put(_too_many(err))
+            connection.send((is_done, spans))
 
 
 def _end_with_it(socket: int) -> None:
