@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Timer
 
 import numpy as np
+import polars as pl
 import pytest
 from numpy.testing import assert_array_equal
 
@@ -138,6 +139,20 @@ def test_a_result_that_memory_has_no_room_for_says_what_to_do(work, capfd):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_interrupt_does_not_wait_for_the_work(work):
+    made = ahead.ahead(work.waits, range(9), 2)
+    pl.DataFrame({"used": [True]})
+    timer = Timer(1, os.kill, (os.getpid(), signal.SIGINT))
+    started = time.monotonic()
+    timer.start()
+
+    with pytest.raises(KeyboardInterrupt):
+        next(made)
+    assert time.monotonic() - started < 30
+    assert not children()
 
 
 @pytest.mark.usefixtures("at_once")

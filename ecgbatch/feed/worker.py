@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from mmap import mmap
 from multiprocessing.connection import Connection
-from signal import SIGKILL, SIGTERM, strsignal
+from signal import SIGINT, SIGKILL, SIGTERM, siginterrupt, strsignal
 from socket import socketpair
 from subprocess import DEVNULL, Popen, TimeoutExpired
 from threading import Thread
@@ -182,6 +182,7 @@ class Worker(Generic[T, R]):
             FeedError: the process has ended.
             Exception: what `work` has raised.
         """
+        siginterrupt(SIGINT, True)  # Polars, once it is used, has a wait go on after an interrupt
         try:
             is_done, spans = self._connection.recv()
         except (EOFError, OSError):
