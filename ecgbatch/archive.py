@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ecgbatch import _kernels, container, formats, remote
 from ecgbatch.errors import ArchiveError, RecordError
+from ecgbatch.files import cause, require_handles
 from ecgbatch.formats import csv, pack, wfdb_header
 from ecgbatch.record import MAX_BYTES, Reason
 
@@ -77,20 +79,12 @@ def scan(sources: Sequence[Path | str], *, companions: Companions, skip: Path) -
     """
     for index, source in enumerate(sources):
         prefix = f"{index}/" if len(sources) > 1 else ""
-        if remote.is_url(str(source)):
-            for entry in _behind(str(source), companions):
-                yield entry._replace(record_id=prefix + entry.record_id)
-            continue
-        for record_id, path, belongings in _listed(Path(source), companions, skip):
-            if container.kind_of(path):
-                yield from _members(prefix + record_id, path, companions)
-            elif many := _many(path):
-                names = many.members()
-                yield from (Entry(f"{prefix}{record_id}#{name}", path, *many.stamp, name) for name in names)
-                if not names and not isinstance(many, pack.Part):  # of a pack, what was no ECG has its row there
-                    yield Entry(prefix + record_id, path, *many.stamp)
-            else:
-                yield Entry(prefix + record_id, path, *stamp(path, belongings))
+        entries = _behind if remote.is_url(str(source)) else partial(_near, skip=skip)
+        try:
+            for entry in entries(str(source), companions):
+                yield entry._replace(record_id=prefix + entry.record_id) if prefix else entry
+        except (OSError, pa.ArrowException, RecordError) as err:  # of a disk or a place that fails meanwhile
+            raise ArchiveError(f"{source}: cannot be listed: {cause(err)}; nothing was scored") from err
 
 
 class Files:
@@ -152,6 +146,7 @@ def _read(path: str, missing: Reason) -> tuple[bytes, tuple[int, int]]:
     if error == errno.ENOENT:
         raise RecordError(missing, "no such file")
     if error:
+        require_handles(OSError(error, path))
         raise RecordError(Reason.UNREADABLE, os.strerror(error))
     if n_bytes < 0:
         raise RecordError(Reason.UNREADABLE, "not a regular file")
@@ -164,6 +159,20 @@ def _stamped(path: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return status.st_size, status.st_mtime_ns
+
+
+def _near(source: str, companions: Companions, *, skip: Path) -> Iterator[Entry]:
+    """The entries of a source on a disk, those in files that hold many among them."""
+    for record_id, path, belongings in _listed(Path(source), companions, skip):
+        if container.kind_of(path):
+            yield from _members(record_id, path, companions)
+        elif many := _many(path):
+            names = many.members()
+            yield from (Entry(f"{record_id}#{name}", path, *many.stamp, name) for name in names)
+            if not names and not isinstance(many, pack.Part):  # of a pack, what was no ECG has its row there
+                yield Entry(record_id, path, *many.stamp)
+        else:
+            yield Entry(record_id, path, *stamp(path, belongings))
 
 
 def _listed(source: Path, companions: Companions, skip: Path) -> Iterator[tuple[str, str, Sequence[str]]]:
@@ -354,9 +363,11 @@ def _begun_within(raw: bytes) -> set[str]:
 
 def _is_manifest(source: Path) -> bool:
     """Whether a table is to be one of paths: it is a Parquet file and no pack, or a `.csv` and no ECG."""
+    if not os.path.isfile(source):  # to open a pipe would wait for ever
+        return False
     if source.suffix.lower() == ".parquet":
         return not _many(os.path.abspath(source))
-    if source.suffix.lower() != ".csv" or not source.is_file():
+    if source.suffix.lower() != ".csv":
         return False
     with suppress(OSError), source.open("rb") as file:
         head = file.read(_HEAD_BYTES).removeprefix(codecs.BOM_UTF8)

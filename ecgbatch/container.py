@@ -14,6 +14,7 @@ from threading import Lock
 from typing import BinaryIO, Protocol, Self
 
 from ecgbatch.errors import RecordError
+from ecgbatch.files import require_handles
 from ecgbatch.record import MAX_BYTES, Reason
 
 __all__ = ["Container", "Members", "Tar", "Zip", "kind_of", "opened"]
@@ -82,7 +83,8 @@ def kind_of(path: str) -> str | None:
             return None
         with Path(path).open("rb") as file:
             head = file.read(512)
-    except OSError:
+    except OSError as err:
+        require_handles(err)
         return None
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
@@ -100,6 +102,7 @@ def opened(path: str) -> Container:
         with _OPENING:  # two threads that ask at once get the same one
             return _opened(path, status.st_size, status.st_mtime_ns)
     except OSError as err:
+        require_handles(err)
         raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be opened") from err
     except (zipfile.BadZipFile, ValueError, RuntimeError) as err:  # the last: of a zip version it cannot read
         raise RecordError(Reason.MALFORMED, "a zip archive whose list of members cannot be read") from err
@@ -240,6 +243,7 @@ class Tar:
             self._names, self._is_cut = names, True
             raise RecordError(*_CUT) from err
         except OSError as err:  # of the disk: what it says now it may not say again
+            require_handles(err)
             raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be read") from err
 
 

@@ -5,7 +5,7 @@ EcgbatchError
 ├── RecordError     a defect in one record: becomes a reject row, never ends a run
 ├── ArchiveError    the source cannot be listed
 ├── BundleError     a model bundle is missing, incomplete or altered
-├── FeedError       a process that reads and decodes has ended, or cannot be started
+├── FeedError       a process that reads and decodes has ended, or the system has no more processes or files
 ├── EngineError     a device or precision cannot be had, or an engine is not the model it claims to be
 ├── OutputError     the run folder cannot be written, or belongs to another run
 └── MissingExtraError   an optional dependency is not installed
@@ -62,7 +62,7 @@ class EngineError(EcgbatchError):
 
 
 class FeedError(EcgbatchError):
-    """A process that reads and decodes has ended, killed or over a file, or the system starts no more."""
+    """A process that reads and decodes has ended, killed or over a file, or the system starts or opens no more."""
 
 
 class OutputError(EcgbatchError):

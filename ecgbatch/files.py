@@ -1,5 +1,6 @@
 """Files: written whole or not at all, and known by their hash."""
 
+import errno
 import hashlib
 import os
 import re
@@ -7,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ecgbatch.errors import OutputError
+from ecgbatch.errors import FeedError, OutputError
 
-__all__ = ["cause", "made", "partial_of", "replaced", "sha256", "sync", "writing"]
+__all__ = ["cause", "made", "partial_of", "replaced", "require_handles", "sha256", "sync", "writing"]
 
+_SPENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _WRITERS = ("polars", "pyarrow", "safetensors")
 """Libraries that tell of a full disk by errors of their own; not all of them are installed, so none is imported."""
 
@@ -68,7 +70,17 @@ def cause(err: Exception) -> str:
     """The system's own words where it has some; Polars and safetensors wrap them into text."""
     if found := re.search(r"\(os error (\d+)\)", str(err)):
         return os.strerror(int(found[1]))
-    return (isinstance(err, OSError) and err.strerror) or str(err).splitlines()[0]
+    return (isinstance(err, OSError) and err.strerror) or (str(err).splitlines() or [type(err).__name__])[0]
+
+
+def require_handles(err: Exception) -> None:
+    """Nothing, for what goes wrong with one file, and not with all that would be opened now.
+
+    Raises:
+        FeedError: the system has no more files or memory; this file may be good.
+    """
+    if isinstance(err, OSError) and err.errno in _SPENT:
+        raise FeedError(f"no more files can be opened: {os.strerror(err.errno)}; take fewer --workers") from err
 
 
 def sync(path: Path) -> None:

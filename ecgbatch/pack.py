@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import pyarrow as pa
@@ -58,13 +57,8 @@ class Options:
 def pack(feed: Iterable[Chunk], out: "Output", tally: Tally, observe: Observer) -> None:
     """Pack every chunk; each entry ends as exactly one row of samples or one reject row."""
     for chunk in tally.timed(feed, "wait-feed"):
-        started = perf_counter()
-        out.add(chunk)
-        tally.stage_s["write"] += perf_counter() - started
-        tally.stage_s["decode"] += chunk.decode_s
-        tally.stage_s["prepare"] += chunk.prepare_s
-        tally.n_scored += len(chunk.rows)
-        tally.n_rejected += len(chunk.rejects)
+        with tally.written(chunk):
+            out.add(chunk)
         observe(tally)
 
 

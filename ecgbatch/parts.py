@@ -47,8 +47,18 @@ def name(shard: int) -> str:
 
 
 def shards(folder: Path) -> set[int]:
-    """The shards that have a part in a folder."""
-    return {int(found[1]) for part in folder.glob("part-*.parquet") if (found := _PART.fullmatch(part.name))}
+    """The shards that have a part in a folder; none where there is no folder.
+
+    Raises:
+        OutputError: it cannot be listed.
+    """
+    try:
+        names = [part.name for part in folder.iterdir()]
+    except FileNotFoundError:
+        return set()
+    except OSError as err:
+        raise OutputError(f"{folder}: cannot be listed: {files.cause(err)}") from err
+    return {int(found[1]) for name in names if (found := _PART.fullmatch(name))}
 
 
 def committed(run: Path) -> set[int]:

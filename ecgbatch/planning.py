@@ -79,7 +79,7 @@ def planned(folder: Path, sources: Sequence[Path | str], settings: Mapping[str, 
         return Plan.write(path, entries, shard_size=settings["shard_size"], settings=settings)
     except BaseException:
         if not existed:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # on NFS, the lock that is held stays until it is let go
         raise
 
 

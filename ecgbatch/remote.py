@@ -52,7 +52,9 @@ class Remote:
         try:
             scheme = base.partition("://")[0]
             self._files, root = fs.FileSystem.from_uri(base) if scheme in _ARROW else _by_fsspec(base)
-        except (OSError, ValueError, ImportError, ArrowException) as err:
+        except MissingExtraError:
+            raise
+        except Exception as err:  # a driver's own, of which there are many
             raise ArchiveError(f"{base}: no place that can be reached: {_line(err)}") from err
         self._root = root.rstrip("/")
 
@@ -64,7 +66,7 @@ class Remote:
         """
         try:
             info = _again(lambda: self._files.get_file_info(self._path(source)))
-        except (OSError, ArrowException) as err:
+        except OSError as err:
             raise ArchiveError(f"{source}: cannot be looked at: {_line(err)}") from err
         if info.type == fs.FileType.NotFound:
             raise ArchiveError(f"{source}: no such file or folder")
@@ -74,7 +76,7 @@ class Remote:
         """Size and modification of a file, None where there is none.
 
         Raises:
-            OSError: the place does not answer.
+            Exception: the place does not answer; see `_again`.
         """
         info = self._files.get_file_info(self._path(url))
         return _stamp(info) if info.type == fs.FileType.File else None
@@ -90,7 +92,7 @@ class Remote:
         path = self._path(folder)
         try:
             found = _again(lambda: self._files.get_file_info(fs.FileSelector(path)))
-        except (OSError, ArrowException) as err:
+        except OSError as err:
             raise ArchiveError(f"{folder}: cannot be listed: {_line(err)}; nothing was scored") from err
         files: dict[str, Stamp | None] = {}
         folders: list[str] = []
@@ -115,9 +117,8 @@ class Remote:
             return _again(lambda: self._read(url))
         except FileNotFoundError:
             raise RecordError(missing, "no such file") from None
-        except (OSError, ArrowException) as err:
-            detail = f"not to be had in {len(_PAUSES_S) + 1} attempts: {_line(err)}"
-            raise RecordError(Reason.UNREADABLE, detail) from err
+        except OSError as err:
+            raise RecordError(Reason.UNREADABLE, f"not to be had: {_line(err)}") from err
 
     def _path(self, url: str) -> str:
         return (self._root + url.removeprefix(self._base)).rstrip("/") or "/"
@@ -138,21 +139,22 @@ class Remote:
 class RemoteFiles:
     """The files of one entry behind a URL: the same as `archive.Files` of one on a disk."""
 
-    __slots__ = ("_folder", "_is_away", "_remote", "_seen", "name")
+    __slots__ = ("_away", "_folder", "_remote", "_seen", "name")
 
     def __init__(self, url: str) -> None:
         folder, slash, self.name = url.rpartition("/")
         self._remote = reached(url)
         self._folder = folder + slash
         self._seen: dict[str, Stamp] = {}
-        self._is_away = False
+        self._away: RecordError | None = None
+        """What the place said instead of an answer."""
 
     def read(self, name: str, missing: Reason = Reason.UNREADABLE) -> bytes:
         """The bytes of the file of that name, as `Remote.read` gives them."""
         try:
             raw, self._seen[name] = self._remote.read(self._folder + name, missing)
         except RecordError as defect:
-            self._is_away = defect.__cause__ is not None  # what the place said when it was asked
+            self._away = defect if defect.__cause__ else None
             raise
         return raw
 
@@ -169,11 +171,11 @@ class RemoteFiles:
         return sum(n_bytes for n_bytes, _ in there), max(modified_ns for _, modified_ns in there)
 
     def _stamped(self, name: str) -> Stamp | None:
-        if self._is_away:
-            raise RecordError(Reason.UNREADABLE, "the place does not answer")
+        if self._away:
+            raise self._away
         try:
             return _again(lambda: self._remote.stamp(self._folder + name))
-        except (OSError, ArrowException) as err:
+        except OSError as err:
             raise RecordError(Reason.UNREADABLE, f"the place does not answer: {_line(err)}") from err
 
 
@@ -219,16 +221,26 @@ def _stamp(info: fs.FileInfo) -> Stamp:
 
 
 def _again(attempt: Callable[[], T]) -> T:
-    """What the attempt gives, made again after a while where the place did not answer."""
-    for pause_s in _PAUSES_S:
+    """What the attempt gives, made again after a while where the place did not answer.
+
+    Raises:
+        OSError: it does not; whatever a driver raises becomes one, for each has errors of its own.
+    """
+    pauses = iter(_PAUSES_S)
+    while True:
         try:
             return attempt()
-        except (FileNotFoundError, PermissionError):
+        except (FileNotFoundError, PermissionError, RecordError):
             raise
-        except (OSError, ArrowException):
+        except Exception as err:
+            pause_s = next(pauses, None)
+            if pause_s is None:
+                raise OSError(_line(err)) from err
             sleep(pause_s)
-    return attempt()
 
 
 def _line(err: Exception) -> str:
-    return (str(err).splitlines() or [type(err).__name__])[0][:200]
+    """Its first line, behind the name of its class where that alone says what kind of error it is."""
+    said = (str(err).splitlines() or [""])[0][:200]
+    kind = "" if said and isinstance(err, OSError | ArrowException) else type(err).__name__
+    return ": ".join(filter(None, (kind, said)))

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from ecgbatch import duplicates, gate, parts, planning
@@ -72,15 +71,10 @@ def score(lanes: Sequence[Lane], tally: Tally, observe: Observer) -> None:
     try:
         for at, (batch, outputs) in tally.timed(_together(lanes, tally), "wait-engine"):
             out = lanes[at][2]
-            started = perf_counter()
-            out.add(batch.rows, batch.rejects, outputs)
-            if batch.is_last:
-                out.commit(batch.shard)
-            tally.stage_s["write"] += perf_counter() - started
-            tally.stage_s["decode"] += batch.decode_s
-            tally.stage_s["prepare"] += batch.prepare_s
-            tally.n_scored += len(batch.rows)
-            tally.n_rejected += len(batch.rejects)
+            with tally.written(batch):
+                out.add(batch.rows, batch.rejects, outputs)
+                if batch.is_last:
+                    out.commit(batch.shard)
             observe(tally)
     finally:
         tally.stage_s["wait-engine"] -= tally.stage_s["wait-feed"]  # the engines pull the feed

@@ -1,14 +1,28 @@
 """The tally of a run: what became of the entries, and where the time went."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-__all__ = ["Tally", "outcome", "spaced"]
+__all__ = ["Fed", "Tally", "outcome", "spaced"]
 
 T = TypeVar("T")
+
+
+class Fed(Protocol):
+    """What a feed has made of some entries: a batch or a chunk."""
+
+    @property
+    def rows(self) -> Sized: ...
+    @property
+    def rejects(self) -> Sized: ...
+    @property
+    def decode_s(self) -> float: ...
+    @property
+    def prepare_s(self) -> float: ...
 
 
 @dataclass(slots=True)
@@ -57,6 +71,17 @@ class Tally:
         """The stage that the main thread waited for longest: `feed`, `engine` or `write`."""
         waits = {stage: self.stage_s.get(stage, 0.0) for stage in ("wait-feed", "wait-engine", "write")}
         return max(waits, key=lambda stage: waits[stage]).removeprefix("wait-")
+
+    @contextmanager
+    def written(self, fed: Fed) -> Iterator[None]:
+        """Count what was fed once it is written; the time that this takes within is booked on `write`."""
+        started = perf_counter()
+        yield
+        self.stage_s["write"] += perf_counter() - started
+        self.stage_s["decode"] += fed.decode_s
+        self.stage_s["prepare"] += fed.prepare_s
+        self.n_scored += len(fed.rows)
+        self.n_rejected += len(fed.rejects)
 
     def timed(self, items: Iterable[T], stage: str) -> Iterator[T]:
         """The same items; the time it takes to get each is booked on `stage`."""

@@ -1,18 +1,23 @@
 """Archives and their plan: every file is one entry, in the same order every time, and the plan is made once."""
 
+import errno
 import os
+import resource
+import shutil
 import socket
 import traceback
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 import pytest
 from numpy.testing import assert_array_equal
 
-from ecgbatch import archive, formats, synth
+from ecgbatch import archive, formats, pack, synth
 from ecgbatch.archive import Entry
-from ecgbatch.errors import ArchiveError, OutputError, RecordError
+from ecgbatch.errors import ArchiveError, FeedError, OutputError, RecordError
 from ecgbatch.feed import batch
 from ecgbatch.plan import Plan
 from ecgbatch.record import MAX_BYTES, Reason, Record, Reject
@@ -68,6 +73,21 @@ ALL = ["a.xml", "a/1.xml", "b/10.xml", "b/2.xml", "b/w.hea"]
 def test_a_folder_is_listed_to_its_depth_in_the_order_of_its_names(folder):
     assert ids(folder) == ALL
     assert ids(folder) == ids(folder)
+
+
+def failing(_: bytes, name: str) -> tuple[()]:
+    if name == "2.xml":
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return ()
+
+
+def test_a_disk_that_fails_while_a_source_is_listed_is_no_error_of_the_plan(folder, tmp_path):
+    entries = archive.scan([folder], companions=failing, skip=tmp_path)
+
+    with pytest.raises(ArchiveError) as refused:
+        Plan.write(tmp_path / "plan.parquet", entries, shard_size=4, settings=SETTINGS)
+    assert str(refused.value) == f"{folder}: cannot be listed: Input/output error; nothing was scored"
+    assert not list(tmp_path.glob("plan*"))
 
 
 def test_a_text_that_only_looks_like_a_header_owns_no_ecg(folder):
@@ -366,10 +386,49 @@ def test_a_table_with_a_column_of_paths_is_a_manifest_even_where_they_are_number
     assert ids(folder / "list.csv") == ["100"]
 
 
-def test_a_pipe_is_no_manifest(tmp_path):
-    os.mkfifo(tmp_path / "list.csv")
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Nothing can be opened within."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path(os.devnull).open() as file:
+        lowest = file.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    assert [reason(entry) for entry in scan(tmp_path / "list.csv")] == [Reason.UNREADABLE]
+
+@pytest.fixture(scope="module")
+def containers(tmp_path_factory) -> Path:
+    """ECGs, a folder of them in each container of many."""
+    folder = tmp_path_factory.mktemp("containers")
+    synth.write_archive(folder / "archive", 240, packed=0.9, workers=1)
+    pack.run([folder / "archive"], folder / "pack", pack.Options(limit=2))
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".hea", ".zip", ".tar.gz", ".hdf5", ".parquet"])
+def test_where_no_more_files_can_be_opened_nothing_is_rejected_for_it(containers, tmp_path, suffix):
+    path = next(
+        path for path in containers.rglob(f"*{suffix}") if path.name != "plan.parquet" and "rejects" not in str(path)
+    )
+    source = shutil.copy(path, tmp_path)
+    entry = scan(source)[0]
+    os.utime(source)  # it is not open any more
+
+    with no_more_files(), pytest.raises(FeedError, match="no more files can be opened: Too many open files"):
+        batch.read(entry)
+    if suffix != ".xml":  # which is not opened yet
+        with no_more_files(), pytest.raises(FeedError, match="Too many open files"):
+            scan(source)
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
+def test_a_pipe_is_no_manifest(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+
+    assert [reason(entry) for entry in scan(tmp_path / name)] == [Reason.UNREADABLE]
 
 
 def test_the_plan_holds_every_entry_and_its_shard(folder, tmp_path):

@@ -332,6 +332,16 @@ def test_a_run_folder_that_cannot_be_written_is_an_error(archive, tiny_bundle, u
     assert "Permission denied" in line
 
 
+def test_parts_that_cannot_be_listed_are_an_error_and_are_not_made_again(archive, tiny_bundle, undisturbed, tmp_path):
+    run = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    (run / "scores").chmod(0o300)
+    line = error_of(call(unprivileged(command(archive, run, tiny_bundle)), cwd=tmp_path))
+    (run / "scores").chmod(0o700)
+
+    assert line == f"error: {run}/scores: cannot be listed: Permission denied"
+    assert_same_rows(run, undisturbed)
+
+
 def test_a_model_that_is_not_there_is_named_and_nothing_is_made(archive, tmp_path):
     assert "nonesuch" in refused_model(archive, tmp_path / "nonesuch", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

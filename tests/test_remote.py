@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partialmethod
 from pathlib import Path
 from typing import ClassVar
 
@@ -323,6 +324,78 @@ def test_a_store_that_is_away_for_a_moment_is_asked_again(tmp_path, ecg, monkeyp
     monkeypatch.setattr(remote, "_PAUSES_S", (0.0, 0.0))
 
     assert isinstance(batch.read(entry), Record)
+
+
+class ClientError(Exception):
+    """As those of botocore, aiohttp and paramiko: of no kind that Python knows."""
+
+
+@pytest.fixture(
+    params=[ClientError("AccessDenied\nrequest 7"), TimeoutError(), KeyError("token"), RuntimeError("no loop")],
+    ids=lambda failure: type(failure).__name__,
+)
+def moody(request, ecg, monkeypatch) -> tuple[set[str], Exception]:
+    """A store called `moody://`; the calls of it that fail, and what they raise then."""
+    fsspec = pytest.importorskip("fsspec")
+    failing: set[str] = set()
+
+    def do(self, name: str, *args, **kwargs):
+        if name in failing:
+            raise request.param
+        return getattr(super(Moody, self), name)(*args, **kwargs)
+
+    class Moody(type(fsspec.filesystem("memory"))):
+        protocol = "moody"
+        store: ClassVar[dict] = {}
+        pseudo_dirs: ClassVar[list] = [""]
+        cachable = False
+
+        def __init__(self, **options) -> None:
+            super().__init__(**options)
+            if "__init__" in failing:
+                raise request.param
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return super()._strip_protocol(path.removeprefix("moody://"))
+
+        info, find, _open = (partialmethod(do, name) for name in ("info", "find", "_open"))
+
+    fsspec.register_implementation("moody", Moody, clobber=True)
+    monkeypatch.setattr(remote, "_PAUSES_S", (0.0,))
+    remote._reached.cache_clear()
+    Moody().pipe(
+        {"/a/1.xml": synth.muse_xml(ecg), **{f"/a/{name}": c for name, c in synth.wfdb_files(ecg, "w").items()}}
+    )
+    return failing, request.param
+
+
+@pytest.mark.parametrize("call", ["__init__", "info", "find"])
+def test_whatever_a_driver_raises_while_a_place_is_listed_is_one_line(moody, call):
+    failing, failure = moody
+    failing.add(call)
+
+    with pytest.raises(ArchiveError, match=rf"^moody://.*{type(failure).__name__}") as refused:
+        scan("moody://a")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("call", ["info", "_open"])
+def test_whatever_a_driver_raises_while_an_object_is_read_is_a_reject(moody, call):
+    failing, failure = moody
+    entries = scan("moody://a")
+    failing.add(call)
+    outcomes = [batch.read(entry) for entry in entries]
+
+    assert [(found.stage, found.reason) for found in outcomes] == [("read", Reason.UNREADABLE)] * 2
+    assert all(type(failure).__name__ in found.detail for found in outcomes)
+
+
+def test_a_header_alone_that_cannot_be_read_ends_the_plan_in_one_line(moody):
+    moody[0].add("_open")
+
+    with pytest.raises(ArchiveError, match=r"^moody://a/w\.hea: cannot be listed: not to be had: "):
+        scan("moody://a/w.hea")
 
 
 def test_a_store_that_stays_away_gives_rejects(ecg, monkeypatch):

@@ -13,11 +13,13 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from typer.testing import CliRunner
 
-from ecgbatch import cli, formats, score, synth, waveform
+from ecgbatch import cli, formats, planning, score, synth, waveform
 from ecgbatch.bundle import Bundle
-from ecgbatch.errors import EngineError, OutputError, UsageError
+from ecgbatch.errors import ArchiveError, EngineError, OutputError, UsageError
 from ecgbatch.feed.ahead import ahead
-from ecgbatch.record import LEADS
+from ecgbatch.feed.decoded import Chunk
+from ecgbatch.record import LEADS, Reason, Reject
+from ecgbatch.tally import Tally
 
 N = 60
 ORACLE_TOLERANCE = 1e-4
@@ -249,6 +251,20 @@ def test_a_run_that_is_stopped_says_so_with_what_it_committed(tiny_bundle, folde
     assert sum(told["stage_s"][stage] for stage in ("wait-feed", "wait-engine", "write")) <= told["seconds"] + 0.002
 
 
+def test_what_cannot_be_written_is_not_counted():
+    tally = Tally("cpu")
+    reject = Reject(record_id="a.xml", source_path="a.xml", stage="read", reason=Reason.EMPTY, detail="0 bytes")
+    chunk = Chunk(shard=0, is_last=True, rows=[{}, {}], rejects=[reject], decode_s=3.0, prepare_s=2.0)
+    with pytest.raises(OutputError), tally.written(chunk):
+        raise OutputError("the disk is full")
+    assert (tally.n_done, dict(tally.stage_s)) == (0, {})
+
+    with tally.written(chunk):
+        pass
+    assert (tally.n_scored, tally.n_rejected) == (2, 1)
+    assert (tally.stage_s["decode"], tally.stage_s["prepare"]) == (3.0, 2.0)
+
+
 def test_a_limit_scores_the_first_entries_only(scored, folder):
     tally, scores, rejects = scored(folder, limit=7)
 
@@ -363,6 +379,14 @@ def test_a_source_that_is_not_there_leaves_no_run_behind(tiny_bundle, tmp_path):
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1] == f"error: {tmp_path / 'nothing'}: no such file or folder"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_removed_hides_no_error(tmp_path):
+    (tmp_path / "archive").mkdir()
+    settings = {"source": ["archive"], "limit": None, "shard_size": 4}
+
+    with pytest.raises(ArchiveError, match="holds no file"):
+        planning.planned(tmp_path / "gone", [tmp_path / "archive"], settings, existed=False)
 
 
 def resumable(scored, folder: Path, run: Path, redo: range) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Timer
 
 import numpy as np
+import polars as pl
 import pytest
 from numpy.testing import assert_array_equal
 
@@ -125,6 +126,33 @@ def test_a_system_that_starts_no_more_says_what_to_do(work, monkeypatch):
     monkeypatch.setattr("ecgbatch.feed.worker.Popen", refused)
     with pytest.raises(FeedError, match="take fewer --workers"):
         list(ahead.ahead(work.process, range(9), 2))
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_result_that_memory_has_no_room_for_says_what_to_do(work, capfd):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+    try:
+        with pytest.raises(FeedError, match="File too large; take fewer --workers"):
+            list(ahead.ahead(work.array, [10, 2**14], 2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_interrupt_does_not_wait_for_the_work(work):
+    made = ahead.ahead(work.waits, range(9), 2)
+    pl.DataFrame({"used": [True]})
+    timer = Timer(1, os.kill, (os.getpid(), signal.SIGINT))
+    started = time.monotonic()
+    timer.start()
+
+    with pytest.raises(KeyboardInterrupt):
+        next(made)
+    assert time.monotonic() - started < 30
+    assert not children()
 
 
 @pytest.mark.usefixtures("at_once")

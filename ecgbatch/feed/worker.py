@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from mmap import mmap
 from multiprocessing.connection import Connection
-from signal import SIGKILL, SIGTERM, strsignal
+from signal import SIGINT, SIGKILL, SIGTERM, siginterrupt, strsignal
 from socket import socketpair
 from subprocess import DEVNULL, Popen, TimeoutExpired
 from threading import Thread
@@ -182,6 +182,7 @@ class Worker(Generic[T, R]):
             FeedError: the process has ended.
             Exception: what `work` has raised.
         """
+        siginterrupt(SIGINT, True)  # Polars, once it is used, has a wait go on after an interrupt
         try:
             is_done, spans = self._connection.recv()
         except (EOFError, OSError):
@@ -231,7 +232,11 @@ def serve(socket: int, *fds: int) -> None:
             at, spans = connection.recv()
             item = _item(slots[at].bytes(spans[-1][1]).copy(), spans)  # the outcome takes its place
             is_done, outcome = _outcome(work, item)
-            connection.send((is_done, slots[at].put(outcome)))
+            try:
+                spans = slots[at].put(outcome)
+            except OSError as err:  # to say so takes less room
+                is_done, spans = False, slots[at].put(_too_many(err))
+            connection.send((is_done, spans))
 
 
 def _end_with_it(socket: int) -> None:

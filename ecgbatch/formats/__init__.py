@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ecgbatch.errors import RecordError
+from ecgbatch.files import require_handles
 from ecgbatch.formats import (
     aecg,
     cardiosoft,
@@ -78,6 +79,7 @@ def records(path: str) -> Records | None:
         with Path(path).open("rb") as file:
             is_hdf5 = file.read(len(_HDF5)) == _HDF5
     except OSError as err:
+        require_handles(err)
         raise RecordError(Reason.UNREADABLE, err.strerror or "cannot be opened") from err
     if not is_hdf5:
         return None

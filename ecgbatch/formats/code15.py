@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from ecgbatch.errors import RecordError
+from ecgbatch.files import require_handles
 from ecgbatch.record import INVALID, LEADS, Reason, Record
 
 __all__ = ["Exams", "opened"]
@@ -37,6 +38,7 @@ class Exams:
             self._file = h5py.File(path, "r")
             tracings, exam_id = self._file.get("tracings"), self._file.get("exam_id")
         except (OSError, RuntimeError, ValueError, KeyError) as err:
+            require_handles(err)
             raise RecordError(Reason.MALFORMED, "not a readable HDF5 file") from err
         if not isinstance(tracings, h5py.Dataset) or not isinstance(exam_id, h5py.Dataset):
             raise RecordError(Reason.UNKNOWN_FORMAT, "HDF5 without tracings and exam_id, expected CODE-15's layout")

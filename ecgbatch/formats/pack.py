@@ -26,6 +26,7 @@ import xxhash
 
 from ecgbatch import gate
 from ecgbatch.errors import ArchiveError, RecordError
+from ecgbatch.files import require_handles
 from ecgbatch.record import LEADS, RATES_HZ, Judged, Quality, Reason, Record
 
 __all__ = [
@@ -179,6 +180,7 @@ class Part:
             self._row_of = {name: at for at, name in enumerate(facts["record_id"].to_pylist())}
             self.facts = facts.drop_columns(["record_id"])
         except (OSError, ValueError, pa.ArrowException) as err:
+            require_handles(err)
             raise RecordError(Reason.MALFORMED, "a part of a pack that cannot be read") from err
         if len(self._row_of) != len(self.facts):
             raise RecordError(Reason.MALFORMED, "a part of a pack with two records of one record_id")
@@ -284,6 +286,7 @@ class _Group:
                 column = file.read_row_group(self.index, columns=["counts"], use_threads=False).column(0)
                 counts = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         except (OSError, ValueError, pa.ArrowException) as err:
+            require_handles(err)
             raise RecordError(Reason.CORRUPT_PAYLOAD, "a row group that cannot be read") from err
         _, ends, samples = counts.buffers()
         return np.frombuffer(samples, np.uint8), np.frombuffer(
@@ -315,6 +318,7 @@ def _opened(path: str, n_bytes: int, modified_ns: int) -> Part | None:
         metadata = pq.read_metadata(path).metadata or {}
         said = json.loads(metadata.get(b"ecgbatch", b"{}"))
     except (OSError, ValueError, RecursionError, pa.ArrowException) as err:
+        require_handles(err)
         raise RecordError(Reason.MALFORMED, "a Parquet file that cannot be read") from err
     if not isinstance(said, dict) or "pack" not in said:
         return None
