@@ -29,8 +29,9 @@ __all__ = ["Kept", "Profile", "folder", "keep", "kept", "key", "require_writable
 
 _IDENTITY = ("model", "precision", "device")
 """The facts that say what an engine is of; the others say for what and by what it was built."""
-_SHIPPED = "graph"
-"""And, where there may be one, the graph that the bundle ships: beside another one it is another engine."""
+_BESIDE = ("graph", "labels")
+"""And, where there are such, the graph that the bundle ships and its labels, calibration among them: two bundles of one
+network that differ in these have an engine each."""
 _FACTS = "engine.json"
 _ABANDONED_S = 86400.0
 _LOOKS = 5
@@ -287,8 +288,8 @@ def _name(facts: Mapping[str, str]) -> str:
 
 def _prefix(facts: Mapping[str, str]) -> str:
     model, precision, device = (facts[name] for name in _IDENTITY)
-    shipped = f"-{facts[_SHIPPED][:8]}" if _SHIPPED in facts else ""
-    return f"{model[:16]}-{precision}-{device.replace(':', '')}{shipped}"
+    beside = "".join(f"-{facts[name][:8]}" for name in _BESIDE if name in facts)
+    return f"{model[:16]}-{precision}-{device.replace(':', '')}{beside}"
 
 
 def _of_platform() -> Path:
