@@ -22,7 +22,7 @@ from time import sleep, time
 from typing import Any
 
 from ecgbatch.errors import EngineError
-from ecgbatch.files import sha256, sync
+from ecgbatch.files import beside, sha256, sync, sync_all
 from ecgbatch.parity import Parity, require
 
 __all__ = ["Kept", "Profile", "folder", "keep", "kept", "key", "require_writable"]
@@ -136,21 +136,15 @@ def keep(facts: Mapping[str, str], write: Callable[[Path], object], told: Mappin
     """
     place = folder() / _name(facts)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
         _sweep_out(place)
-        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-        try:
+        with beside(place) as partial:
             write(partial)
             files = {path.name: sha256(path) for path in sorted(partial.iterdir())}
             content = {"facts": dict(facts), "files": files, "told": dict(told)}
             text = json.dumps({**content, "sha256": key(content)}, indent=2)
             (partial / _FACTS).write_text(f"{text}\n", "utf-8")
-            for path in (*partial.iterdir(), partial):
-                sync(path)
-            partial.chmod(0o755)
+            sync_all(partial)
             _take_place(partial, place)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except OSError as err:
         raise _unwritable(place.parent, err) from err
     return _kept(place, json.loads(text))
