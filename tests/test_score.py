@@ -249,6 +249,18 @@ def test_a_run_that_is_stopped_says_so_with_what_it_committed(tiny_bundle, folde
     assert sum(told["stage_s"][stage] for stage in ("wait-feed", "wait-engine", "write")) <= told["seconds"] + 0.002
 
 
+def test_a_shard_whose_rejects_cannot_be_written_is_not_committed(scored, folder, tmp_path):
+    scored(folder, shard_size=20)
+    scores, rejects = (tmp_path / "run" / kind / "part-000000.parquet" for kind in ("scores", "rejects"))
+    scores.unlink()
+    rejects.unlink()
+    rejects.mkdir()
+
+    with pytest.raises(OutputError, match=r"rejects/part-000000\.parquet: cannot be written"):
+        scored(folder, shard_size=20)
+    assert not scores.exists()
+
+
 def test_a_limit_scores_the_first_entries_only(scored, folder):
     tally, scores, rejects = scored(folder, limit=7)
 
