@@ -67,7 +67,9 @@ def score_command(
         "foundation"
     ],
     device: Annotated[str, Option(help="auto, cpu, cuda, or several GPUs: cuda:0,1.")] = "auto",
-    precision: Annotated[str, Option(help="auto (the fastest that is within its limits), fp32 or int8.")] = "auto",
+    precision: Annotated[
+        str, Option(help="auto (the fastest that is within its limits), fp32 or int8; on a GPU also fp16 or bf16.")
+    ] = "auto",
     feed: Annotated[
         str, Option(help="Who makes model input of decoded ECGs: host, or dali (on the engine's device).")
     ] = "host",

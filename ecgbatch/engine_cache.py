@@ -22,15 +22,16 @@ from time import sleep, time
 from typing import Any
 
 from ecgbatch.errors import EngineError
-from ecgbatch.files import sha256, sync
+from ecgbatch.files import beside, sha256, sync, sync_all
 from ecgbatch.parity import Parity, require
 
 __all__ = ["Kept", "Profile", "folder", "keep", "kept", "key", "require_writable"]
 
 _IDENTITY = ("model", "precision", "device")
 """The facts that say what an engine is of; the others say for what and by what it was built."""
-_SHIPPED = "graph"
-"""And, where there may be one, the graph that the bundle ships: beside another one it is another engine."""
+_BESIDE = ("graph", "labels")
+"""And, where there are such, the graph that the bundle ships and its labels, calibration among them: two bundles of one
+network that differ in these have an engine each."""
 _FACTS = "engine.json"
 _ABANDONED_S = 86400.0
 _LOOKS = 5
@@ -135,21 +136,15 @@ def keep(facts: Mapping[str, str], write: Callable[[Path], object], told: Mappin
     """
     place = folder() / _name(facts)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
         _sweep_out(place)
-        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-        try:
+        with beside(place) as partial:
             write(partial)
             files = {path.name: sha256(path) for path in sorted(partial.iterdir())}
             content = {"facts": dict(facts), "files": files, "told": dict(told)}
             text = json.dumps({**content, "sha256": key(content)}, indent=2)
             (partial / _FACTS).write_text(f"{text}\n", "utf-8")
-            for path in (*partial.iterdir(), partial):
-                sync(path)
-            partial.chmod(0o755)
+            sync_all(partial)
             _take_place(partial, place)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except OSError as err:
         raise _unwritable(place.parent, err) from err
     return _kept(place, json.loads(text))
@@ -287,8 +282,8 @@ def _name(facts: Mapping[str, str]) -> str:
 
 def _prefix(facts: Mapping[str, str]) -> str:
     model, precision, device = (facts[name] for name in _IDENTITY)
-    shipped = f"-{facts[_SHIPPED][:8]}" if _SHIPPED in facts else ""
-    return f"{model[:16]}-{precision}-{device.replace(':', '')}{shipped}"
+    beside = "".join(f"-{facts[name][:8]}" for name in _BESIDE if name in facts)
+    return f"{model[:16]}-{precision}-{device.replace(':', '')}{beside}"
 
 
 def _of_platform() -> Path:

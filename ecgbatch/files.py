@@ -4,13 +4,26 @@ import errno
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ecgbatch.errors import FeedError, OutputError
 
-__all__ = ["cause", "made", "partial_of", "replaced", "require_handles", "sha256", "sync", "writing"]
+__all__ = [
+    "beside",
+    "cause",
+    "made",
+    "partial_of",
+    "replaced",
+    "require_handles",
+    "sha256",
+    "sync",
+    "sync_all",
+    "writing",
+]
 
 _SPENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _WRITERS = ("polars", "pyarrow", "safetensors")
@@ -32,6 +45,18 @@ def replaced(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # as a rule: it has taken its place
             partial.unlink()
+
+
+@contextmanager
+def beside(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, for the caller to sync and rename to `folder`; removed at the end if it still is there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        partial.chmod(0o755)  # others may use it too
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def partial_of(path: Path) -> Path:
@@ -90,6 +115,12 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_all(folder: Path) -> None:
+    """Have a folder and the files in it on the disk itself."""
+    for path in (*folder.iterdir(), folder):
+        sync(path)
 
 
 def sha256(path: Path) -> str:

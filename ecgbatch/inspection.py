@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 _WIDTH = 120
+_RECORDS = 10
+"""Of a run whose called labels are shown."""
 _CALLED = 3
 """Labels shown a record: so many fit a line."""
 
@@ -262,7 +264,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
         return {**facts, "counts": {**facts["counts"], **told(parts.counts(folder))}}
 
 
-def run_text(folder: Path, *, n_records: int = 10) -> str:
+def run_text(folder: Path) -> str:
     """A run for a person: how far it got, what became of its entries, and what was called in the first records.
 
     Raises:
@@ -280,7 +282,7 @@ def run_text(folder: Path, *, n_records: int = 10) -> str:
         ]
         for model in facts["models"]:
             lines += ["", f"{model['name']}: labels called, likeliest first, as probability (≥ the label's threshold)"]
-            lines += _called(folder, model, n_records)
+            lines += _called(folder, model)
     return "\n".join(lines)
 
 
@@ -363,14 +365,12 @@ def _parts(folder: Path) -> list[Path]:
     return [folder / parts.ledger(folder) / parts.name(shard) for shard in sorted(parts.committed(folder))]
 
 
-def _called(folder: Path, model: dict[str, Any], n_records: int) -> Iterator[str]:
+def _called(folder: Path, model: dict[str, Any]) -> Iterator[str]:
     """A line a record with the labels called in it."""
     columns = {f"{model['name']}/{label['code']}": label for label in model["labels"]}
     scores, shown_columns = _parts(folder), ("record_id", "format", *columns)
     rows = (
-        pl.scan_parquet(scores, glob=False).select(shown_columns).head(n_records).collect()
-        if scores
-        else pl.DataFrame()
+        pl.scan_parquet(scores, glob=False).select(shown_columns).head(_RECORDS).collect() if scores else pl.DataFrame()
     )
     for row in rows.iter_rows(named=True):
         called = [(row[column], label) for column, label in columns.items() if row[column] >= label["threshold"]]

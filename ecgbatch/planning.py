@@ -84,14 +84,14 @@ def planned(folder: Path, sources: Sequence[Path | str], settings: Mapping[str, 
 
 
 def _refuse_another(folder: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    if ("pack" in before) != ("pack" in settings):
-        kinds = ("pack", "run") if "pack" in before else ("run", "pack")
-        raise OutputError(f"{folder}: holds a {kinds[0]}, expected a new folder or a {kinds[1]}; use another --out")
+    kind, expected = ("pack" if "pack" in of else "run" for of in (before, settings))
+    if kind != expected:
+        raise OutputError(f"{folder}: holds a {kind}, expected a new folder or a {expected}; use another --out")
     for name, value in before.items():
         if settings.get(name) != value:
             detail = f"{name.replace('_', '-')} {_plain(value)}, not {_plain(settings.get(name))}"
             on = _way_on(str(value), str(settings.get(name))) if name == "precision" else ""
-            raise OutputError(f"{folder}: holds a run with {detail}; {on}use another --out for another run")
+            raise OutputError(f"{folder}: holds a {kind} with {detail}; {on}use another --out for another {kind}")
 
 
 def _way_on(before: str, now: str) -> str:

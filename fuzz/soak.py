@@ -142,11 +142,15 @@ def run(*command: object) -> str:
 def table(results: list[Result]) -> str:
     """One row a target, as docs/hostile.md shows it."""
     rows = [
-        f"| {result.target} | {result.n_runs:,} | {result.n_edges:,} | {result.seconds:.0f} s | "
+        f"| {result.target} | {_spaced(result.n_runs)} | {_spaced(result.n_edges)} | {result.seconds:.0f} s | "
         f"{', '.join(f'{n} {kind}' for kind, n in sorted(result.findings.items())) or 'none'} |"
         for result in results
     ]
     return "\n".join(["| target | inputs | edges | time | findings |", "| --- | ---: | ---: | ---: | --- |", *rows])
+
+
+def _spaced(n: int) -> str:
+    return f"{n:,}".replace(",", " ")
 
 
 if __name__ == "__main__":

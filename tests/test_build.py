@@ -438,12 +438,16 @@ def test_a_new_graph_that_ships_comes_before_an_engine_kept_beside_the_old_one(i
     assert open_engine(int8_bundle, "cpu", "int8").batch == 24
 
 
-def test_an_engine_kept_with_another_calibration_is_refused(int8_bundle, cache):
-    profile = Profile(batch=32, n_streams=1, ecg_per_s=3, ecg_per_s_fp32=1, n_cores=n_cores())
-    keep(int8_bundle, int8_bundle.folder / "model.int8.onnx", profile, labels="0" * 64)
+def test_an_engine_of_another_calibration_does_not_stand_in_the_way(int8_bundle, cache):
+    graph = int8_bundle.folder / "model.int8.onnx"
+    profile = Profile(batch=24, n_streams=1, ecg_per_s=3, ecg_per_s_fp32=1, n_cores=n_cores())
+    keep(int8_bundle, graph, profile, labels="0" * 64)
 
-    with pytest.raises(EngineError, match="built with labels 0000"):
-        open_engine(int8_bundle, "cpu", "auto")
+    assert open_engine(int8_bundle, "cpu", "int8").batch != 24
+
+    keep(int8_bundle, graph, replace(profile, batch=8))
+
+    assert open_engine(int8_bundle, "cpu", "int8").batch == 8
 
 
 @pytest.mark.parametrize("device", ["tpu", "cpu:3", "cudax", "cuda:", "auto:1"])

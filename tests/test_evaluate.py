@@ -447,6 +447,17 @@ def test_the_name_of_a_group_is_shown_as_it_is_written(level):
     assert f"ward {level} · L0" in console.file.getvalue()
 
 
+def test_the_name_of_a_group_stays_in_its_cell_of_a_report(run, tmp_path):
+    labels = table_of(run, tmp_path / "labels.csv")
+    pl.read_csv(labels).with_columns(ward=pl.lit("ICU|west")).write_csv(labels)
+
+    assert invoke("evaluate", run, labels, "--out", tmp_path / "report.md", "--by", "ward").exit_code == 0
+
+    rows = [line for line in (tmp_path / "report.md").read_text("utf-8").splitlines() if line.startswith("|")]
+    assert any(row.startswith("| ward ICU\\|west · AFIB |") for row in rows)
+    assert len({row.replace("\\|", "").count("|") for row in rows}) == 1
+
+
 def test_thresholds_chosen_on_the_records_themselves_are_told_to_be(run, tmp_path):
     found = scored.read(run, table_of(run, tmp_path / "labels.csv"))
 

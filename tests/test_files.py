@@ -155,3 +155,18 @@ def test_a_folder_that_cannot_be_made_is_one_line(path):
 
 def test_a_file_is_known_by_its_hash(path):
     assert files.sha256(path) == hashlib.sha256(b"old").hexdigest()
+
+
+def test_a_folder_beside_its_place_is_gone_unless_it_has_taken_it(tmp_path):
+    place = tmp_path / "of" / "its" / "own"
+    with pytest.raises(FileNotFoundError), files.beside(place) as partial:
+        (partial / "no folder" / "file").touch()
+    assert not [*place.parent.iterdir()]
+
+    with files.beside(place) as partial:
+        (partial / "file").write_text("whole")
+        files.sync_all(partial)
+        partial.rename(place)
+    assert [path.name for path in place.parent.iterdir()] == ["own"]
+    assert (place / "file").read_text() == "whole"
+    assert place.stat().st_mode & 0o777 == 0o755

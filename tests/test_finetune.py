@@ -277,30 +277,30 @@ def test_the_penalty_is_large_where_features_say_nothing(rng):
 
 
 def test_tuning_the_head_leaves_the_trunk_as_it_was(known_task, tiny_bundle):
-    trunk = finetune.trunk_in(tiny_bundle)
-    before = {name: value.clone() for name, value in trunk.network.state_dict().items()}
-    known = finetune.known_of(known_task, trunk)
+    pretrained = finetune.pretrained_of(tiny_bundle)
+    before = {name: value.clone() for name, value in pretrained.network.state_dict().items()}
+    known = finetune.known_of(known_task, pretrained)
 
-    network = arms.on_all("finetune", trunk, known, budget("head"), rate=1e-2, epochs=2, seed=1)
+    network = arms.on_all("finetune", pretrained, known, budget("head"), rate=1e-2, epochs=2, seed=1)
 
     after = network.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before if not name.startswith("head."))
-    started = trunk.headed(probe.chosen(known.embedding, known.y, known.patients, seed=1))
+    started = pretrained.headed(probe.chosen(known.embedding, known.y, known.patients, seed=1))
     assert not torch.equal(after["head.weight"], started.head.weight)
 
 
 def test_early_stages_change_less_than_late_ones(known_task, tiny_bundle):
-    network = finetune.trunk_in(tiny_bundle).fresh(1)
-    recipe = tuning.Recipe(epochs=1, seed=1, learning_rate=1e-3, stage_decay=0.5)
+    network = finetune.pretrained_of(tiny_bundle).fresh(1)
+    recipe = tuning.TuningRecipe(epochs=1, seed=1, learning_rate=1e-3, stage_decay=0.5)
     rates = [group["lr"] for group in tuning.groups(network, recipe)]
 
     assert_allclose(rates, [2.5e-4, 5e-4, 1e-3])  # stem, stage, head
 
 
 def test_the_same_seed_trains_the_same_weights(known_task, tiny_bundle):
-    trunk = finetune.trunk_in(tiny_bundle)
-    known = finetune.known_of(known_task, trunk)
-    one, same, other = (arms.learn("finetune", trunk, known, budget(), seed=seed) for seed in (1, 1, 2))
+    pretrained = finetune.pretrained_of(tiny_bundle)
+    known = finetune.known_of(known_task, pretrained)
+    one, same, other = (arms.learn("finetune", pretrained, known, budget(), seed=seed) for seed in (1, 1, 2))
 
     assert_array_equal(one.logits(known), same.logits(known))
     assert (one.logits(known) != other.logits(known)).any()
@@ -308,7 +308,7 @@ def test_the_same_seed_trains_the_same_weights(known_task, tiny_bundle):
 
 def test_rare_positives_are_drawn_more_often_and_none_twice_before_all_were():
     is_positive = np.arange(60) < 6
-    recipe = tuning.Recipe(epochs=1, seed=1, learning_rate=1e-3, batch=20)
+    recipe = tuning.TuningRecipe(epochs=1, seed=1, learning_rate=1e-3, batch=20)
     drawn_at = tuning.draws(is_positive, 3, recipe)
 
     assert drawn_at.shape == (3, 20)
@@ -319,10 +319,10 @@ def test_rare_positives_are_drawn_more_often_and_none_twice_before_all_were():
 
 
 def test_training_ends_with_patience_and_keeps_the_best_epoch(known_task, tiny_bundle):
-    trunk = finetune.trunk_in(tiny_bundle)
-    known = finetune.known_of(known_task, trunk)
-    recipe = tuning.Recipe(epochs=50, seed=1, learning_rate=5.0, patience=2)
-    start = trunk.headed(probe.chosen(known.embedding, known.y, known.patients, seed=1))
+    pretrained = finetune.pretrained_of(tiny_bundle)
+    known = finetune.known_of(known_task, pretrained)
+    recipe = tuning.TuningRecipe(epochs=50, seed=1, learning_rate=5.0, patience=2)
+    start = pretrained.headed(probe.chosen(known.embedding, known.y, known.patients, seed=1))
 
     tuned = tuning.tune(start, known.examples, known.examples, recipe, spec=tiny_bundle.input, device=chosen("cpu"))
 
@@ -486,7 +486,7 @@ def plan(**changed: object) -> compare.Plan:
 
 
 def test_more_positives_than_there_are_is_all_of_them(known_task, tiny_bundle):
-    known = finetune.known_of(known_task, finetune.trunk_in(tiny_bundle))
+    known = finetune.known_of(known_task, finetune.pretrained_of(tiny_bundle))
     asked = plan(positives=(400, 4, 500, None), n_repeats=1, arms=("probe",))
 
     assert [unit.n_positives for unit in compare._units(asked, known) if unit.fold == 0] == [None, 4]
@@ -543,9 +543,9 @@ def test_no_arm_is_given_a_patient_who_judges_it(known_task, tiny_bundle, tmp_pa
     seen: list[set[str]] = []
     learn = arms.learn
 
-    def watched(arm, trunk, known, spent, *, seed):
+    def watched(arm, pretrained, known, spent, *, seed):
         seen.append(set(known.patients))
-        return learn(arm, trunk, known, spent, seed=seed)
+        return learn(arm, pretrained, known, spent, seed=seed)
 
     monkeypatch.setattr(compare, "learn", watched)
     compare.compare(known_task, tiny_bundle, plan(arms=("probe",), n_repeats=1), budget(), tmp_path / "out")
@@ -619,10 +619,10 @@ def test_the_report_compares_pairs_and_asks_for_the_confounder(compared):
 
 @pytest.mark.parametrize("n_negatives", [30, 27, 21])
 def test_the_threshold_is_chosen_among_those_who_trained(known_task, tiny_bundle, n_negatives):
-    trunk = finetune.trunk_in(tiny_bundle)
-    known = finetune.known_of(known_task, trunk)
+    pretrained = finetune.pretrained_of(tiny_bundle)
+    known = finetune.known_of(known_task, pretrained)
     known = known.only(known.y | (np.cumsum(~known.y) <= n_negatives))
-    learnt = arms.learn("probe", trunk, known, budget(), seed=1)
+    learnt = arms.learn("probe", pretrained, known, budget(), seed=1)
     told = probe.out_of_fold(known.embedding, known.y, known.patients, penalty=learnt.rate, seed=1)
 
     share = (told[~known.y] < learnt.threshold).mean()

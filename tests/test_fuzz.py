@@ -42,6 +42,13 @@ def test_every_reproducer_is_replayed():
     assert {path.stem for path in HOSTILE.iterdir()} == {*EXPECTED, "xml-root-cut-off"}
 
 
+def test_every_target_stands_in_the_documents():
+    targets = re.findall(r"^add_target\((\w+)", (ROOT / "fuzz" / "CMakeLists.txt").read_text("utf-8"), re.MULTILINE)
+    told = re.findall(r"^\| (\w+) \| [\d ]+ \|", (ROOT / "docs" / "hostile.md").read_text("utf-8"), re.MULTILINE)
+
+    assert {*told} == {*targets, *entries.TARGETS}
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_hostile_file_ends_as_its_reject(name):
     target = entries.TARGETS[name.partition("-")[0]]

@@ -306,7 +306,9 @@ def test_a_compression_that_is_not_offered_is_a_usage_error(folder, tmp_path):
 def test_other_settings_on_an_existing_pack_are_refused(folder, copy, tmp_path, scored, tiny_bundle):
     with pytest.raises(OutputError, match="shard-size 37, not 38"):
         pack.run([folder], copy, pack.Options(shard_size=38))
-    with pytest.raises(OutputError, match="compression none, not zstd"):
+    with pytest.raises(
+        OutputError, match="holds a pack with compression none, not zstd; use another --out for another pack"
+    ):
         pack.run([folder], copy, pack.Options(shard_size=37, compression="zstd"))
     with pytest.raises(OutputError, match="holds a pack, expected a new folder or a run"):
         score.run([folder], copy, [tiny_bundle], score.Options())

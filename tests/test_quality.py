@@ -377,6 +377,13 @@ def test_poor_ecgs_are_rejects_where_that_is_asked(scored, mixed):
     assert reject["detail"].endswith("poor leads V1, V2, V3, V4, V5, expected at least 0.5")
 
 
+def test_an_ecg_of_exactly_the_quality_asked_for_is_scored(scored, mixed):
+    least = quality_of(synth.record(seed=4, rhythm="sinus")).quality
+    _, scores, _ = scored(mixed, reject_poor=least)
+
+    assert "c.xml" in scores["record_id"]
+
+
 def test_the_gate_leaves_the_scores_of_what_it_lets_through_alone(scored, mixed, tmp_path):
     _, all_of_them, _ = scored(mixed, out=tmp_path / "all")
     _, good, _ = scored(mixed, out=tmp_path / "good", reject_poor=0.5)

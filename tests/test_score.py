@@ -265,6 +265,18 @@ def test_what_cannot_be_written_is_not_counted():
     assert (tally.stage_s["decode"], tally.stage_s["prepare"]) == (3.0, 2.0)
 
 
+def test_a_shard_whose_rejects_cannot_be_written_is_not_committed(scored, folder, tmp_path):
+    scored(folder, shard_size=20)
+    scores, rejects = (tmp_path / "run" / kind / "part-000000.parquet" for kind in ("scores", "rejects"))
+    scores.unlink()
+    rejects.unlink()
+    rejects.mkdir()
+
+    with pytest.raises(OutputError, match=r"rejects/part-000000\.parquet: cannot be written"):
+        scored(folder, shard_size=20)
+    assert not scores.exists()
+
+
 def test_a_limit_scores_the_first_entries_only(scored, folder):
     tally, scores, rejects = scored(folder, limit=7)
 

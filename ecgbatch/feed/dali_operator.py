@@ -24,7 +24,7 @@ from pathlib import Path
 
 from ecgbatch import engine_cache
 from ecgbatch.errors import EngineError, MissingExtraError
-from ecgbatch.files import sha256, sync
+from ecgbatch.files import beside, sha256, sync_all
 
 __all__ = ["ARCHITECTURES", "REMEDY", "Kernel", "Operator", "build", "found", "kernels", "load"]
 
@@ -85,15 +85,10 @@ def build(*, say: Callable[[str], None] = lambda _: None) -> Operator:
     except EngineError:
         say(f"compiling the DALI operator with {facts['compiler']}" + ("" if _has_nvcc(facts) else ", for CPUs only"))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with beside(folder) as partial:
             log = _compile(partial / _LIBRARY, has_nvcc=_has_nvcc(facts))
             _write(partial, facts, kernels(log))
-            partial.chmod(0o755)  # others may use it too
             _take_place(partial, folder, facts)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except OSError as err:
         raise EngineError(f"cache {folder.parent}: cannot be written: {err.strerror}") from err
     return _checked(folder, facts)
@@ -215,8 +210,7 @@ def _write(folder: Path, facts: Mapping[str, str], found_kernels: tuple[Kernel, 
         "kernels": [asdict(kernel) for kernel in found_kernels],
     }
     (folder / _FACTS).write_text(json.dumps(content, indent=2), "utf-8")
-    for path in (folder / _LIBRARY, folder / _FACTS, folder):
-        sync(path)
+    sync_all(folder)
 
 
 def _take_place(partial: Path, folder: Path, facts: Mapping[str, str]) -> None:

@@ -17,9 +17,9 @@ from ecgbatch.train import metrics, probe
 from ecgbatch.train.device import Device, chosen
 from ecgbatch.train.folds import held_out
 from ecgbatch.train.probe import Probe
-from ecgbatch.train.tuning import DEPTHS, Depth, Examples, Recipe, Tuned, logits, tune
+from ecgbatch.train.tuning import DEPTHS, Depth, Examples, Tuned, TuningRecipe, logits, tune
 
-__all__ = ["ARMS", "SPECIFICITY", "Arm", "Budget", "Known", "Learnt", "Trunk", "budget", "learn", "on_all"]
+__all__ = ["ARMS", "SPECIFICITY", "Arm", "Budget", "Known", "Learnt", "Pretrained", "budget", "learn", "on_all"]
 
 Arm = Literal["finetune", "scratch", "probe"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -44,10 +44,10 @@ class Budget:
     batch: int
     device: Device
 
-    def recipe(self, arm: Arm, *, rate: float, seed: int, epochs: int | None = None) -> Recipe:
+    def recipe(self, arm: Arm, *, rate: float, seed: int, epochs: int | None = None) -> TuningRecipe:
         """The recipe of an arm; stages have rates of their own only where there is something to keep."""
         kept = {"depth": self.depth} if arm == "finetune" else {"depth": "all", "stage_decay": 1.0}
-        return Recipe(epochs=epochs or self.epochs, seed=seed, learning_rate=rate, batch=self.batch, **kept)
+        return TuningRecipe(epochs=epochs or self.epochs, seed=seed, learning_rate=rate, batch=self.batch, **kept)
 
 
 def budget(*, epochs: int, rates: Sequence[float] | None, depth: str, batch: int, device: str) -> Budget:
@@ -73,7 +73,7 @@ class Known:
     x: np.ndarray
     """float32 (record, lead, time)"""
     embedding: np.ndarray
-    """float32 (record, feature): the trunk's, before any tuning."""
+    """float32 (record, feature): of the pre-trained network, before any tuning."""
     y: np.ndarray
     """bool (record,)"""
     patients: np.ndarray
@@ -87,7 +87,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Trunk:
+class Pretrained:
     """A pre-trained network, and what it takes."""
 
     network: Network
@@ -133,7 +133,7 @@ class Learnt:
         return logits(self.learner, known.x)
 
 
-def learn(arm: Arm, trunk: Trunk, known: Known, budget: Budget, *, seed: int) -> Learnt:
+def learn(arm: Arm, pretrained: Pretrained, known: Known, budget: Budget, *, seed: int) -> Learnt:
     """Train an arm on these records; everything it chooses, it chooses among their patients."""
     if arm == "probe":
         head = probe.chosen(known.embedding, known.y, known.patients, seed=seed)
@@ -142,39 +142,44 @@ def learn(arm: Arm, trunk: Trunk, known: Known, budget: Budget, *, seed: int) ->
     is_out = held_out(known.y, known.patients, parts=_CHOOSING, seed=seed)
     assert not set(known.patients[is_out]) & set(known.patients[~is_out])
     training, choosing = known.only(~is_out), known.only(is_out)
-    begun = _begun(arm, trunk, training, budget, seed)
+    begun = _begun(arm, pretrained, training, budget, seed)
     tried: list[tuple[Tuned, float]] = []
     for rate in budget.rates:
         recipe = budget.recipe(arm, rate=rate, seed=seed)
         tried.append(
-            (tune(begun, training.examples, choosing.examples, recipe, spec=trunk.spec, device=budget.device), rate)
+            (
+                tune(begun, training.examples, choosing.examples, recipe, spec=pretrained.spec, device=budget.device),
+                rate,
+            )
         )
     best, rate = min(tried, key=lambda one: one[0].loss)
     threshold = _threshold(choosing.y, logits(best.network, choosing.x))
     return Learnt(learner=best.network, threshold=threshold, epochs=best.epochs, rate=rate)
 
 
-def on_all(arm: Arm, trunk: Trunk, known: Known, budget: Budget, *, rate: float, epochs: int, seed: int) -> Network:
+def on_all(
+    arm: Arm, pretrained: Pretrained, known: Known, budget: Budget, *, rate: float, epochs: int, seed: int
+) -> Network:
     """A network trained on all records, so long and at such a rate as was found best before."""
-    begun = _begun(arm, trunk, known, budget, seed)
+    begun = _begun(arm, pretrained, known, budget, seed)
     if not epochs:
         return begun
     recipe = budget.recipe(arm, rate=rate, seed=seed, epochs=epochs)
-    return tune(begun, known.examples, None, recipe, spec=trunk.spec, device=budget.device).network
+    return tune(begun, known.examples, None, recipe, spec=pretrained.spec, device=budget.device).network
 
 
-def _begun(arm: Arm, trunk: Trunk, training: Known, budget: Budget, seed: int) -> Network:
-    """Where training begins: the trunk with a head that says nothing yet; nowhere for scratch.
+def _begun(arm: Arm, pretrained: Pretrained, training: Known, budget: Budget, seed: int) -> Network:
+    """Where training begins: the pre-trained network with a head that says nothing yet; nowhere for scratch.
 
     Where only the head is trained, it begins as a linear probe. Where the stages are, that was measured to be a trap:
     the probe is a minimum that training leaves only uphill, and patience ended it there (the opposite of what Kumar et
     al., Fine-tuning can distort pretrained features, ICLR 2022, found out of distribution).
     """
     if arm == "scratch":
-        return trunk.fresh(seed)
+        return pretrained.fresh(seed)
     if budget.depth == "head":
-        return trunk.headed(probe.chosen(training.embedding, training.y, training.patients, seed=seed))
-    return trunk.blank()
+        return pretrained.headed(probe.chosen(training.embedding, training.y, training.patients, seed=seed))
+    return pretrained.blank()
 
 
 def _threshold(is_positive: np.ndarray, logits: np.ndarray) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from ecgbatch.bundle import Bundle, InputSpec
+from ecgbatch.train import markdown
 from ecgbatch.train.evaluation import Evaluation
 from ecgbatch.train.metrics import JUDGED
 from ecgbatch.train.statements import SUPERCLASSES
@@ -128,41 +129,31 @@ def _interval(row: Mapping[str, Any], name: str) -> str:
 def _summary(report: Evaluation) -> str:
     n_judged = sum(not isnan(row["auc"]) for row in labels(report))
     rows = [
-        "| | positives | AUC (95 % interval) |",
-        "|---|---:|---|",
-        f"| **macro AUC**, labels with at least {JUDGED} positives: {n_judged} | | **{macro(report)}** |",
+        (f"**macro AUC**, labels with at least {JUDGED} positives: {n_judged}", "", f"**{macro(report)}**"),
+        *((f"superclass {row['label']}", row["n_positive"], _interval(row, "auc")) for row in _superclasses(report)),
     ]
-    rows += [
-        f"| superclass {row['label']} | {row['n_positive']} | {_interval(row, 'auc')} |"
-        for row in _superclasses(report)
-    ]
-    return "\n".join(rows)
+    return markdown.table(("", "positives", "AUC (95 % interval)"), "lrl", rows)
 
 
 def _label_table(bundle: Bundle, report: Evaluation) -> str:
-    rows = [
-        "| label | | positives, training | positives, report | AUC (95 % interval) | average precision |",
-        "|---|---|---:|---:|---|---:|",
-    ]
+    heads = ("label", "", "positives, training", "positives, report", "AUC (95 % interval)", "average precision")
+    rows = []
     for label, row in zip(bundle.labels, labels(report), strict=True):
         precision = "–" if isnan(row["average_precision"]) else f"{row['average_precision']:.2f}"
-        counts = f"{label.n_train} | {label.n_test}"
-        rows.append(f"| {label.code} | {label.name} | {counts} | {_interval(row, 'auc')} | {precision} |")
-    return "\n".join(rows)
+        rows.append((label.code, label.name, label.n_train, label.n_test, _interval(row, "auc"), precision))
+    return markdown.table(heads, "llrrlr", rows)
 
 
 def _groups(report: Evaluation) -> str:
     found = report.figures.filter(pl.col("group").is_not_null(), pl.col("label") == "macro").to_dicts()
     if not found:
         return ""
-    rows = [
-        f"| {row['group']} | {row['level']} | {row['n']} | {_interval(row, 'auc')} | {_judged(row)} |" for row in found
-    ]
-    heads = ["| | | ECGs | macro AUC (95 % interval) | of labels |", "|---|---|---:|---|---:|"]
+    heads = ("", "", "ECGs", "macro AUC (95 % interval)", "of labels")
+    rows = [(row["group"], row["level"], row["n"], _interval(row, "auc"), _judged(row)) for row in found]
     return f"""
 ### Subgroups
 
-{chr(10).join(heads + rows)}
+{markdown.table(heads, "llrlr", rows)}
 
 Each of the labels that have {JUDGED} positives and negatives in the group, so rows are not of the same labels.
 Intervals are of {report.facts["n_draws_groups"]} draws.
@@ -174,19 +165,15 @@ def _judged(row: Mapping[str, Any]) -> str:
 
 
 def _calibration(report: Evaluation) -> str:
+    heads = ("label", "positives", "calibration slope (95 % interval)", "Brier skill (95 % interval)")
     rows = [
-        "| label | positives | calibration slope (95 % interval) | Brier skill (95 % interval) |",
-        "|---|---:|---|---|",
-    ]
-    rows += [
-        f"| {row['label']} | {row['n_positive']} | {_interval(row, 'calibration_slope')} "
-        f"| {_interval(row, 'brier_skill')} |"
+        (row["label"], row["n_positive"], _interval(row, "calibration_slope"), _interval(row, "brier_skill"))
         for row in labels(report)
         if row["n_positive"] >= MANY
     ]
-    return "\n".join(rows) if len(rows) > 2 else "none."
+    return markdown.table(heads, "lrll", rows) if rows else "none."
 
 
 def _facts(bundle: Bundle) -> str:
-    shown = {key: value for key, value in bundle.training.items() if key not in {"command", "provenance"}}
-    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in shown.items())])
+    hidden = {"command", "provenance"}
+    return markdown.table(("", ""), "ll", [item for item in bundle.training.items() if item[0] not in hidden])

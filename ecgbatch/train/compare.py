@@ -24,8 +24,8 @@ from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.output import exclusive, write_json
 from ecgbatch.train import comparison_report, metrics
-from ecgbatch.train.arms import ARMS, Arm, Budget, Known, Learnt, Trunk, learn
-from ecgbatch.train.finetune import known_of, trunk_in
+from ecgbatch.train.arms import ARMS, Arm, Budget, Known, Learnt, Pretrained, learn
+from ecgbatch.train.finetune import known_of, pretrained_of
 from ecgbatch.train.folds import folds, thinned
 from ecgbatch.train.task import Task
 
@@ -127,14 +127,14 @@ def compare(
     with exclusive(out):
         _same_settings(out, _settings(task, parent, plan, budget))
         files.made(out / "parts")
-        trunk = trunk_in(parent)
-        known = known_of(task, trunk)
+        pretrained = pretrained_of(parent)
+        known = known_of(task, pretrained)
         units = [*_units(plan, known)]
         left = [unit for unit in units if not (out / "parts" / unit.name).exists()]
         say(f"{len(units)} trainings, done before: {len(units) - len(left)}")
         for n_done, unit in enumerate(left, start=1 + len(units) - len(left)):
             started = monotonic()
-            auc, learnt = _run(unit, task, trunk, known, budget, plan=plan, folder=out / "parts")
+            auc, learnt = _run(unit, task, pretrained, known, budget, plan=plan, folder=out / "parts")
             how = f"penalty {learnt.rate:g}" if unit.arm == "probe" else f"{learnt.epochs} epochs at {learnt.rate:g}"
             say(f"{n_done} of {len(units)} · {unit} · AUC {auc:.3f} · {how} · {monotonic() - started:.0f} s")
             if n_done < len(units) and units[n_done].repeat != unit.repeat:
@@ -152,7 +152,7 @@ def _units(plan: Plan, known: Known) -> Iterator[_Unit]:
 
 
 def _run(
-    unit: _Unit, task: Task, trunk: Trunk, known: Known, budget: Budget, *, plan: Plan, folder: Path
+    unit: _Unit, task: Task, pretrained: Pretrained, known: Known, budget: Budget, *, plan: Plan, folder: Path
 ) -> tuple[float, Learnt]:
     """Train one arm on one fold's training patients and write what it says of the others."""
     fold = folds(known.y, known.patients, n_folds=plan.n_folds, seed=plan.seed + unit.repeat)
@@ -162,7 +162,7 @@ def _run(
     if unit.n_positives is not None:
         training = training.only(thinned(training.y, training.patients, n_positive=unit.n_positives, seed=draw))
     assert not set(training.patients) & set(known.patients[judged])
-    learnt = learn(unit.arm, trunk, training, budget, seed=1 + unit.seed + 1000 * draw)
+    learnt = learn(unit.arm, pretrained, training, budget, seed=1 + unit.seed + 1000 * draw)
     score = learnt.logits(known.only(judged))
     n = int(judged.sum())
     frame = pl.DataFrame(

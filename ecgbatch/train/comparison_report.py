@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ecgbatch.train import figures
+from ecgbatch.train import figures, markdown
 from ecgbatch.train.arms import SPECIFICITY
 from ecgbatch.train.confounding import confounding, most_told
 from ecgbatch.train.curve import Point, drawn
@@ -153,12 +153,11 @@ def _cut(settings: Mapping[str, Any]) -> str:
 
 
 def _table(found: Found, n: int | None, arms: Sequence[str]) -> str:
-    rows = [f"| | {' | '.join(_FIGURES.values())} |", f"|---|{'---|' * len(_FIGURES)}"]
-    rows += [f"| {_NAMES[arm]} | {' | '.join(str(figure(found[n, arm][name])) for name in _FIGURES)} |" for arm in arms]
+    rows = [(_NAMES[arm], *(str(figure(found[n, arm][name])) for name in _FIGURES)) for arm in arms]
     for one, other in combinations(arms, 2):
         gained = (_signed(found[n, one][name] - found[n, other][name]) for name in _FIGURES)
-        rows.append(f"| {_NAMES[one]} less {_NAMES[other]} | {' | '.join(gained)} |")
-    return "\n".join(rows)
+        rows.append((f"{_NAMES[one]} less {_NAMES[other]}", *gained))
+    return markdown.table(("", *_FIGURES.values()), "l" * (1 + len(_FIGURES)), rows)
 
 
 def _signed(difference: np.ndarray) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from ecgbatch.train import figures
+from ecgbatch.train import figures, markdown
 from ecgbatch.train.figures import Figure, figure
 from ecgbatch.train.metrics import JUDGED
 from ecgbatch.train.task import Task
@@ -20,24 +20,21 @@ def confounding(scores: pl.DataFrame, task: Task, name: str, *, arms: Mapping[st
     """A section of the report: a row for each stratum of the column and each arm."""
     parted = strata(task.column(name))
     weight = figures.resamples(task.patients)
-    rows = [
-        f"| {name} | ECGs | positive | | tells it, among negatives | among positives | AUC within |",
-        "|---|---:|---:|---|---|---|---|",
-    ]
+    heads = (name, "ECGs", "positive", "", "tells it, among negatives", "among positives", "AUC within")
+    rows = []
     for arm, arm_name in arms.items():
         rank = mean_ranks(scores.filter(pl.col("arm") == arm), task)
         for value, is_in in parted.items():
             told = [_auc(is_in[side], rank[side], weight[:, side]) for side in (~task.y, task.y)]
             within = _auc(task.y[is_in], rank[is_in], weight[:, is_in])
-            counts = f"{is_in.sum()} | {(is_in & task.y).sum()}"
-            rows.append(f"| {value} | {counts} | {arm_name} | {' | '.join(map(str, (*told, within)))} |")
+            rows.append((value, is_in.sum(), (is_in & task.y).sum(), arm_name, *told, within))
     by_itself = _by_itself(scores, parted, task, weight)
     return f"""## Is it {name} that is found?
 
 By its {name} alone, an ECG is told positive or negative with an AUC of {by_itself}:
 by how many are positive among those of its {name} in the other folds.
 
-{chr(10).join(rows)}
+{markdown.table(heads, "lrrllll", rows)}
 
 *Tells it*: the AUC with which the score tells ECGs of this {name} from the others where all are alike positive or
 negative; 0.5 is none of it. *AUC within*: positives against negatives of this {name} only. – where a side has fewer

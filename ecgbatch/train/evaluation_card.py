@@ -13,6 +13,7 @@ from rich.text import Text
 from ecgbatch import files
 from ecgbatch.errors import UsageError
 from ecgbatch.output import write_json
+from ecgbatch.train import markdown
 from ecgbatch.train.columns import told
 from ecgbatch.train.evaluation import Evaluation
 
@@ -134,9 +135,7 @@ def _markdown(evaluation: Evaluation) -> str:
         "",
         *(f"* {line}" for line in notes(facts)),
         "",
-        f"| {' | '.join(map(_one_line, heads))} |",
-        f"|---|{'---:|' * (len(heads) - 1)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        markdown.table([_one_line(head) for head in heads], "l" + "r" * (len(heads) - 1), rows),
     ]
     return "\n".join(lines) + "\n"
 

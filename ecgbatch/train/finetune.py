@@ -21,14 +21,14 @@ from ecgbatch.errors import UsageError
 from ecgbatch.network import Network
 from ecgbatch.runtimes import eager
 from ecgbatch.train import calibrate, export, figures, place, probe, tuned_card
-from ecgbatch.train.arms import Arm, Budget, Known, Trunk, learn, on_all
+from ecgbatch.train.arms import Arm, Budget, Known, Pretrained, learn, on_all
 from ecgbatch.train.device import chosen
 from ecgbatch.train.figures import Figure
 from ecgbatch.train.folds import folds
 from ecgbatch.train.task import Task
 from ecgbatch.train.training import predict
 
-__all__ = ["DEPTHS", "Depth", "Making", "depth", "finetune", "known_of", "probe_embeddings", "trunk_in"]
+__all__ = ["DEPTHS", "Depth", "Making", "depth", "finetune", "known_of", "pretrained_of", "probe_embeddings"]
 
 Depth = Literal["all", "last", "head", "probe"]
 DEPTHS: tuple[Depth, ...] = get_args(Depth)
@@ -85,14 +85,14 @@ def depth(asked: str) -> Depth:
     return found
 
 
-def trunk_in(parent: Bundle) -> Trunk:
+def pretrained_of(parent: Bundle) -> Pretrained:
     """The network of a bundle, to begin with."""
-    return Trunk(network=eager.load(parent).network, arguments=parent.network, spec=parent.input)
+    return Pretrained(network=eager.load(parent).network, arguments=parent.network, spec=parent.input)
 
 
-def known_of(task: Task, trunk: Trunk) -> Known:
-    """The records of a task, with the trunk's embedding of each."""
-    return Known(x=task.x, embedding=predict(trunk.network, [task.x])[1], y=task.y, patients=task.patients)
+def known_of(task: Task, pretrained: Pretrained) -> Known:
+    """The records of a task, with the pre-trained network's embedding of each."""
+    return Known(x=task.x, embedding=predict(pretrained.network, [task.x])[1], y=task.y, patients=task.patients)
 
 
 def finetune(task: Task, making: Making, budget: Budget, out: Path, *, say: Callable[[str], None]) -> Bundle:
@@ -103,16 +103,16 @@ def finetune(task: Task, making: Making, budget: Budget, out: Path, *, say: Call
         OutputError: the bundle cannot be written there; known before anything is trained.
     """
     place.require(out / making.name)
-    trunk = trunk_in(making.parent)
-    known = known_of(task, trunk)
+    pretrained = pretrained_of(making.parent)
+    known = known_of(task, pretrained)
     arm: Arm = "probe" if making.depth == "probe" else "finetune"
-    judged = _judged(arm, trunk, known, budget, making=making, say=say)
+    judged = _judged(arm, pretrained, known, budget, making=making, say=say)
     if arm == "probe":
-        network = trunk.headed(probe.chosen(known.embedding, known.y, known.patients, seed=making.seed))
+        network = pretrained.headed(probe.chosen(known.embedding, known.y, known.patients, seed=making.seed))
     else:
         epochs, rate = round(float(np.median(judged.epochs))), Counter(judged.rates).most_common(1)[0][0]
         say(f"all {len(known.y)} ECGs · {epochs} epochs at rate {rate:g}")
-        network = on_all(arm, trunk, known, budget, rate=rate, epochs=epochs, seed=making.seed)
+        network = on_all(arm, pretrained, known, budget, rate=rate, epochs=epochs, seed=making.seed)
     facts = {"provenance": task.provenance, "data_sha256": task.sha256, "left_out": task.left_out}
     return _write(making, known, judged, network, code=task.code, facts=facts, out=out)
 
@@ -129,16 +129,16 @@ def probe_embeddings(
     say: Callable[[str], None],
 ) -> Bundle:
     """The same of depth `probe`, of embeddings (record, feature) that a run has stored."""
-    trunk = trunk_in(making.parent)
+    pretrained = pretrained_of(making.parent)
     known = Known(x=np.empty((len(y), 0, 0), np.float32), embedding=embedding, y=y, patients=patients)
     nothing = Budget(epochs=1, rates=(1.0,), depth="head", batch=2, device=chosen("cpu"))  # a probe spends none of it
-    judged = _judged("probe", trunk, known, nothing, making=making, say=say)
-    network = trunk.headed(probe.chosen(embedding, y, patients, seed=making.seed))
+    judged = _judged("probe", pretrained, known, nothing, making=making, say=say)
+    network = pretrained.headed(probe.chosen(embedding, y, patients, seed=making.seed))
     return _write(making, known, judged, network, code=code, facts=facts, out=out)
 
 
 def _judged(
-    arm: Arm, trunk: Trunk, known: Known, budget: Budget, *, making: Making, say: Callable[[str], None]
+    arm: Arm, pretrained: Pretrained, known: Known, budget: Budget, *, making: Making, say: Callable[[str], None]
 ) -> _Judged:
     """Cross-validate the whole procedure, its choices included."""
     fold = folds(known.y, known.patients, n_folds=making.n_folds, seed=making.seed)
@@ -148,7 +148,7 @@ def _judged(
     for at in range(making.n_folds):
         seen, judged = known.only(fold != at), fold == at
         assert not set(seen.patients) & set(known.patients[judged])
-        learnt = learn(arm, trunk, seen, budget, seed=making.seed + at)
+        learnt = learn(arm, pretrained, seen, budget, seed=making.seed + at)
         told[judged] = learnt.logits(known.only(judged))
         epochs.append(learnt.epochs)
         rates.append(learnt.rate)

@@ -66,8 +66,7 @@ def filled(folder: Path) -> Iterator[Path]:
             _remove(partial)
             partial.mkdir()
             yield partial
-            for path in (*partial.iterdir(), partial):
-                files.sync(path)
+            files.sync_all(partial)
             _take_place(partial, folder)
     finally:
         _remove(partial)

@@ -16,7 +16,7 @@ import polars as pl
 
 from ecgbatch import files
 from ecgbatch.bundle import Bundle, Label
-from ecgbatch.train import place, reliability
+from ecgbatch.train import markdown, place, reliability
 from ecgbatch.train.reliability import Panel
 
 __all__ = ["write"]
@@ -140,11 +140,8 @@ def _card(old: Bundle, new: Bundle, facts: Mapping[str, Any], rows: Sequence[Map
 
 def _section(old: Bundle, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     no_patient = "" if not facts["n_without_patient"] else " Records of unknown patients count as one patient each."
-    table = [
-        "| label | positives | fitted | Brier score | calibration slope | in the large | sensitivity | specificity |",
-        "|---|---:|---|---|---|---|---|---|",
-        *(_line(row) for row in rows),
-    ]
+    told = ("Brier score", "calibration slope", "in the large", "sensitivity", "specificity")
+    table = markdown.table(("label", "positives", "fitted", *told), "lrllllll", map(_cells, rows))
     kept = [code for code in old.codes if code not in _calibrated(rows)]
     return f"""{_HEADING}
 
@@ -158,16 +155,16 @@ Figures are before → after. Those after are out of fold: each patient's scores
 A slope of 1 and 0 in the large are calibrated. Labels with few positives share one slope.
 `reliability.svg` shows the same.
 
-{chr(10).join(table)}
+{table}
 
 Kept as they were: {", ".join(kept) or "none"}.
 """
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     figures = ("brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")
-    told = [f"{_value(row['before'], name)} → {_value(row['after'], name)}" for name in figures]
-    return f"| {row['label']} | {row['n_positive']} of {row['n']} | {row['method']} | {' | '.join(told)} |"
+    told = (f"{_value(row['before'], name)} → {_value(row['after'], name)}" for name in figures)
+    return row["label"], f"{row['n_positive']} of {row['n']}", row["method"], *told
 
 
 def _value(figures: Mapping[str, float], name: str) -> str:

@@ -71,7 +71,7 @@ class Split:
         )
 
 
-def stratified(cohort: Cohort, *, seed: int, shares: tuple[float, ...] = SHARES) -> np.ndarray:
+def stratified(cohort: Cohort, *, seed: int) -> np.ndarray:
     """The side of each record: whole patients go, rarest label first, where most positives of it are wanting.
 
     Sechidis et al., On the stratification of multi-label data (2011), with patients for examples.
@@ -83,7 +83,7 @@ def stratified(cohort: Cohort, *, seed: int, shares: tuple[float, ...] = SHARES)
     weight[:, -1] = np.bincount(patient)
     order = np.random.default_rng(seed).permutation(n_patients)
     side = np.full(n_patients, -1)
-    wanting = np.outer(shares, weight.sum(axis=0))
+    wanting = np.outer(SHARES, weight.sum(axis=0))
     left = weight.sum(axis=0)
     while (side < 0).any():
         rarest = int(np.where(left[:-1] > 0, left[:-1], np.inf).argmin()) if (left[:-1] > 0).any() else -1

@@ -8,6 +8,7 @@ from typing import Any
 from ecgbatch import files
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import BundleError, UsageError
+from ecgbatch.train import markdown
 
 __all__ = ["added", "card", "read", "section"]
 
@@ -53,18 +54,16 @@ def card(bundle: Bundle) -> str:
 
 def section(comparisons: Sequence[Mapping[str, Any]]) -> str:
     """The part in Markdown, of what `read` returns."""
-    rows = [
-        "| disease | ECGs | positive | AUC fine-tuned | AUC from scratch | difference | linear probe |",
-        "|---|---:|---:|---|---|---|---|",
-    ]
+    heads = ("disease", "ECGs", "positive", "AUC fine-tuned", "AUC from scratch", "difference", "linear probe")
+    rows = []
     for found in comparisons:
         arms = _arms(found)
         cells = [_shown(arms[arm]) for arm in ("finetune", "scratch")]
         cells += [_shown(arms["finetune - scratch"], sign="+"), _shown(arms.get("probe"))]
-        rows.append(f"| {found['label']} | {found['n_records']} | {found['n_positive']} | {' | '.join(cells)} |")
+        rows.append((found["label"], found["n_records"], found["n_positive"], *cells))
     return f"""{_HEADING}
 
-{chr(10).join(rows)}
+{markdown.table(heads, "lrrllll", rows)}
 
 {chr(10).join(_how(found) for found in comparisons)}
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from ecgbatch.bundle import Bundle
+from ecgbatch.train import markdown
 from ecgbatch.train.card import centred
 from ecgbatch.train.figures import DRAWS, Figure
 
@@ -109,5 +110,4 @@ def _finally(facts: Mapping[str, object]) -> str:
 
 def _table(bundle: Bundle) -> str:
     hidden = {"command", "provenance", "parent_provenance", "left_out"}
-    rows = [f"| {key} | {value} |" for key, value in bundle.training.items() if key not in hidden]
-    return "\n".join(["| | |", "|---|---|", *rows])
+    return markdown.table(("", ""), "ll", [item for item in bundle.training.items() if item[0] not in hidden])

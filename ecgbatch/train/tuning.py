@@ -23,7 +23,7 @@ from ecgbatch.train import augment
 from ecgbatch.train.device import Device
 from ecgbatch.train.training import predict
 
-__all__ = ["DEPTHS", "Depth", "Examples", "Recipe", "Tuned", "draws", "groups", "logits", "tune"]
+__all__ = ["DEPTHS", "Depth", "Examples", "Tuned", "TuningRecipe", "draws", "groups", "logits", "tune"]
 
 Depth = Literal["all", "last", "head"]
 DEPTHS: tuple[Depth, ...] = get_args(Depth)
@@ -32,7 +32,7 @@ N_LAST = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class TuningRecipe:
     """How a network is trained on few ECGs."""
 
     epochs: int
@@ -86,7 +86,13 @@ class Tuned:
 
 
 def tune(
-    start: Network, examples: Examples, choose: Examples | None, recipe: Recipe, *, spec: InputSpec, device: Device
+    start: Network,
+    examples: Examples,
+    choose: Examples | None,
+    recipe: TuningRecipe,
+    *,
+    spec: InputSpec,
+    device: Device,
 ) -> Tuned:
     """A copy of `start` trained on the examples; `choose` says which epoch is best and when to stop."""
     with torch.random.fork_rng(devices=[]):
@@ -106,7 +112,7 @@ def tune(
 
 
 def _epochs(
-    network: Network, average: Network, examples: Examples, recipe: Recipe, *, spec: InputSpec, device: Device
+    network: Network, average: Network, examples: Examples, recipe: TuningRecipe, *, spec: InputSpec, device: Device
 ) -> Iterator[None]:
     """Train both in place, and stop after each epoch to be looked at."""
     optimiser = torch.optim.AdamW(groups(network, recipe), weight_decay=recipe.weight_decay)
@@ -131,7 +137,7 @@ def _epochs(
         yield
 
 
-def groups(network: Network, recipe: Recipe) -> list[dict[str, object]]:
+def groups(network: Network, recipe: TuningRecipe) -> list[dict[str, object]]:
     """The parameters that the depth trains, a group a stage with its own rate; the others are frozen."""
     stages = _stages(network)
     first = {"all": 0, "last": len(stages) - 1 - N_LAST, "head": len(stages) - 1}[recipe.depth]
@@ -164,7 +170,7 @@ def _begin(network: Network) -> None:
     network.dropout.training = True
 
 
-def draws(is_positive: np.ndarray, n_steps: int, recipe: Recipe) -> np.ndarray:
+def draws(is_positive: np.ndarray, n_steps: int, recipe: TuningRecipe) -> np.ndarray:
     """Which examples make up each step, int (step, example); no class is drawn again before all of it was."""
     n = n_steps * min(recipe.batch, len(is_positive))
     share = max(recipe.least_positive, float(is_positive.mean()))
@@ -197,7 +203,7 @@ def _follow(average: Network, network: Network, decay: float) -> None:
                 kept.lerp_(value, 1 - decay)
 
 
-def _loss(network: Network, choose: Examples | None, recipe: Recipe) -> float:
+def _loss(network: Network, choose: Examples | None, recipe: TuningRecipe) -> float:
     """Cross-entropy on the inner split, its classes weighed as the draws of training weigh them."""
     if choose is None:
         return float("nan")

@@ -4,7 +4,6 @@ import fcntl
 import os
 import re
 import shutil
-import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,16 +52,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _write_new(bundle: Bundle, precision: str, graph: Path, parity: Parity, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with files.beside(out) as partial:
         for path in filter(Path.is_file, bundle.folder.iterdir()):
             shutil.copyfile(path, partial / path.name)  # without the mode: what ships may be read-only
         _add_content(partial, precision, graph, parity)
-        partial.chmod(0o755)
+        files.sync_all(partial)
         partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _add_content(folder: Path, precision: str, graph: Path, parity: Parity) -> None:
