@@ -52,6 +52,8 @@ def model_input(path: str, spec: InputSpec) -> np.ndarray:
     """float32 (lead, time) of one file, as the model wants it."""
     leads, fs_hz = read_wfdb(path) if path.endswith(".hea") else read_muse(path)
     x = np.stack([leads[name] for name in spec.leads])
+    if spec.filter == "offset":
+        x -= x[:, : round(spec.seconds * fs_hz)].mean(axis=1, keepdims=True)
     common = gcd(spec.fs_hz, int(fs_hz))
     x = resample_poly(x, spec.fs_hz // common, int(fs_hz) // common, axis=1, padtype="edge")[:, : spec.samples]
     x = np.pad(x, ((0, 0), (0, spec.samples - x.shape[1])))

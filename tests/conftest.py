@@ -19,7 +19,9 @@ from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Record
 from ecgbatch.tally import Tally
 
 TINY_SPEC = InputSpec(leads=INDEPENDENT_LEADS, fs_hz=250, seconds=10.0, min_seconds=5.0, scale_mv=(0.2,) * 8, clip=20.0)
-OTHER_SPEC = InputSpec(leads=LEADS, fs_hz=100, seconds=6.0, min_seconds=3.0, scale_mv=(0.25,) * 12, clip=10.0)
+OTHER_SPEC = InputSpec(
+    leads=LEADS, fs_hz=100, seconds=6.0, min_seconds=3.0, scale_mv=(0.25,) * 12, clip=10.0, filter="offset"
+)
 TINY_NETWORK = {"widths": [8, 8], "depths": [1], "kernel": 3, "stem_kernel": 5, "squeezed": [True], "dropout": 0.0}
 
 

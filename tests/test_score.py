@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from typer.testing import CliRunner
 
 from ecgbatch import cli, formats, planning, score, synth, waveform
-from ecgbatch.bundle import Bundle
+from ecgbatch.bundle import SHIPPED, Bundle
 from ecgbatch.errors import ArchiveError, EngineError, OutputError, UsageError
 from ecgbatch.feed.ahead import ahead
 from ecgbatch.feed.decoded import Chunk
@@ -249,6 +249,21 @@ def test_a_run_that_is_stopped_says_so_with_what_it_committed(tiny_bundle, folde
     told = facts["invocation"]
     assert told["ecg_per_s"] == pytest.approx(told["entries"] / told["seconds"], rel=0.05)
     assert sum(told["stage_s"][stage] for stage in ("wait-feed", "wait-engine", "write")) <= told["seconds"] + 0.002
+
+
+@pytest.mark.parametrize("feed", ["host", "dali"])
+def test_how_far_leads_lie_from_zero_does_not_move_the_scores_of_a_model_that_ships(scored, tmp_path, feed, request):
+    if feed == "dali":
+        request.getfixturevalue("operator")
+    for level in (0, 400, -700):  # of counts of about 5 µV
+        record = synth.record(seed=3, rhythm="sinus")
+        record.counts[:, :] += level
+        (tmp_path / f"{level}.xml").write_bytes(synth.muse_xml(record))
+    _, scores, _ = scored(*sorted(tmp_path.glob("*.xml")), bundles=[Bundle.load(SHIPPED / "foundation")], feed=feed)
+
+    told = scores.select(pl.col("^foundation/.*$")).to_numpy()
+    assert len(told) == 3
+    assert_allclose(told, np.broadcast_to(told[:1], told.shape), atol=ORACLE_TOLERANCE)
 
 
 def test_what_cannot_be_written_is_not_counted():
