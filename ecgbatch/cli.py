@@ -11,7 +11,7 @@ import typer
 from typer import Argument, Exit, Option
 
 from ecgbatch import cli_engines, cli_train
-from ecgbatch.console import AGAIN, report_errors, say
+from ecgbatch.console import AGAIN, report_errors, say, show
 from ecgbatch.errors import UsageError
 
 __all__ = ["app", "main"]
@@ -43,7 +43,7 @@ def main() -> None:
 def print_version(is_asked: bool) -> None:
     """Print the version and leave, where that is all that was asked for."""
     if is_asked:
-        print(f"ecgbatch {version('ecgbatch')}")
+        show(f"ecgbatch {version('ecgbatch')}")
         raise Exit
 
 
@@ -209,7 +209,7 @@ def inspect_command(
                 drawing.draw(inspection.leads_uv(record), record.fs_hz, draw, caption=record.format)
             if samples:
                 inspection.write_samples(record, samples)
-    print(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else text)
+    show(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else text)
 
 
 @app.command("models")
@@ -222,7 +222,7 @@ def models_command() -> None:
         from ecgbatch import bundle
 
         for found in bundle.shipped():
-            print(f"{found.name:<16}{found.version:<10}{len(found.labels):>4} labels  {found.licence}")
+            show(f"{found.name:<16}{found.version:<10}{len(found.labels):>4} labels  {found.licence}")
 
 
 @app.command("synth")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option, Typer
 
-from ecgbatch.console import needs, report_errors, say
+from ecgbatch.console import needs, report_errors, say, show
 
 if TYPE_CHECKING:
     from ecgbatch.bundle import Bundle
@@ -44,7 +44,7 @@ def build_command(
             device=device, precision=precision, calibrate=tuple(calibrate or ()), labels=labels, out=out
         )
         made = building.build(_found(model), order, say=say)
-    print(made)
+    show(made)
 
 
 def _found(model: str) -> "Bundle":
@@ -94,7 +94,7 @@ def bench_command(
             price=price,
         )
         found = bench.measure(bundle.find(model), order, say=say)
-        print(bench_report.table(found))
+        show(bench_report.table(found))
         if json_file is not None:
             bench_report.write(json_file, found)
         if plot is not None:
@@ -116,5 +116,5 @@ def doctor_command(
         if build_operator:
             say(doctor.build_operator(say=say))
         found = doctor.examined()
-    print(doctor.told(found))
+    show(doctor.told(found))
     raise Exit(1 if any(check.is_passed is False for check in found.checks) else 0)

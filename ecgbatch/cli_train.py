@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from ecgbatch.console import AGAIN, needs, report_errors, say, spoken
+from ecgbatch.console import AGAIN, needs, report_errors, say, show, spoken
 
 __all__ = ["add_commands"]
 
@@ -108,7 +108,7 @@ def calibrate_command(
         for line in evaluation_card.notes(made.facts):
             say(line)
         say(made.summary)
-    print(out)
+    show(out)
 
 
 @train.command("pretrain")
@@ -172,7 +172,7 @@ def pretrain_command(
             is_resumed=resume,
             say=say,
         )
-    print(made.folder)
+    show(made.folder)
 
 
 @train.command("finetune")
@@ -220,7 +220,7 @@ def finetune_command(
         spent = budget(epochs=epochs, rates=rate, depth=depth, batch=batch, device=device)
         known = task.read(source, making.parent.input, meaning, labels_path=labels)
         made = finetune.finetune(known, making, spent, out, say=say)
-    print(made.folder)
+    show(made.folder)
 
 
 @train.command("probe")
@@ -257,7 +257,7 @@ def probe_command(
             seed=seed,
         )
         made = stored.probe_run(run, labels, meaning, making, out, say=say)
-    print(made.folder)
+    show(made.folder)
 
 
 @train.command("compare")
@@ -317,7 +317,7 @@ def compare_command(
         meaning = task.Meaning.of(label, against)
         known = task.read(source, parent.input, meaning, labels_path=labels, confounders=plan.confounders)
         report = compare.compare(known, parent, plan, spent, out, say=say)
-    print(report)
+    show(report)
 
 
 @train.command("card")
@@ -347,7 +347,7 @@ def card_command(
         else:
             text = transfer.card(made)
         path = transfer.added(made, text, compared)
-    print(path)
+    show(path)
 
 
 @train.command("gate")
@@ -363,4 +363,4 @@ def gate_command(
         from ecgbatch.train import quality_gate
 
         made = quality_gate.train(data, out)
-    print(made)
+    show(made)

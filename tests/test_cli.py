@@ -345,3 +345,29 @@ def test_an_engine_whose_stream_was_abandoned_scores_as_before(tiny_bundle, ecg)
     stream.close()
 
     np.testing.assert_array_equal(engine(x)[0], expected)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["models"], ["inspect", "foundation"]], ids=" ".join)
+def test_standard_output_that_cannot_be_written_is_one_line(words):
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "w") as full:  # noqa: PTH123  # a device
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", "from ecgbatch.cli import app; app()", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert done.stderr == "error: standard output: cannot be written: No space left on device\n"
+
+
+def test_nothing_that_a_file_is_called_steers_a_terminal(capsys):
+    console.say("error: a\x1b[2J\x9b.xml: no such file")
+    console.show("a\x07\x1b]0;title\x07.xml\tMUSE\nb.xml")
+
+    said = capsys.readouterr()
+    assert said.err == "error: a\\u001b[2J\\u009b.xml: no such file\n"
+    assert said.out == "a\\u0007\\u001b]0;title\\u0007.xml\tMUSE\nb.xml\n"

@@ -208,11 +208,12 @@ def test_committed_scores_without_their_rejects_are_an_error_that_says_what_to_d
     assert_same_rows(run, undisturbed)
 
 
-def test_interrupted_from_the_keyboard_a_run_says_that_it_goes_on(archive, tiny_bundle, undisturbed, tmp_path):
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=["keyboard", "scheduler"])
+def test_asked_to_end_a_run_says_that_it_goes_on(archive, tiny_bundle, undisturbed, tmp_path, end):
     process = started(command(archive, tmp_path / "run", tiny_bundle), tmp_path)
     assert process.stderr is not None
     process.stderr.readline()  # the plan is made
-    process.send_signal(signal.SIGINT)
+    process.send_signal(end)
     _, said = process.communicate()
 
     if process.returncode != 3:  # where it was not faster than the signal

@@ -629,6 +629,18 @@ def test_the_threshold_is_chosen_among_those_who_trained(known_task, tiny_bundle
     assert arms.SPECIFICITY <= share < arms.SPECIFICITY + 1 / n_negatives
 
 
+def test_a_network_that_no_training_made_better_is_no_model(known_task, tiny_bundle, tmp_path, monkeypatch):
+    nothing = figures.Figure(value=0.5, low=0.4, high=0.6)
+    judged = finetune._Judged(
+        logits=np.zeros(46), auc=nothing, precision=nothing, epochs=[0, 3, 0, 0, 1], rates=[1e-3] * 5
+    )
+    monkeypatch.setattr(finetune, "_judged", lambda *_, **__: judged)
+
+    with pytest.raises(UsageError, match="no epoch of training was better than none"):
+        finetune.finetune(known_task, making(tiny_bundle, depth="all"), budget("all"), tmp_path, say=lambda _: None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_difference_of_two_arms_that_say_the_same_is_nothing(compared, known_task):
     from ecgbatch.train.comparison_report import draws
 

@@ -111,6 +111,8 @@ def finetune(task: Task, making: Making, budget: Budget, out: Path, *, say: Call
         network = pretrained.headed(probe.chosen(known.embedding, known.y, known.patients, seed=making.seed))
     else:
         epochs, rate = round(float(np.median(judged.epochs))), Counter(judged.rates).most_common(1)[0][0]
+        if not epochs:
+            raise UsageError("no epoch of training was better than none, expected some; try another --rate or --depth")
         say(f"all {len(known.y)} ECGs · {epochs} epochs at rate {rate:g}")
         network = on_all(arm, pretrained, known, budget, rate=rate, epochs=epochs, seed=making.seed)
     facts = {"provenance": task.provenance, "data_sha256": task.sha256, "left_out": task.left_out}
