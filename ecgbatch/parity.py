@@ -17,7 +17,7 @@ class Limits:
     worst_probability: float
     """Largest difference of any probability."""
     flip_share: float
-    """Of all calls (record, label), those that fall on the other side of the label's threshold."""
+    """Of all calls (record, label), those that fall on the other side of the label's threshold; one always may."""
     auc_change: float
     """Of the macro AUC, either way."""
     label_auc_change: float
@@ -51,6 +51,8 @@ class Parity:
     worst_probability: float
     flip_share: float | None
     """None where there were too few ECGs to tell."""
+    n_calls: int = 0
+    """That the share is of; 0 where it was not told."""
     auc_change: Mapping[str, float] = field(default_factory=dict)
     """By label code; of the labels that the ECGs have enough positives of, none where the labels are not known."""
 
@@ -68,7 +70,8 @@ class Parity:
         """What was measured, how much it is, and how much it may be."""
         rows = [("worst probability difference", self.worst_probability, limits.worst_probability)]
         if self.flip_share is not None:
-            rows.append(("share of calls flipped", self.flip_share, limits.flip_share))
+            one = 1 / self.n_calls if self.n_calls else 0.0
+            rows.append(("share of calls flipped", self.flip_share, max(limits.flip_share, one)))
         if self.auc_change:
             rows.append(("macro AUC change", abs(self.macro_auc_change), limits.auc_change))
             rows.append(("worst AUC change of a label", self.label_auc_change, limits.label_auc_change))
@@ -101,6 +104,7 @@ def compared(
         n_ecgs=len(expected),
         worst_probability=float(np.abs(found - expected).max()),
         flip_share=float(((found >= limit) != (expected >= limit)).mean()),
+        n_calls=expected.size,
         auc_change=dict(auc_change),
     )
 

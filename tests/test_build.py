@@ -547,6 +547,9 @@ def test_the_auc_of_each_label_that_is_known_is_verified(table, tiny_bundle, cac
         (GOOD, True),
         (replace(GOOD, worst_probability=0.11), False),
         (replace(GOOD, flip_share=0.0051), False),
+        (replace(GOOD, flip_share=1 / 153, n_calls=153), True),
+        (replace(GOOD, flip_share=2 / 153, n_calls=153), False),
+        (replace(GOOD, flip_share=0.0051, n_calls=2000), False),
         (replace(GOOD, auc_change={"AFIB": -0.0041, "NORM": 0.0}), False),
         (replace(GOOD, auc_change={"AFIB": -0.0039, "NORM": 0.0}), True),
         (replace(GOOD, auc_change={"AFIB": -0.2, "NORM": 0.2}), False),
@@ -559,6 +562,9 @@ def test_the_auc_of_each_label_that_is_known_is_verified(table, tiny_bundle, cac
         "good",
         "far",
         "flips",
+        "one-call-of-few",
+        "two-calls-of-few",
+        "flips-of-many",
         "auc",
         "auc-mean-of-labels",
         "auc-of-a-label",
@@ -583,7 +589,29 @@ def test_parity_counts_what_crosses_the_threshold():
     compared = parity.compared(expected, found, [0.5, 0.15], auc_change={})
 
     assert_allclose((compared.worst_probability, compared.flip_share), (0.1, 0.5))
-    assert compared.n_ecgs == 2
+    assert (compared.n_ecgs, compared.n_calls) == (2, 4)
+
+
+@pytest.mark.parametrize("n_misses", [1, 2, 3])
+def test_where_others_miss_the_limits_the_graph_keeps_a_smaller_share_of_them(
+    table, tiny_bundle, cache, monkeypatch, n_misses
+):
+    shares: list[float] = []
+    found = iter([replace(GOOD, worst_probability=0.2)] * n_misses + [GOOD] * 3)
+    quantised = building.quantised
+    monkeypatch.setattr(building, "_verified", lambda *_: next(found))
+    monkeypatch.setattr(
+        building, "quantised", lambda *args, share: (shares.append(share), quantised(*args, share=share))[1]
+    )
+    order = building.Order(precision="int8", calibrate=(str(table),))
+
+    if n_misses < 3:
+        building.build(tiny_bundle, order)
+        assert shares == [0.7, 0.5, 0.3][: n_misses + 1]
+    else:
+        with pytest.raises(EngineError, match="missed"):
+            building.build(tiny_bundle, order)
+        assert shares == [0.7, 0.5, 0.3]
 
 
 KILLED = """
