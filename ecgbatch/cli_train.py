@@ -71,7 +71,10 @@ def evaluate_command(
             evaluation_card.write(measured, out)
         if plot:
             reliability.write(reliability.panels(found.codes, found.is_positive, found.probability), plot)
-        Console(width=_WIDE).print(evaluation_card.table(measured))  # as wide as it is: nothing is cut off
+        console = Console(width=_WIDE, color_system=None)  # as wide as it is: nothing is cut off
+        with console.capture() as table:
+            console.print(evaluation_card.table(measured))
+        show(table.get().rstrip("\n"))
         for line in evaluation_card.notes(measured.facts):
             say(line)
     say(f"evaluated {measured.facts['n_records']} ECGs of {measured.facts['n_patients']} patients")

@@ -10,6 +10,7 @@ from typing import TypeVar
 from pyarrow import ArrowException, fs
 
 from ecgbatch.errors import ArchiveError, MissingExtraError, RecordError
+from ecgbatch.files import require_handles
 from ecgbatch.record import MAX_BYTES, Reason
 
 __all__ = ["POOL", "Remote", "RemoteFiles", "Stamp", "is_url", "reached", "require_plain"]
@@ -233,6 +234,7 @@ def _again(attempt: Callable[[], T]) -> T:
         except (FileNotFoundError, PermissionError, RecordError):
             raise
         except Exception as err:
+            require_handles(err)
             pause_s = next(pauses, None)
             if pause_s is None:
                 raise OSError(_line(err)) from err

@@ -122,6 +122,7 @@ def test_a_code_or_truth_may_be_named_by_its_value(table, tmp_path, n_tables, as
         ("share=1", "0.0", [0, 1, np.nan, np.nan]),
         ("side=left", None, [1, 0, 0, np.nan]),
         ("grade=none", None, [0, 0, 0, np.nan]),
+        ("mixed=1", None, [1, 0, 1, np.nan]),
     ],
 )
 def test_a_value_is_the_same_in_whatever_table_and_an_empty_cell_is_unknown(tmp_path, suffix, asked, against, expected):
@@ -132,12 +133,25 @@ def test_a_value_is_the_same_in_whatever_table_and_an_empty_cell_is_unknown(tmp_
             "grade": [1, 2, 0, None],
             "share": [0.0, 1.0, 0.5, float("nan") if suffix == "parquet" else None],
             "side": ["left", "right", "right", ""],
+            "mixed": ["1", "unknown", "1.0", None],
         }
     )
     path = tmp_path / f"labels.{suffix}"
     frame.write_csv(path, quote_style="never") if suffix == "csv" else frame.write_parquet(path)
 
     assert_array_equal(task.Meaning.of(asked, against).of_labels(str(path), labels.read(path)), expected)
+
+
+def test_ecgs_cut_to_one_length_lie_about_zero_as_scoring_would_have_them(known_task, tiny_bundle):
+    x = known_task.x + 3
+    x[0, :, 1250:] = 0  # an ECG of 5 s
+    cut = replace(known_task, x=x).first_seconds(6.0, replace(tiny_bundle.input, filter="offset")).x
+
+    assert_allclose(cut[0, :, :1250].mean(-1), 0, atol=1e-5)
+    assert_allclose(cut[1:, :, :1500].mean(-1), 0, atol=1e-5)
+    assert_allclose(np.diff(cut[:, :, :1250]), np.diff(known_task.x[:, :, :1250]), atol=1e-5)
+    assert not cut[0, :, 1250:].any()
+    assert not cut[:, :, 1500:].any()
 
 
 def test_ecgs_cut_to_one_length_end_there_and_are_as_they_were_before(known_task, tiny_bundle):
@@ -627,6 +641,14 @@ def test_the_threshold_is_chosen_among_those_who_trained(known_task, tiny_bundle
 
     share = (told[~known.y] < learnt.threshold).mean()
     assert arms.SPECIFICITY <= share < arms.SPECIFICITY + 1 / n_negatives
+
+
+@pytest.mark.parametrize(
+    ("chosen", "depth", "expected"),
+    [([9, 11, 10], "all", 10), ([0, 0, 1, 1], "last", 1), ([0, 0, 1], "head", 0), ([2, 0, 3], "head", 2)],
+)
+def test_the_epochs_on_all_ecgs_are_the_median_of_the_folds(chosen, depth, expected):
+    assert finetune._epochs(chosen, depth) == expected
 
 
 def test_a_network_that_no_training_made_better_is_no_model(known_task, tiny_bundle, tmp_path, monkeypatch):

@@ -89,6 +89,16 @@ def test_truths_are_read_from_parquet_whatever_their_type(tmp_path, kind):
     assert_array_equal(labels.read(path).is_positive[:, 0], [1, 0, np.nan])
 
 
+def test_a_table_whose_label_is_named_by_its_value_may_have_no_other(tmp_path):
+    path = write(tmp_path / "labels.csv", "path,grade\na,0\nb,1\nc,2\n")
+    listed = labels.read(path, may_lack_labels=True)
+
+    assert (listed.codes, listed.is_positive.shape) == ((), (3, 0))
+    assert listed.groups["grade"].to_list() == [0, 1, 2]
+    with pytest.raises(UsageError, match="no label, expected columns of 0 and 1"):
+        labels.read(path)
+
+
 def test_a_column_of_nothing_is_no_label_of_a_model(tmp_path):
     path = write(tmp_path / "labels.csv", "path,AFIB,PACE\na,1,\nb,0,\n")
 

@@ -142,6 +142,13 @@ def test_a_line_of_names_is_no_sample(names, mark):
     assert record.n_samples == 50
 
 
+@pytest.mark.parametrize("first", [b"0", b"1"])
+def test_one_column_that_begins_with_a_number_has_no_names(first):
+    record = decode(first + b"\n5\n7\n", "x.csv", declaration(leads=["II"], unit="mV", orientation="time,lead"))
+
+    assert record.counts.tolist() == [[int(first) * 1_000_000, 5_000_000, 7_000_000]]
+
+
 @pytest.mark.parametrize("n_missing", [1, 3])
 def test_a_table_may_begin_with_missing_samples(n_missing):
     raw = b"nan,NaN\n" * n_missing + b"1,2\n"

@@ -178,7 +178,7 @@ def per_nv(spec: InputSpec) -> Float32[ndarray, " lead"]:
 def _seen(fs_hz: float | int, spec: InputSpec) -> int:
     """How many samples of a record the model's input depends on."""
     bank = polyphase(fs_hz, spec.fs_hz)
-    return bank.position(spec.samples - 1)[1] + bank.n_taps
+    return max(bank.position(spec.samples - 1)[1] + bank.n_taps, n_offset(fs_hz, spec))
 
 
 @lru_cache(maxsize=64)

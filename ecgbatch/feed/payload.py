@@ -77,13 +77,13 @@ def put(
     Raises:
         RecordError: leads are missing, the record is too short, or has missing samples where the model looks.
     """
-    out[0] = of(record, spec, flat, independent_nv if spec.leads == INDEPENDENT_LEADS else None)
     host.refuse_short(record.n_samples, record.fs_hz, spec)
-    if spec.leads == INDEPENDENT_LEADS:
-        if has_gaps:
-            host.refuse_gaps(independent_nv, record.fs_hz, spec)
-    elif record.invalid_count is not None:
-        host.refuse_gaps(host.nanovolts(record, spec.leads, flat), record.fs_hz, spec)
+    nv, may_have_gaps = independent_nv, has_gaps
+    if spec.leads != INDEPENDENT_LEADS:
+        nv, may_have_gaps = host.nanovolts(record, spec.leads, flat), record.invalid_count is not None
+    if may_have_gaps:
+        host.refuse_gaps(nv, record.fs_hz, spec)
+    out[0] = of(record, spec, flat, nv)
 
 
 def of(record: Record, spec: InputSpec, flat: tuple[str, ...] = (), nv: np.ndarray | None = None) -> Payload:

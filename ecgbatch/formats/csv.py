@@ -55,7 +55,7 @@ def _are_names(cells: list[bytes], found: Layout) -> bool:
     Raises:
         RecordError: some of it are words and some are numbers.
     """
-    if not found.is_lead_first and cells == [b"%d" % column for column in range(len(found.leads))]:
+    if not found.is_lead_first and len(cells) > 1 and cells == [b"%d" % column for column in range(len(found.leads))]:
         return True
     n_numbers = sum([_NUMBER.fullmatch(cell) is not None for cell in cells])
     if 0 < n_numbers < len(cells):

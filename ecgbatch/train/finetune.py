@@ -110,13 +110,25 @@ def finetune(task: Task, making: Making, budget: Budget, out: Path, *, say: Call
     if arm == "probe":
         network = pretrained.headed(probe.chosen(known.embedding, known.y, known.patients, seed=making.seed))
     else:
-        epochs, rate = round(float(np.median(judged.epochs))), Counter(judged.rates).most_common(1)[0][0]
-        if not epochs:
-            raise UsageError("no epoch of training was better than none, expected some; try another --rate or --depth")
+        epochs, rate = _epochs(judged.epochs, making.depth), Counter(judged.rates).most_common(1)[0][0]
         say(f"all {len(known.y)} ECGs · {epochs} epochs at rate {rate:g}")
         network = on_all(arm, pretrained, known, budget, rate=rate, epochs=epochs, seed=making.seed)
     facts = {"provenance": task.provenance, "data_sha256": task.sha256, "left_out": task.left_out}
     return _write(making, known, judged, network, code=task.code, facts=facts, out=out)
+
+
+def _epochs(chosen: Sequence[int], depth: Depth) -> int:
+    """Of the training on all ECGs: the median of those that were chosen in the folds.
+
+    Raises:
+        UsageError: mostly none was better than no training; but a head begins as the probe, which may be best.
+    """
+    median = float(np.median(chosen))
+    if depth == "head":
+        return round(median)
+    if not median:
+        raise UsageError("no epoch of training was better than none, expected some; try another --rate or --depth")
+    return max(1, round(median))
 
 
 def probe_embeddings(

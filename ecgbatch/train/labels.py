@@ -86,11 +86,12 @@ def read(
     patient_column: str | None = None,
     label_columns: Sequence[str] = (),
     known_codes: Collection[str] = (),
+    may_lack_labels: bool = False,
 ) -> Labels:
     """The labels of a file, `.parquet` or CSV.
 
-    Without `label_columns`, the labels are one column of codes if there is one, else all columns of 0 and 1. A column
-    whose name is among `known_codes` must be one of these.
+    Without `label_columns`, the labels are one column of codes if there is one, else all columns of 0 and 1; where the
+    table `may_lack_labels`, also none. A column whose name is among `known_codes` must be one of these.
 
     Raises:
         UsageError: it is no table of labels; the message says why, and quotes no cell.
@@ -110,9 +111,10 @@ def read(
 
     free = [name for name in frame.columns if name not in {record_column, patient_column, *RECORD}]
     columns = list(dict.fromkeys(label_columns)) or columns_of(frame.select(free), known_codes)
-    if not columns:
+    if not columns and not may_lack_labels:
         raise UsageError(f"{path}: no label, expected columns of 0 and 1 or a column of codes; name them with --label")
-    codes, is_positive = labelled(path, frame.select(columns), known_codes)
+    nothing: tuple[tuple[str, ...], np.ndarray] = ((), np.empty((len(frame), 0), np.float32))
+    codes, is_positive = labelled(path, frame.select(columns), known_codes) if columns else nothing
     others = [name for name in free if name not in columns and not frame.schema[name].is_nested()]
     return Labels(
         record_ids=record_ids,

@@ -29,7 +29,7 @@ def probe_run(
     """
     place.require(out / making.name)
     stored = _stored(run, making.parent)
-    listed = labels.read(table)
+    listed = labels.read(table, may_lack_labels=True)
     targets = meaning.of_labels(str(table), listed)
     row = listed.rows_of(stored.select("record_id", "source_path"))
     known = (row >= 0) & ~np.isnan(targets[row])

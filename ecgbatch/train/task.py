@@ -74,7 +74,8 @@ def _holds(column: pl.Series, value: str) -> pl.Series:
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
         return column.cast(pl.Float64).fill_nan(None) == _number(value)
     text = column.cast(pl.String).str.strip_chars()
-    return text.set(text == "", None) == value.strip()
+    is_same = (text == value.strip()) | (text.cast(pl.Float64, strict=False) == _number(value)).fill_null(value=False)
+    return is_same.set(text == "", None)
 
 
 def _number(text: str) -> float:
@@ -118,10 +119,13 @@ class Task:
         """
         if not spec.min_seconds <= seconds <= spec.seconds:
             raise UsageError(f"--seconds {seconds:g}, expected {spec.min_seconds:g} to {spec.seconds:g}")
-        x, end = self.x.copy(), round(seconds * spec.fs_hz)
+        n_time = self.x.shape[2]
+        own = n_time - (self.x != 0).any(1)[:, ::-1].argmax(1)  # of a shorter ECG, what is not padding
+        n = np.minimum(own, round(seconds * spec.fs_hz))[:, None, None]
+        is_left = np.arange(n_time) < n
+        x = self.x * is_left
         if spec.filter == "offset":
-            x[:, :, :end] -= x[:, :, :end].mean(-1, keepdims=True)
-        x[:, :, end:] = 0
+            x -= is_left * (x.sum(-1, keepdims=True) / n)
         return replace(self, x=x)
 
     def column(self, name: str) -> pl.Series:
@@ -229,7 +233,7 @@ def _coded(given: Sequence[str], meaning: Meaning) -> Cohort:
 
 def _beside(given: Sequence[str], meaning: Meaning, path: Path) -> tuple[Cohort, pl.DataFrame]:
     """The cohort of sources whose labels stand in a table, and the other columns of the table."""
-    listed = labels.read(path)
+    listed = labels.read(path, may_lack_labels=True)
     targets = meaning.of_labels(str(path), listed)
     # Each row its own patient at first, so that the cohort tells which row a record is.
     rows = np.arange(len(listed.record_ids)).astype(str)
