@@ -29,7 +29,7 @@ __all__ = ["Kept", "Profile", "folder", "keep", "kept", "key", "require_writable
 
 _IDENTITY = ("model", "precision", "device")
 """The facts that say what an engine is of; the others say for what and by what it was built."""
-_BESIDE = ("graph", "labels")
+_TOLD_APART_BY = ("graph", "labels")
 """And, where there are such, the graph that the bundle ships and its labels, calibration among them: two bundles of one
 network that differ in these have an engine each."""
 _FACTS = "engine.json"
@@ -282,8 +282,8 @@ def _name(facts: Mapping[str, str]) -> str:
 
 def _prefix(facts: Mapping[str, str]) -> str:
     model, precision, device = (facts[name] for name in _IDENTITY)
-    beside = "".join(f"-{facts[name][:8]}" for name in _BESIDE if name in facts)
-    return f"{model[:16]}-{precision}-{device.replace(':', '')}{beside}"
+    others = "".join(f"-{facts[name][:8]}" for name in _TOLD_APART_BY if name in facts)
+    return f"{model[:16]}-{precision}-{device.replace(':', '')}{others}"
 
 
 def _of_platform() -> Path:

@@ -614,6 +614,21 @@ def test_where_others_miss_the_limits_the_graph_keeps_a_smaller_share_of_them(
         assert shares == [0.7, 0.5, 0.3]
 
 
+def test_where_no_graph_keeps_a_smaller_share_the_table_of_the_last_one_is_told(table, tiny_bundle, cache, monkeypatch):
+    quantised = building.quantised
+
+    def once(*args: object, share: float) -> object:
+        if share < 0.7:
+            raise EngineError("none can be in int8")
+        return quantised(*args, share=share)
+
+    monkeypatch.setattr(building, "quantised", once)
+    monkeypatch.setattr(building, "_verified", lambda *_: replace(GOOD, worst_probability=0.2))
+
+    with pytest.raises(EngineError, match=r"nothing was kept\n.*\n.*0\.2000  at most 0\.1000  missed"):
+        building.build(tiny_bundle, building.Order(precision="int8", calibrate=(str(table),)))
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -78,10 +78,11 @@ def put(
         RecordError: leads are missing, the record is too short, or has missing samples where the model looks.
     """
     host.refuse_short(record.n_samples, record.fs_hz, spec)
-    nv, may_have_gaps = independent_nv, has_gaps
+    nv: np.ndarray | None = independent_nv
     if spec.leads != INDEPENDENT_LEADS:
-        nv, may_have_gaps = host.nanovolts(record, spec.leads, flat), record.invalid_count is not None
-    if may_have_gaps:
+        has_gaps = record.invalid_count is not None  # or may have: the independent leads do not tell
+        nv = host.nanovolts(record, spec.leads, flat) if has_gaps else None
+    if nv is not None and has_gaps:
         host.refuse_gaps(nv, record.fs_hz, spec)
     out[0] = of(record, spec, flat, nv)
 
