@@ -1,20 +1,23 @@
 """Our calls of TensorRT and CUDA, in order, against stand-ins for both libraries that compute on the host.
 
 The stand-ins are as strict as the real ones are said to be: nothing that is put on a stream happens before the stream
-is waited for, addresses are addresses, a context runs only the shapes of its profile. They show that our column of
-calls runs, keeps order, masks tails and reports errors. Of TensorRT and CUDA themselves they show nothing; that is
-what tests/test_gpu.py is for, on a machine that has them.
+is waited for, addresses are addresses, a context runs only the shapes of its profile, in memory that it was given, and
+what a callback raises is lost. They show that our column of calls runs, keeps order, masks tails and reports errors. Of
+TensorRT and CUDA themselves they show nothing; that is what tests/test_gpu.py is for, on a machine that has them.
 """
 
 import contextlib
 import ctypes
 import importlib
 import json
+import os
 import re
+import signal
 import sys
 import threading
 import weakref
 from dataclasses import asdict, dataclass
+from time import sleep
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
@@ -29,6 +32,7 @@ from ecgbatch.parity import Parity  # noqa: E402
 from ecgbatch.runtimes import cpu, on_gpu, placement, profiles  # noqa: E402
 
 BATCH = 8
+MEMORY_OF_A_RECORD = 300_000
 GOOD = Parity(n_ecgs=3, worst_probability=1e-5, flip_share=0.0)
 FAST = {"ecg_per_s": 1000.0, "parity": asdict(GOOD)}
 OURS = ("ecgbatch.runtimes.trt", "ecgbatch.runtimes.cuda_slot")
@@ -232,6 +236,46 @@ def test_timings_of_another_gpu_are_left_aside(machine, trt, tiny_bundle, tmp_pa
     assert machine.timings_read == [b"other gpu", b""]
 
 
+def test_timings_that_were_left_aside_are_not_why_a_build_fails(machine, trt, tiny_bundle, tmp_path):
+    (tmp_path / "timings").write_bytes(b"other gpu")
+    machine.build_error = "no kernel"
+
+    with pytest.raises(EngineError, match=r"cannot build the engine: no kernel$"):
+        built(trt, tiny_bundle, timings=tmp_path / "timings")
+
+
+def test_an_interrupt_ends_a_build_and_is_not_lost_in_a_callback(machine, trt, tiny_bundle, capsys):
+    def interrupt(monitor):
+        os.kill(os.getpid(), signal.SIGINT)
+        while not monitor.raised:
+            sleep(0.01)
+
+    seen = []
+    machine.during_build = interrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        built(trt, tiny_bundle, observe=lambda *what: seen.append(what))
+
+    assert seen == [("build", 0, 2)]
+    assert capsys.readouterr().err == ""
+
+
+def test_what_cannot_be_shown_of_a_build_ends_it_and_says_why(trt, tiny_bundle):
+    def show(*_):
+        raise OSError("the terminal is gone")
+
+    with pytest.raises(EngineError, match=r"cuda:0, model.onnx: OSError: the terminal is gone"):
+        built(trt, tiny_bundle, observe=show)
+
+
+def test_a_build_is_for_the_gpu_that_was_asked_for(machine, trt, tiny_bundle):
+    machine.n_gpus = 2
+
+    built(trt, tiny_bundle, index=1)
+
+    assert machine.built_on == [1]
+
+
 def test_float32_is_float32(machine, trt, tiny_bundle):
     built(trt, tiny_bundle)
 
@@ -262,7 +306,8 @@ def test_an_engine_takes_any_batch_up_to_the_largest_it_was_built_for(machine, t
 
     assert engine.batch == batch
     np.testing.assert_allclose(engine(x)[0], cpu.load(tiny_bundle, batch=BATCH)(x)[0], atol=1e-4)
-    assert before - machine.free_bytes < 4 * 4 * batch * 90_000  # buffers are no larger than the profile that holds it
+    a_record = 4 * 90_000 + 2 * MEMORY_OF_A_RECORD  # four buffers, two contexts
+    assert before - machine.free_bytes < 4 * batch * a_record  # no larger than the profile that holds the batch
 
 
 def test_a_larger_batch_than_the_engine_was_built_for_is_refused(trt, tiny_bundle, cache):
@@ -493,7 +538,7 @@ def test_memory_that_runs_out_is_an_error_that_says_so(machine, trt, tiny_bundle
 def test_no_memory_for_a_context_is_an_error_that_says_so(machine, trt, tiny_bundle, raw):
     machine.context_error = "out of memory"
 
-    with pytest.raises(EngineError, match="no memory for a context; take a smaller --batch: out of memory"):
+    with pytest.raises(EngineError, match="cannot make a context: out of memory"):
         trt.load(tiny_bundle, raw, index=0, variant="fp32", batch=BATCH)
 
 
@@ -605,6 +650,9 @@ class Machine:
         self.addresses: dict[str, int] = {}
         self.timings_read: list[bytes] = []
         self.flags: set[str] = set()
+        self.loggers: list[object] = []
+        self.during_build = lambda monitor: None
+        self.built_on: list[int] = []
 
 
 class DeviceArray:
@@ -634,13 +682,15 @@ class Memory:
 
 
 def modules(machine):
-    """`tensorrt`, `cuda`, `cuda.core` and `cuda.core.utils`."""
-    core, utils, cuda, tensorrt = (ModuleType(name) for name in ("cuda.core", "cuda.core.utils", "cuda", "tensorrt"))
+    """`tensorrt`, and of `cuda` what we use."""
+    names = ("cuda", "cuda.bindings", "cuda.core", "cuda.core.utils", "tensorrt")
+    cuda, bindings, core, utils, tensorrt = made = [ModuleType(name) for name in names]
     _fill_cuda(machine, core, utils)
     _fill_tensorrt(machine, tensorrt)
-    cuda.__path__, core.__path__ = [], []
-    cuda.core, core.utils = core, utils
-    return {"cuda": cuda, "cuda.core": core, "cuda.core.utils": utils, "tensorrt": tensorrt}
+    bindings.driver = SimpleNamespace(cuDriverGetVersion=lambda: (0, 13_000))
+    cuda.__path__, bindings.__path__, core.__path__ = [], [], []
+    cuda.bindings, cuda.core, core.utils = bindings, core, utils
+    return dict(zip(names, made, strict=True))
 
 
 def _fill_cuda(machine, core, utils):
@@ -758,15 +808,28 @@ def _fill_cuda(machine, core, utils):
         SimpleNamespace,
     )
     core.LegacyPinnedMemoryResource = Pinned
-    core.system = SimpleNamespace(get_user_mode_driver_version=lambda: (13, 0))
     utils.StridedMemoryView = View
     machine.streams, machine.events = Stream.every, Event.every
 
 
 def _fill_tensorrt(machine, tensorrt):
     def logged(log, error):
-        log.log(tensorrt.ILogger.Severity.WARNING, "not this one")
-        log.log(tensorrt.ILogger.Severity.ERROR, error)
+        quietly(lambda: log.log(tensorrt.ILogger.Severity.WARNING, "not this one"))
+        quietly(lambda: log.log(tensorrt.ILogger.Severity.ERROR, error))
+
+    def quietly(callback):
+        """What a callback returns; what it raises, the bindings print and forget."""
+        try:
+            return callback()
+        except BaseException as err:
+            sys.stderr.write(f"[ERROR] Exception caught: {err!r}\n")
+            return False
+
+    def known(log):
+        assert log.is_ready
+        machine.loggers.append(log)
+        assert machine.loggers[0] is log, "TensorRT keeps the first logger that it is given"
+        return log
 
     class Callback:
         def __init__(self):
@@ -775,6 +838,7 @@ def _fill_tensorrt(machine, tensorrt):
     class Parser:
         def __init__(self, network, log):
             self.network, self.num_errors = network, 0
+            known(log)
 
         def parse_from_file(self, path):
             with contextlib.suppress(ort.capi.onnxruntime_pybind11_state.InvalidProtobuf):
@@ -794,8 +858,8 @@ def _fill_tensorrt(machine, tensorrt):
             self.shape = most
 
     class Config:
-        def __init__(self):
-            self.profiles, self.cache = [], None
+        def __init__(self, log):
+            self.profiles, self.cache, self.log = [], None, log
             machine.flags = {"TF32"}
 
         def clear_flag(self, flag):
@@ -812,6 +876,8 @@ def _fill_tensorrt(machine, tensorrt):
         def set_timing_cache(self, cache, *, ignore_mismatch):
             assert not ignore_mismatch
             self.cache = cache
+            if cache == b"other gpu":
+                logged(self.log, "timing cache of another device")
             return cache != b"other gpu"
 
         def get_timing_cache(self):
@@ -819,14 +885,13 @@ def _fill_tensorrt(machine, tensorrt):
 
     class Builder:
         def __init__(self, log):
-            assert log.is_ready
-            self.log = log
+            self.log = known(log)
 
         def create_network(self):
             return SimpleNamespace()
 
         def create_builder_config(self):
-            return Config()
+            return Config(self.log)
 
         def create_optimization_profile(self):
             return Profile()
@@ -835,12 +900,17 @@ def _fill_tensorrt(machine, tensorrt):
             monitor = config.progress_monitor
             assert monitor.is_ready
             assert network.parser(), "the parser, which owns the weights, is gone"
-            monitor.phase_start("build", None, 2)
-            monitor.phase_start("tactics", "build", 9)
-            assert all([monitor.step_complete("tactics", 0), monitor.step_complete("build", 0)])
-            monitor.phase_finish("tactics")
-            assert monitor.step_complete("build", 1)
-            monitor.phase_finish("build")
+            machine.built_on.append(machine.thread.device)
+            quietly(lambda: monitor.phase_start("build", None, 2))
+            quietly(lambda: monitor.phase_start("tactics", "build", 9))
+            quietly(lambda: machine.during_build(monitor))
+            goes_on = [quietly(lambda: monitor.step_complete("tactics", 0))]
+            goes_on.append(quietly(lambda: monitor.step_complete("build", 0)))
+            quietly(lambda: monitor.phase_finish("tactics"))
+            goes_on.append(quietly(lambda: monitor.step_complete("build", 1)))
+            quietly(lambda: monitor.phase_finish("build"))
+            if not all(goes_on):
+                return None
             if machine.build_error:
                 logged(self.log, machine.build_error)
                 return None
@@ -848,26 +918,37 @@ def _fill_tensorrt(machine, tensorrt):
 
     class Context:
         def __init__(self, engine):
-            self.engine, self.profile, self.shape, self.at = engine, None, None, {}
+            self.engine, self.profile, self.shape, self.at, self.n_bytes = engine, 0, None, {}, 0
+
+        def set_device_memory(self, address, n_bytes):
+            assert address % profiles.ALIGNMENT_BYTES == 0
+            self.n_bytes = n_bytes
 
         def set_optimization_profile_async(self, profile, handle):
             assert handle in machine.streams
+            if profile >= len(self.engine.profiles):
+                raise RuntimeError("Error in set optimization profile async.")
             machine.n_switches += 1
-            self.profile = profile
-            return profile < len(self.engine.profiles)
+            self.profile, self.shape, self.handle = profile, None, handle
+            return True
 
         def set_input_shape(self, name, shape):
-            self.shape = shape
-            return list(shape) == self.engine.profiles[self.profile]
+            assert name == "x"
+            self.shape = shape if list(shape) == self.engine.profiles[self.profile] else None
+            return self.shape is not None
 
         def set_tensor_address(self, name, address):
             self.at[name] = machine.addresses[name] = address
-            return True
+            return name in self.engine.ends and address % profiles.ALIGNMENT_BYTES == 0
 
         def execute_async_v3(self, handle):
             if machine.run_error:
                 logged(self.engine.log, machine.run_error)
                 return False
+            assert handle == self.handle, "the profile was switched on another stream"
+            assert self.shape is not None
+            assert self.at.keys() == self.engine.ends.keys()
+            assert self.n_bytes >= self.engine.get_device_memory_size_for_profile_v2(self.profile)
             machine.n_enqueued += 1
             machine.streams[handle].put(lambda shape=self.shape, at=dict(self.at): self.execute(shape, at))
             machine.streams[handle].record(self.consumed)
@@ -905,7 +986,11 @@ def _fill_tensorrt(machine, tensorrt):
         def get_tensor_profile_shape(self, name, at):
             return [self.profiles[at]] * 3
 
-        def create_execution_context(self):
+        def get_device_memory_size_for_profile_v2(self, at):
+            return MEMORY_OF_A_RECORD * self.profiles[at][0]
+
+        def create_execution_context(self, strategy):
+            assert strategy == "user"  # else it takes what the largest profile needs
             if machine.context_error:
                 logged(self.log, machine.context_error)
                 return None
@@ -917,7 +1002,7 @@ def _fill_tensorrt(machine, tensorrt):
 
     class Runtime:
         def __init__(self, log):
-            self.log = log
+            self.log = known(log)
 
         def deserialize_cuda_engine(self, plan):
             if machine.load_error:
@@ -934,5 +1019,6 @@ def _fill_tensorrt(machine, tensorrt):
     tensorrt.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
     tensorrt.LayerInformationFormat = SimpleNamespace(JSON="json")
     tensorrt.TensorIOMode = SimpleNamespace(INPUT="in")
+    tensorrt.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
     # annotations only
     tensorrt.ICudaEngine = tensorrt.INetworkDefinition = tensorrt.IBuilderConfig = tensorrt.Dims = object

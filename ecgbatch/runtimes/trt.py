@@ -7,6 +7,7 @@ cuda_slot those of memory. Precision is the graph's: TensorRT 11 knows no other.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -20,7 +21,8 @@ from ecgbatch.runtimes import engine_file, layers, placement, profiles
 
 try:
     import tensorrt as trt
-    from cuda.core import Device, Event, Stream, system
+    from cuda.bindings import driver
+    from cuda.core import Device, Event, Stream
     from cuda.core.utils import StridedMemoryView
 
     from ecgbatch.runtimes.cuda_slot import Slot
@@ -58,10 +60,11 @@ def facts(bundle: Bundle, *, index: int, precision: str, batch: int) -> dict[str
     """
     device = _device(index)
     with _told(f"cuda:{index}"):
+        _, cuda = driver.cuDriverGetVersion()  # `cuda.core.system` asks NVML for it, which a container may lack
         gpu = engine_file.Gpu(
             name=device.name,
             architecture=f"sm_{device.arch}",
-            driver=".".join(map(str, system.get_user_mode_driver_version())),
+            driver=f"{cuda // 1000}.{cuda % 1000 // 10}",
             tensorrt=trt.__version__,
         )
     return engine_file.facts(bundle, gpu, precision=precision, sizes=profiles.sizes(batch))
@@ -75,8 +78,9 @@ def build(bundle: Bundle, graph: Path, *, index: int, batch: int, timings: Path 
     Raises:
         EngineError: TensorRT does not take the graph, or cannot build it.
     """
-    _device(index)
-    log = _Log()
+    device = _device(index)
+    log = _LOG
+    log.taken()
     with _told(f"cuda:{index}, {graph.name}", log):
         builder = trt.Builder(log)
         network = builder.create_network()
@@ -91,8 +95,8 @@ def build(bundle: Bundle, graph: Path, *, index: int, batch: int, timings: Path 
             profile.set_shape("x", shape, shape, shape)
             _require(config.add_optimization_profile(profile) >= 0, log, f"refuses batches of {size}")
         _use_timings(timings, config, log)
-        plan = builder.build_serialized_network(network, config)
-        del parser, monitor
+        plan = _apart(lambda: builder.build_serialized_network(network, config), device, monitor)
+        del parser
         _require(plan is not None, log, "cannot build the engine")
         if timings:
             _replace(timings, bytes(memoryview(config.get_timing_cache().serialize())))
@@ -112,7 +116,8 @@ def load(
     """
     where = f"model {bundle.name!r} on cuda:{index}"
     device = _device(index)
-    log = _Log()
+    log = _LOG
+    log.taken()
     with _told(where, log):
         runtime = trt.Runtime(log)
         compiled = runtime.deserialize_cuda_engine(plan)
@@ -144,7 +149,7 @@ class TrtEngine:
         self._device = device
         self._log = log
         self._runtime, self._compiled = _, compiled = plan  # the runtime must outlive what it has read
-        lanes = [_Lane(compiled, device, log) for _ in range(_STREAMS)]
+        lanes = [_Lane(compiled, device, log, n_profiles=len(sizes)) for _ in range(_STREAMS)]
         row = (len(bundle.input.leads), bundle.input.samples)
         widths = {name: _shape(compiled.get_tensor_shape(name))[-1] for name in ("logits", "embedding")}
         self._slots = [Slot(lane, device, row, widths, sizes) for _ in range(_SLOTS) for lane in lanes]
@@ -228,14 +233,19 @@ class TrtEngine:
 
 
 class _Lane:
-    """A stream, and the context that runs on it."""
+    """A stream, and the context that runs the first so many profiles on it."""
 
-    def __init__(self, compiled: trt.ICudaEngine, device: Device, log: "_Log") -> None:
+    def __init__(self, compiled: trt.ICudaEngine, device: Device, log: "_Log", *, n_profiles: int) -> None:
         self._log = log
         self.stream: Stream = device.create_stream()
         self.handle: int = self.stream.__cuda_stream__()[1]
-        self._context = compiled.create_execution_context()
-        _require(self._context is not None, log, "has no memory for a context; take a smaller --batch")
+        # A context that has memory of its own has it for the largest profile, whichever are run.
+        self._context = compiled.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        _require(self._context is not None, log, "cannot make a context")
+        n_bytes = max(compiled.get_device_memory_size_for_profile_v2(at) for at in range(n_profiles))
+        if n_bytes:
+            self._memory = device.allocate(n_bytes, stream=self.stream)
+            self._context.set_device_memory(int(self._memory.handle), n_bytes)
         self._profile = -1
 
     def run(self, profile: int, shape: tuple[int, ...], addresses: Mapping[str, int], consumed: Event) -> None:
@@ -269,27 +279,43 @@ class _Log(trt.ILogger):
         return text or "it does not say why"
 
 
+_LOG = _Log()
+"""Of the whole process: TensorRT keeps the first one that it is given, and may use it when all else is gone."""
+
+
 class _Progress(trt.IProgressMonitor):
-    """Passes the outermost phases of a build on."""
+    """Passes the outermost phases of a build on, and ends it once something has been raised.
+
+    What these functions raise themselves, TensorRT prints and forgets.
+    """
 
     def __init__(self, observe: Observer) -> None:
         trt.IProgressMonitor.__init__(self)
         self._observe = observe
         self._steps: dict[str, int] = {}
+        self.raised: BaseException | None = None
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: SupportsInt) -> None:
         if not parent_phase:
             self._steps[phase_name] = int(num_steps)
-            self._observe(phase_name, 0, int(num_steps))
+            self._tell(phase_name, 0)
 
     def step_complete(self, phase_name: str, step: SupportsInt) -> bool:
         """Tell how far a phase has come; True lets the build go on."""
-        if phase_name in self._steps:
-            self._observe(phase_name, int(step) + 1, self._steps[phase_name])
-        return True
+        self._tell(phase_name, int(step) + 1)
+        return self.raised is None
 
     def phase_finish(self, phase_name: str) -> None:
         self._steps.pop(phase_name, None)
+
+    def _tell(self, phase: str, step: int) -> None:
+        n_steps = self._steps.get(phase)
+        if n_steps is None or self.raised:
+            return
+        try:
+            self._observe(phase, step, n_steps)
+        except Exception as err:  # raised again where the build has ended
+            self.raised = err
 
 
 def _device(index: int) -> Device:
@@ -308,11 +334,29 @@ def _parsed(graph: Path, network: trt.INetworkDefinition, log: _Log) -> trt.Onnx
     return parser
 
 
+def _apart(work: Callable[[], T], device: Device, monitor: _Progress) -> T:
+    """What the work returns, done on a thread of its own: an interrupt is for this one, and TensorRT loses it.
+
+    It calls back for every line of its log; an interrupt would mostly come while one of these calls runs.
+    """
+    with ThreadPoolExecutor(1, initializer=device.set_current) as pool:
+        running = pool.submit(work)
+        try:
+            made = running.result()
+        except BaseException as err:
+            monitor.raised = err
+            raise
+    if monitor.raised:
+        raise monitor.raised
+    return made
+
+
 def _use_timings(path: Path | None, config: trt.IBuilderConfig, log: _Log) -> None:
     """Start from the timings at `path`, or from none where they are another GPU's or version's."""
     known = path.read_bytes() if path and path.exists() else b""
     cache = config.create_timing_cache(known)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        log.taken()  # what it says of them is no error of this build
         cache = config.create_timing_cache(b"")
         _require(config.set_timing_cache(cache, ignore_mismatch=False), log, "keeps no timings")
 
