@@ -25,6 +25,8 @@ __all__ = ["Order", "build", "quantised"]
 _SHARES = (0.7, 0.5, 0.3)
 """Of the limits, what a graph must keep on the ECGs that it is calibrated on, so that others keep the limits; where
 they do not, the next share."""
+_NAMED = 8
+"""Layers at most that a line names; each profile of an engine has its own."""
 _NEARBY = np.linspace(-0.3, 0.3, 13)
 """Log odds between a model's thresholds and those that calls are counted at: at a threshold itself there are few."""
 
@@ -239,9 +241,18 @@ def _on_gpu(
             verify=verify,
             observe=observe,
         )
-    left = kept.told["left_in_float32"]
-    say(f"{kept.told['ecg_per_s']:.0f} ECG/s · layers left in float32: {', '.join(left) or 'none'}")
+    say(f"{kept.told['ecg_per_s']:.0f} ECG/s{_left_in_float32(precision, kept.told['left_in_float32'])}")
     return kept.path("")
+
+
+def _left_in_float32(precision: str, layers: Sequence[str] | None) -> str:
+    """What is said of the layers that are left in float32; in that precision nothing, for all are."""
+    if precision == "fp32":
+        return ""
+    if layers is None:
+        return " · TensorRT does not tell which layers are left in float32"
+    more = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
+    return f" · layers left in float32: {', '.join(layers[:_NAMED]) or 'none'}{more}"
 
 
 def _gpu_graph(

@@ -26,7 +26,7 @@ import pytest
 
 ort = pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT computes with it")
 
-from ecgbatch import bench, bench_report, doctor, engine_cache, progress, score, synth  # noqa: E402
+from ecgbatch import bench, bench_report, building, doctor, engine_cache, progress, score, synth  # noqa: E402
 from ecgbatch.errors import EngineError  # noqa: E402
 from ecgbatch.parity import Parity  # noqa: E402
 from ecgbatch.runtimes import cpu, on_gpu, placement, profiles  # noqa: E402
@@ -286,6 +286,34 @@ def test_layers_left_in_float32_are_told(engine):
     assert engine.left_in_float32() == ["Gemm stem", "Gemm head"]
 
 
+def test_an_engine_whose_layers_are_not_told_is_kept(machine, trt, tiny_bundle, cache):
+    machine.layers = {"Layers": ["names", "only"]}
+
+    assert kept(tiny_bundle, "fp16").told["left_in_float32"] is None
+    assert opened(tiny_bundle, precision="fp16").precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("precision", "n_layers", "said"),
+    [
+        ("fp32", 20, "ECG/s"),
+        ("fp16", None, "ECG/s · TensorRT does not tell which layers are left in float32"),
+        ("fp16", 0, "ECG/s · layers left in float32: none"),
+        ("fp16", 2, "ECG/s · layers left in float32: Gemm 0, Gemm 1"),
+        ("fp16", 20, "ECG/s · layers left in float32: Gemm 0, Gemm 1, .*, Gemm 7 and 12 more"),
+    ],
+    ids=["of float32", "untold", "none", "few", "many"],
+)
+def test_a_build_says_in_a_line_what_is_left_in_float32(machine, trt, tiny_bundle, cache, precision, n_layers, said):
+    told = [{"Name": str(n), "LayerType": "Gemm", "Outputs": [{"DataType": "Float"}]} for n in range(n_layers or 0)]
+    machine.layers = {} if n_layers is None else {"Layers": told}
+    lines = []
+
+    building.build(tiny_bundle, building.Order(device="cuda", precision=precision), say=lines.append)
+
+    assert re.search(f"^[0-9]+ {said}$", lines[-1])
+
+
 def test_what_was_built_is_what_scoring_opens(trt, tiny_bundle, cache, x):
     found = kept(tiny_bundle, "fp32")
 
@@ -425,8 +453,6 @@ def test_builds_for_one_gpu_share_their_timings(machine, trt, tiny_bundle, other
 
 def test_two_gpus_score_an_archive_by_shard_as_the_cpu_does(machine, trt, tiny_bundle, tmp_path):
     import polars as pl
-
-    from ecgbatch import building
 
     machine.n_gpus = 2
     archive = tmp_path / "archive"
@@ -643,6 +669,7 @@ class Machine:
     n_enqueued: int = 0
     n_executed: int = 0
     n_switches: int = 0
+    layers: dict | None = None
 
     def __post_init__(self):
         self.thread = threading.local()  # each has a current device of its own
@@ -997,8 +1024,9 @@ def _fill_tensorrt(machine, tensorrt):
             return Context(self)
 
         def create_engine_inspector(self):
-            told = [{"Name": n, "LayerType": "Gemm", "Outputs": [{"DataType": "Float"}]} for n in ("stem", "head")]
-            return SimpleNamespace(get_engine_information=lambda form: json.dumps({"Layers": told}))
+            named = [{"Name": n, "LayerType": "Gemm", "Outputs": [{"DataType": "Float"}]} for n in ("stem", "head")]
+            told = {"Layers": named} if machine.layers is None else machine.layers
+            return SimpleNamespace(get_engine_information=lambda form: json.dumps(told))
 
     class Runtime:
         def __init__(self, log):

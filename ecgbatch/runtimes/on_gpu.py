@@ -97,7 +97,7 @@ def keep(
         "variant": variant,
         "parity": asdict(verify(engine)),
         "ecg_per_s": _rate(engine),
-        "left_in_float32": engine.left_in_float32(),
+        "left_in_float32": _left_in_float32(engine),
     }
     return engine_cache.keep(about, lambda folder: (folder / _FILE).write_bytes(plan), told)
 
@@ -132,6 +132,14 @@ def _timings(folder: Path, about: Mapping[str, str]) -> Path:
     except OSError as err:
         raise EngineError(f"engine cache {folder}: cannot be written: {err.strerror}") from err
     return folder / f"timings-{by[:16]}"
+
+
+def _left_in_float32(engine: "TrtEngine") -> list[str] | None:
+    """Names of layers; None where TensorRT does not tell, which is no reason to do without an engine that is good."""
+    try:
+        return engine.left_in_float32()
+    except EngineError:
+        return None
 
 
 def _rate(engine: "TrtEngine") -> float:
