@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -85,6 +85,20 @@ def commands(device: str, precisions: Sequence[str], figures: Path) -> list[list
     return [*build, ["bench", "--device", device, *options]]
 
 
+def version(told: Callable[[], Iterable[int]]) -> str:
+    """A version that NVML tells; a container may lack it, which is no reason for no report."""
+    try:
+        return ".".join(map(str, told()))
+    except RuntimeError as err:
+        return f"unknown: {err}"
+
+
+def engines(cache: Path) -> dict[str, Any]:
+    """What was told of each engine in a cache, by precision: parity, rate, layers left in float32."""
+    kept = [json.loads(path.read_text("utf-8")) for path in sorted(cache.glob("*/engine.json"))]
+    return {engine["facts"]["precision"]: engine["told"] for engine in kept}
+
+
 def _gpus() -> list[dict[str, Any]]:
     try:
         from ecgbatch.runtimes import trt
@@ -96,8 +110,8 @@ def _gpus() -> list[dict[str, Any]]:
         {
             "name": device.name,
             "architecture": f"sm_{device.arch}",
-            "driver": ".".join(map(str, system.get_kernel_mode_driver_version())),
-            "cuda": ".".join(map(str, system.get_user_mode_driver_version())),
+            "driver": version(system.get_kernel_mode_driver_version),
+            "cuda": version(system.get_user_mode_driver_version),
         }
         for device in (Device(index) for index in range(trt.n_gpus()))
     ]
@@ -118,11 +132,11 @@ def _bench(device: str) -> dict[str, Any]:
     precisions = [each for each in on_gpu.PRECISIONS if each != "int8" or each in find(MODEL).parity]
     failed = {}
     with tempfile.TemporaryDirectory() as folder:
-        figures = Path(folder) / "bench.json"
+        figures, cache = Path(folder) / "bench.json", Path(folder) / "cache"
         for command in commands(device, precisions, figures):
             done = subprocess.run(
                 [sys.executable, "-P", "-m", "ecgbatch.cli", *command],
-                env=os.environ | {"ECGBATCH_CACHE": str(Path(folder) / "cache")},
+                env=os.environ | {"ECGBATCH_CACHE": str(cache)},
                 capture_output=True,
                 text=True,
                 check=False,
@@ -130,7 +144,8 @@ def _bench(device: str) -> dict[str, Any]:
             if done.returncode:
                 failed[" ".join(command[:6])] = done.stderr.splitlines()[-20:]
         result = json.loads(figures.read_text("utf-8")) if figures.exists() else None
-    return {"outcome": "failed" if failed else "done", "failed": failed, "result": result}
+        built = engines(cache)
+    return {"outcome": "failed" if failed else "done", "failed": failed, "engines": built, "result": result}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from ecgbatch import bench_report
+from ecgbatch import bench_report, engine_cache
 from ecgbatch.cli import app
 from ecgbatch.runtimes import on_gpu, placement, profiles
 
@@ -92,6 +92,24 @@ def test_the_report_tells_how_each_test_ended(tmp_path):
 )
 def test_only_a_run_that_passed_and_failed_nothing_is_good(tally, expected):
     assert report().is_good({"tally": tally}) is expected
+
+
+def test_the_report_has_what_was_told_of_each_engine(tmp_path, monkeypatch):
+    monkeypatch.setenv("ECGBATCH_CACHE", str(tmp_path))
+    facts = {"model": "0123", "precision": "fp16", "device": "cuda"}
+    parity = {"n_ecgs": 8, "worst_probability": 1e-4, "flip_share": None, "auc_change": {}}
+    told = {"parity": parity, "left_in_float32": ["Reduce mean"]}
+    engine_cache.keep(facts, lambda folder: (folder / "model.engine").write_bytes(b"plan"), told)
+
+    assert report().engines(tmp_path) == {"fp16": told}
+
+
+def test_a_version_that_nobody_tells_does_not_end_the_report():
+    def no_nvml():
+        raise RuntimeError("no NVML")
+
+    assert report().version(lambda: (13, 0)) == "13.0"
+    assert report().version(no_nvml) == "unknown: no NVML"
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "cuda:0,1"])
