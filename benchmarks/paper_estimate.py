@@ -4,7 +4,8 @@
 
 A stage's bound is peak / cost, as if it had the machine to itself and reached its data sheet; nothing real does.
 
-* operations: two for each multiplication of a convolution or the head, from the shapes in `model.onnx`
+* operations: two for each multiplication of a convolution or the head, from the shapes in `model.onnx`; what the int8
+  graph leaves in float32, from those in `model.int8.onnx`
 * device memory: what the layers read and write, weights once a batch; ReLU and the addition of a shortcut are fused
   into the convolution before them (an addition reads its other operand), every other operator reads and writes
 * PCIe to the device: the model's input in float32 (host feed), or the file's int16 counts (DALI feed on the GPU)
@@ -71,9 +72,12 @@ def estimate(bundle: Bundle, precision: str) -> dict[str, Any]:
         stages[f"matrix-{name}"] = _stage(
             f"arithmetic, {text}", flop, FLOP_PER_S[name], ("GFLOP", 1e9, "TFLOP/s", 1e12)
         )
+    if (graph := bundle.folder / "model.int8.onnx").exists():
+        held, text = in_float32(onnx.load(graph)), "arithmetic, what the int8 graph leaves in fp32"
+        stages["matrix-held-int8"] = _stage(text, held, FLOP_PER_S["fp32"], ("GFLOP", 1e9, "TFLOP/s", 1e12))
     own = "fp16" if precision == "bf16" else precision
-    passed = ["pcie-in", "pcie-out", f"memory-{own}", f"matrix-{own}"]
-    binding = min(passed, key=lambda name: stages[name]["ecg_per_s"])
+    passed = ["pcie-in", "pcie-out", f"memory-{own}", f"matrix-{own}", f"matrix-held-{own}"]
+    binding = min(stages.keys() & passed, key=lambda name: stages[name]["ecg_per_s"])
     decoded = json.loads((HERE / "results" / "decode.json").read_text("utf-8"))["containers"]["muse-xml"]
     bound, core = stages[binding]["ecg_per_s"], decoded["ecg_per_s"]["median"]
     return {
@@ -102,6 +106,15 @@ def costs(model: onnx.ModelProto) -> tuple[float, float, float]:
         elif node.op_type not in _FUSED | _FREE:
             values += sum(read) + out
     return flop, values, float(sum(prod(dims) for dims in weights.values()))
+
+
+def in_float32(model: onnx.ModelProto) -> float:
+    """Operations of one record in the convolutions and products of an int8 graph whose weights are float32."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    sizes = {value.name: _size(value) for value in (*inferred.output, *inferred.value_info)}
+    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm") and node.input[1] in weights]
+    return float(sum(2 * sizes[node.output[0]] * prod(weights[node.input[1]][1:]) for node in layers))
 
 
 def _size(value: onnx.ValueInfoProto) -> int:

@@ -78,6 +78,18 @@ def test_every_bound_is_peak_over_cost_and_the_least_binds(estimate):
     assert estimate["binding"] == min(passed, key=lambda name: stages[name]["ecg_per_s"])
 
 
+def test_what_the_int8_graph_leaves_in_float32_is_counted_in_float32(script, estimate):
+    bundle = find("foundation")
+    stem = 2 * bundle.network["widths"][0] * 8 * bundle.network["stem_kernel"] * 1250
+    head = 2 * 320 * len(bundle.labels)
+    held = estimate["stages"]["matrix-held-int8"]
+
+    assert stem + head < held["cost"] < 1.01 * (stem + head)  # and the little of squeeze-and-excitation
+    assert held["peak"] == estimate["stages"]["matrix-fp32"]["peak"]
+    whole = script.in_float32(onnx.load(bundle.folder / "model.onnx"))
+    assert whole == pytest.approx(1e9 * estimate["gflop_per_ecg"])
+
+
 def test_in_float32_arithmetic_binds(script):
     assert script.estimate(find("foundation"), "fp32")["binding"] == "matrix-fp32"
 
