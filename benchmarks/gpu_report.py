@@ -1,6 +1,6 @@
 """Runs every GPU test and the benchmark on a machine with an NVIDIA GPU, and writes what came out.
 
-    pip install '.[dev,gpu]' && python benchmarks/gpu_report.py --out report.json
+    pip install '.[dev,gpu]' && python benchmarks/gpu_report.py --out report.json --calibrate ptbxl.parquet
 
 Where there is no GPU, or its libraries are missing, it says so and fails: a report is never of nothing.
 """
@@ -13,14 +13,13 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from measurement import write
 
-from ecgbatch.bundle import find
 from ecgbatch.errors import EngineError
 from ecgbatch.runtimes import on_gpu, placement
 
@@ -34,12 +33,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the report")
     parser.add_argument("--device", default="cuda:0", help="what the benchmark runs on (default %(default)s)")
+    parser.add_argument("--calibrate", type=Path, help="real ECGs that an int8 engine is made of; without, none is")
     args = parser.parse_args()
     require_gpu()
     gpus = _gpus()
     tests = _tests()
-    bench = _bench(args.device)
-    write(args.out, "gpu_report", {"device": args.device}, {"gpus": gpus, "tests": tests, "bench": bench})
+    bench = _bench(args.device, args.calibrate)
+    settings = {"device": args.device, "calibrate": None if args.calibrate is None else args.calibrate.name}
+    write(args.out, "gpu_report", settings, {"gpus": gpus, "tests": tests, "bench": bench})
     print(f"{args.out}: {tests['tally']}, bench {bench['outcome']}")
     sys.exit(0 if is_good(tests) and bench["outcome"] == "done" else 1)
 
@@ -77,10 +78,18 @@ def is_good(tests: Mapping[str, Any]) -> bool:
     return tests["tally"].get("passed", 0) > 0 and not {"failure", "error"} & set(tests["tally"])
 
 
-def commands(device: str, precisions: Sequence[str], figures: Path) -> list[list[str]]:
-    """What has `ecgbatch` build the engine of each precision, then measure all of them into the file `figures`."""
+def commands(device: str, calibrate: Path | None, figures: Path) -> list[list[str]]:
+    """What has `ecgbatch` build the engine of each precision, then measure all of them into the file `figures`.
+
+    In int8 one is built where there are real ECGs to calibrate on.
+    """
     first, *_ = placement.split(device)  # engines serve every GPU of its kind
-    build = [["build", MODEL, "--device", first, "--precision", precision] for precision in precisions]
+    source = {"int8": ["--calibrate", str(calibrate)]}
+    precisions = [each for each in on_gpu.PRECISIONS if each != "int8" or calibrate]
+    build = [
+        ["build", MODEL, "--device", first, "--precision", precision, *source.get(precision, [])]
+        for precision in precisions
+    ]
     options = ["--model", MODEL, "--precision", ",".join(precisions), "--batch", BATCHES, "--json", str(figures)]
     return [*build, ["bench", "--device", device, *options]]
 
@@ -127,13 +136,12 @@ def _tests() -> dict[str, Any]:
         return outcomes(report)
 
 
-def _bench(device: str) -> dict[str, Any]:
+def _bench(device: str, calibrate: Path | None) -> dict[str, Any]:
     """The figures of `bench`, of every precision that could be built; and what failed, with its last words."""
-    precisions = [each for each in on_gpu.PRECISIONS if each != "int8" or each in find(MODEL).parity]
     failed = {}
     with tempfile.TemporaryDirectory() as folder:
         figures, cache = Path(folder) / "bench.json", Path(folder) / "cache"
-        for command in commands(device, precisions, figures):
+        for command in commands(device, calibrate, figures):
             done = subprocess.run(
                 [sys.executable, "-P", "-m", "ecgbatch.cli", *command],
                 env=os.environ | {"ECGBATCH_CACHE": str(cache)},

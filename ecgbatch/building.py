@@ -25,6 +25,8 @@ __all__ = ["Order", "build", "quantised"]
 _SHARES = (0.7, 0.5, 0.3)
 """Of the limits, what a graph must keep on the ECGs that it is calibrated on, so that others keep the limits; where
 they do not, the next share."""
+Finish = Callable[[Path], Path]
+"""Of an int8 graph, the one that the device takes."""
 _NAMED = 8
 """Layers at most that a line names; each profile of an engine has its own."""
 _NEARBY = np.linspace(-0.3, 0.3, 13)
@@ -106,21 +108,43 @@ def _precision_on_gpu(order: Order) -> str:
         raise UsageError(f"precision {order.precision!r} on {order.device}, expected 'auto' or one of {known}")
     if order.out is not None:
         raise UsageError(f"--out on {order.device}, expected --device cpu: a graph for a bundle is made there")
+    if order.precision == "int8" and not order.calibrate:
+        told = "TensorRT takes another graph than ships, and how far that is from the model is not known"
+        raise UsageError(f"--precision int8 on {order.device}, expected --calibrate SOURCE: {told}")
     return "fp16" if order.precision == "auto" else order.precision
 
 
+def _as_it_is(graph: Path) -> Path:
+    return graph
+
+
+def _signed(graph: Path) -> Path:
+    """The int8 graph as TensorRT takes it, beside it: without uint8."""
+    from ecgbatch.train import quantise
+
+    out = graph.with_name(f"signed.{graph.name}")
+    quantise.write_signed(graph, out)
+    return out
+
+
 def _graphs(
-    bundle: Bundle, precision: str, ecgs: "Calibration | None", scratch: Path, say: Callable[[str], None]
+    bundle: Bundle,
+    precision: str,
+    ecgs: "Calibration | None",
+    scratch: Path,
+    say: Callable[[str], None],
+    *,
+    finished: Finish,
 ) -> Iterator[Path]:
     """Files of the network in that precision: the bundle's own, or new ones of ECGs to calibrate on, ever nearer."""
     if precision == "fp32":
         yield bundle.folder / "model.onnx"
     elif ecgs is not None:
         out = scratch / VARIANTS["int8"]
-        yield _quantised(bundle, ecgs, out, say, share=_SHARES[0])
+        yield _quantised(bundle, ecgs, out, say, finished, share=_SHARES[0])
         with suppress(EngineError):  # where no graph keeps so little, the table of the last one says more
             for share in _SHARES[1:]:
-                yield _quantised(bundle, ecgs, out, say, share=share)
+                yield _quantised(bundle, ecgs, out, say, finished, share=share)
     elif "int8" in bundle.parity:
         yield bundle.folder / VARIANTS["int8"]
     else:
@@ -128,17 +152,21 @@ def _graphs(
         raise UsageError(f"model {bundle.name!r}: {told}")
 
 
-def _quantised(bundle: Bundle, ecgs: "Calibration", out: Path, say: Callable[[str], None], *, share: float) -> Path:
-    choice = quantised(bundle, ecgs.x, out, share=share)
+def _quantised(
+    bundle: Bundle, ecgs: "Calibration", out: Path, say: Callable[[str], None], finished: Finish, *, share: float
+) -> Path:
+    choice = quantised(bundle, ecgs.x, out, finished, share=share)
     held = ", ".join(name.removesuffix(".weight") for name in choice.held) or "none"
     say(f"held back in fp32: {held} · range clips {choice.clipped:g} · logits off by {choice.error:.3f}")
-    return out
+    return finished(out)
 
 
-def quantised(bundle: Bundle, x: np.ndarray, out: Path, *, share: float = _SHARES[0]) -> "Choice":
+def quantised(
+    bundle: Bundle, x: np.ndarray, out: Path, finished: Finish = _as_it_is, *, share: float = _SHARES[0]
+) -> "Choice":
     """Write the int8 graph of a bundle to `out`, its ranges those of model input x (record, lead, time).
 
-    On x it keeps that share of the limits.
+    On x it keeps that share of the limits, once it is finished.
 
     Raises:
         EngineError: it is not within its limits, whatever is held back.
@@ -147,7 +175,8 @@ def quantised(bundle: Bundle, x: np.ndarray, out: Path, *, share: float = _SHARE
     from ecgbatch.train import quantise
 
     def logits(graph: Path) -> np.ndarray:
-        return cpu.load(bundle, batch=BATCH, precision="int8", graph=graph)(x)[0]
+        taken = graph if graph == source else finished(graph)
+        return cpu.load(bundle, batch=BATCH, precision="int8", graph=taken)(x)[0]
 
     source = bundle.folder / "model.onnx"
     expected, limits = bundle.probabilities(logits(source)), LIMITS["int8"]
@@ -198,7 +227,13 @@ def _on_cpu(
 
 
 def _trusted(
-    bundle: Bundle, precision: str, ecgs: "Calibration | None", scratch: Path, say: Callable[[str], None]
+    bundle: Bundle,
+    precision: str,
+    ecgs: "Calibration | None",
+    scratch: Path,
+    say: Callable[[str], None],
+    *,
+    finished: Finish = _as_it_is,
 ) -> tuple[Path, Parity]:
     """A graph whose engine is within its limits, and how near it is to the model.
 
@@ -208,7 +243,7 @@ def _trusted(
     from ecgbatch.runtimes import cpu
 
     reference = admission.admitted(cpu.load(bundle, batch=BATCH))
-    for graph in _graphs(bundle, precision, ecgs, scratch, say):
+    for graph in _graphs(bundle, precision, ecgs, scratch, say, finished=finished):
         engine = cpu.load(bundle, batch=BATCH, precision=precision, graph=graph)
         found = _verified(reference, engine, ecgs)
         say(found.table(precision))
@@ -258,20 +293,21 @@ def _left_in_float32(precision: str, layers: Sequence[str] | None) -> str:
 def _gpu_graph(
     bundle: Bundle, precision: str, ecgs: "Calibration | None", scratch: Path, say: Callable[[str], None]
 ) -> Path:
-    """The graph as TensorRT takes it: precision written into it, no uint8."""
-    out = scratch / f"model.{precision}.gpu.onnx"
+    """The graph as TensorRT takes it: precision written into it; one in int8 is within its limits on a CPU.
+
+    Raises:
+        EngineError: there is none.
+    """
     match precision:
         case "fp16" | "bf16":
             from ecgbatch.train import half
 
+            out = scratch / f"model.{precision}.gpu.onnx"
             half.write_half(bundle.folder / "model.onnx", out, precision=precision)
+            return out
         case "int8":
-            from ecgbatch.train import quantise
-
-            quantise.write_signed(next(_graphs(bundle, precision, ecgs, scratch, say)), out)
-        case _:
-            return bundle.folder / "model.onnx"
-    return out
+            return _trusted(bundle, precision, ecgs, scratch, say, finished=_signed)[0]
+    return bundle.folder / "model.onnx"
 
 
 def _verified(reference: Engine, engine: Engine, ecgs: "Calibration | None") -> Parity:

@@ -464,6 +464,8 @@ def test_what_a_gpu_cannot_do_is_refused_first(tiny_bundle, tmp_path, cache):
         building.build(tiny_bundle, building.Order(device="cuda", precision="int4"))
     with pytest.raises(UsageError, match="--out on cuda"):
         building.build(tiny_bundle, building.Order(device="cuda", precision="int8", out=tmp_path / "new"))
+    with pytest.raises(UsageError, match="--precision int8 on cuda, expected --calibrate SOURCE: TensorRT"):
+        building.build(tiny_bundle, building.Order(device="cuda", precision="int8"))
     assert not cache.exists()
 
 

@@ -115,12 +115,14 @@ def test_a_version_that_nobody_tells_does_not_end_the_report():
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "cuda:0,1"])
 def test_the_benchmark_builds_what_it_measures_and_the_commands_are_those_that_ecgbatch_has(device, tmp_path):
     figures = tmp_path / "bench.json"
-    *builds, bench = report().commands(device, ("fp16", "fp32"), figures)
+    *builds, bench = report().commands(device, tmp_path, figures)
     ecgbatch = get_command(app)
 
     taken = [ecgbatch.commands[name].make_context(name, list(rest)).params for name, *rest in (*builds, bench)]
 
-    assert [each["precision"] for each in taken] == ["fp16", "fp32", "fp16,fp32"]
+    assert [each["precision"] for each in taken] == [*on_gpu.PRECISIONS, ",".join(on_gpu.PRECISIONS)]
+    assert [list(each["calibrate"]) for each in taken[:-1]] == [[str(tmp_path)], [], [], []]
+    assert not any("int8" in word for command in report().commands(device, None, figures) for word in command)
     assert {each["device"] for each in taken[:-1]} == {placement.split(device)[0]}
     assert taken[-1]["device"] == device
     assert taken[-1]["json_file"] == figures

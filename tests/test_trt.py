@@ -24,6 +24,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+onnx = pytest.importorskip("onnx", reason="needs the extra 'train'")
 ort = pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT computes with it")
 
 from ecgbatch import bench, bench_report, building, doctor, engine_cache, progress, score, synth  # noqa: E402
@@ -33,6 +34,7 @@ from ecgbatch.runtimes import cpu, on_gpu, placement, profiles  # noqa: E402
 
 BATCH = 8
 MEMORY_OF_A_RECORD = 300_000
+load = cpu.load
 GOOD = Parity(n_ecgs=3, worst_probability=1e-5, flip_share=0.0)
 FAST = {"ecg_per_s": 1000.0, "parity": asdict(GOOD)}
 OURS = ("ecgbatch.runtimes.trt", "ecgbatch.runtimes.cuda_slot")
@@ -312,6 +314,24 @@ def test_a_build_says_in_a_line_what_is_left_in_float32(machine, trt, tiny_bundl
     building.build(tiny_bundle, building.Order(device="cuda", precision=precision), say=lines.append)
 
     assert re.search(f"^[0-9]+ {said}$", lines[-1])
+
+
+def test_an_int8_engine_is_of_a_graph_that_is_verified_as_tensorrt_takes_it(
+    machine, trt, tiny_bundle, cache, tmp_path, monkeypatch
+):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for seed in range(60):
+        (archive / f"{seed:02}.xml").write_bytes(synth.muse_xml(synth.record(seed=seed)))
+    on_cpu = []
+    monkeypatch.setattr(cpu, "load", lambda *args, **how: (on_cpu.append(how.get("graph")), load(*args, **how))[1])
+
+    building.build(tiny_bundle, building.Order(device="cuda", precision="int8", calibrate=(str(archive),)))
+
+    assert "UINT8" not in machine.types
+    assert "INT8" in machine.types
+    signed = {graph.name for graph in on_cpu if graph is not None} - {"model.onnx"}
+    assert signed == {"signed.model.int8.onnx"}  # chosen and verified by what it says, and by no other's
 
 
 def test_what_was_built_is_what_scoring_opens(trt, tiny_bundle, cache, x):
@@ -678,6 +698,7 @@ class Machine:
         self.timings_read: list[bytes] = []
         self.flags: set[str] = set()
         self.loggers: list[object] = []
+        self.types: set[str] = set()
         self.during_build = lambda monitor: None
         self.built_on: list[int] = []
 
@@ -871,6 +892,8 @@ def _fill_tensorrt(machine, tensorrt):
             with contextlib.suppress(ort.capi.onnxruntime_pybind11_state.InvalidProtobuf):
                 ort.InferenceSession(path, providers=["CPUExecutionProvider"])
                 self.network.path, self.network.parser = path, weakref.ref(self)
+                made = onnx.load(path).graph.initializer
+                machine.types = {onnx.TensorProto.DataType.Name(each.data_type) for each in made}
                 return True
             self.num_errors = 1
             return False
