@@ -1,16 +1,18 @@
 """Start tags and their attributes, where lxml finds them."""
 
+import re
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgbatch import _kernels
+from ecgbatch import _kernels, formats, synth
 from ecgbatch.errors import RecordError
 from ecgbatch.formats import xml
-from ecgbatch.record import Reason
+from ecgbatch.record import LEADS, Reason
 
 VALUES = st.text(alphabet="ab&<>\"'é \t/=", max_size=8)
 NAMES = st.lists(st.sampled_from(["a", "b.c", "x:d", "e-f", "_g"]), unique=True, max_size=5)
@@ -86,3 +88,28 @@ def test_a_lead_stored_a_million_times_is_refused_at_once():
 
     assert defect.value.reason == Reason.DUPLICATE_LEAD
     assert time.perf_counter() - started < 1.0
+
+
+@pytest.mark.parametrize("container", ["aecg", "cardiosoft", "mortara", "muse", "philips", "schiller"])
+@pytest.mark.parametrize("secret", [b"BEEBLEBROX, Zaphod", b"Beeblebrox^19420311^"])
+def test_whatever_stands_where_a_word_should_no_refusal_quotes_it(container, secret):
+    ecg = synth.record(seed=3, leads=LEADS)
+    document = getattr(synth, f"{container}_xml")(replace(ecg, counts=ecg.counts[:, :600]))
+    details = set()
+    for found in re.finditer(rb"(?<=>)[^<>]{1,80}(?=<)|(?<==\")[^\"]{0,60}(?=\")", document):
+        try:
+            formats.decode(document[: found.start()] + secret + document[found.end() :], "ecg.xml", lambda _: b"")
+        except RecordError as defect:
+            details.add(defect.detail)
+
+    assert details
+    assert not re.findall("beeblebrox|zaphod|1942", " ".join(details), re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", ["Beeblebrox-19420311", "P12345678", "\u00c9tienne"])
+def test_a_root_element_that_may_be_somebody_is_not_quoted(name):
+    with pytest.raises(RecordError) as defect:
+        formats.decode(f"<{name}/>".encode(), "ecg.xml", lambda _: b"")
+
+    assert defect.value.reason == Reason.UNKNOWN_FORMAT
+    assert name not in defect.value.detail

@@ -41,6 +41,7 @@ _SIGNAL_SUFFIXES = (".dat", ".xyz")
 _MAX_ROOT_BYTES = 256
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b")
+_PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z._:-]{,39}")  # others may be a person's, or a number of theirs
 _XML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<[?!A-Za-z]|\xff\xfe<\x00|\xfe\xff\x00<|<\x00|\x00<")
 
 
@@ -155,4 +156,5 @@ def _decode_xml(text: bytes) -> Record:
         case "ECG":
             return mortara.decode(text)
         case root:
-            raise RecordError(Reason.UNKNOWN_FORMAT, f"XML with root element {root[:40]!r}, of no known ECG")
+            said = f"root element {root!r}" if _PLAIN_NAME.fullmatch(root) else "a root element that is not quoted"
+            raise RecordError(Reason.UNKNOWN_FORMAT, f"XML with {said}, of no known ECG")

@@ -119,7 +119,7 @@ def _rhythm(text: bytes, all_series: list[_Series]) -> _Series:
     kinds = [_kind(_tag(text, series.parts, "kind")) for series in all_series]
     wanted = "RHYTHM" if any(kinds) else ""
     if kinds.count(wanted) != 1:
-        found = ", ".join([kind[:20] or "without code" for kind in kinds[:4]]) or "none"
+        found = xml.kinds(kinds, ("RHYTHM", "REPRESENTATIVE_BEAT"))
         raise RecordError(Reason.NO_RHYTHM, f"{len(kinds)} series ({found}), expected one RHYTHM")
     return all_series[kinds.index(wanted)]
 

@@ -75,11 +75,11 @@ def decode(text: bytes) -> Record:
     """
     spans, rows = xml.table(text, _PATHS, len(_LEAD))
     waveforms, test = _outline(spans)
-    rhythms = [w for w in waveforms if _text(text, w, "WaveformType").upper() == "RHYTHM"]
-    if len(rhythms) != 1:
-        found = ", ".join(_text(text, w, "WaveformType")[:20] or "none" for w in waveforms[:4]) or "none"
-        raise RecordError(Reason.NO_RHYTHM, f"{len(waveforms)} waveforms ({found}), expected one Rhythm")
-    rhythm = rhythms[0]
+    types = [_text(text, waveform, "WaveformType").upper() for waveform in waveforms]
+    if types.count("RHYTHM") != 1:
+        found = xml.kinds(types, ("RHYTHM", "MEDIAN"))
+        raise RecordError(Reason.NO_RHYTHM, f"{len(types)} waveforms ({found}), expected one Rhythm")
+    rhythm = waveforms[types.index("RHYTHM")]
     begin, end = rhythm[""]
     stored = [(row[0].rpartition(b"\0"), row[2:]) for row in rows if begin <= row[1] < end]
     layout = _rhythm(tuple([declared for (declared, _, _), _ in stored]))
