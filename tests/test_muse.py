@@ -117,6 +117,12 @@ def test_a_rhythm_is_one_in_any_spelling(ecg, kind):
     assert decode(document).n_samples == 5000
 
 
+def test_the_only_waveform_is_the_rhythm_where_it_has_no_type(ecg):
+    document = synth.muse_xml(ecg, waveforms=("Rhythm",), overrides={"WaveformType": None, "SampleExponent": None})
+
+    assert_array_equal(decode(document).counts, ecg.counts)
+
+
 @pytest.mark.parametrize(
     ("gain", "unit", "uv_per_count"),
     [
@@ -297,7 +303,11 @@ REFUSALS: dict[str, tuple[Callable[[Record], bytes], Reason]] = {
     "median only": (lambda ecg: synth.muse_xml(ecg, waveforms=("Median",)), Reason.NO_RHYTHM),
     "no waveform": (lambda ecg: synth.muse_xml(ecg, waveforms=()), Reason.NO_RHYTHM),
     "two rhythms": (lambda ecg: synth.muse_xml(ecg, waveforms=("Rhythm", "Rhythm")), Reason.NO_RHYTHM),
-    "waveform without type": (lambda ecg: synth.muse_xml(ecg, overrides={"WaveformType": None}), Reason.NO_RHYTHM),
+    "two waveforms without type": (lambda ecg: synth.muse_xml(ecg, overrides={"WaveformType": None}), Reason.NO_RHYTHM),
+    "an untyped waveform beside a median": (
+        lambda ecg: in_rhythm(synth.muse_xml(ecg), replaced(b"<WaveformType>Rhythm<", b"<WaveformType><")),
+        Reason.NO_RHYTHM,
+    ),
     "rate 0": (lambda ecg: synth.muse_xml(ecg, overrides={"SampleBase": "0"}), Reason.UNKNOWN_RATE),
     "rate negative": (lambda ecg: synth.muse_xml(ecg, overrides={"SampleBase": "-500"}), Reason.UNKNOWN_RATE),
     "rate nan": (lambda ecg: synth.muse_xml(ecg, overrides={"SampleBase": "nan"}), Reason.UNKNOWN_RATE),
