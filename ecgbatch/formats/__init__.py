@@ -147,8 +147,8 @@ def _decode_xml(text: bytes) -> Record:
             return muse.decode(text)
         case "restingecgdata":
             return philips.decode(text)
-        case root if root == "AnnotatedECG" or root.endswith(":AnnotatedECG"):
-            return aecg.decode(text, root.removesuffix("AnnotatedECG"))
+        case "AnnotatedECG":
+            return aecg.decode(text)
         case "CardiologyXML":
             return cardiosoft.decode(text)
         case root if root.endswith("SchillerEDI"):

@@ -56,14 +56,14 @@ def to_utf8(raw: bytes) -> bytes:
 
 
 def root_name(text: bytes) -> str:
-    """Name of the root element, whatever the prolog holds.
+    """Name of the root element without its namespace's prefix, whatever the prolog holds.
 
     Raises:
         RecordError: as of `table`.
     """
     status, stopped_at, name = xml_root(text)
     _require_complete(status, stopped_at, text)
-    return name.decode("ascii", "replace")
+    return name.decode("ascii", "replace").rpartition(":")[2]
 
 
 def table(text: bytes, paths: XmlPaths, n_columns: int) -> tuple[list[Span], list[TableRow]]:
