@@ -1,6 +1,7 @@
 """GE MUSE XML: what the file says is what is decoded, and what it does not say is not guessed."""
 
 import base64
+import codecs
 import re
 import zlib
 from collections.abc import Callable
@@ -90,6 +91,13 @@ def test_utf16_that_calls_itself_something_else_is_decoded_by_its_bytes(ecg, enc
     document = synth.muse_xml(ecg, encoding="utf-8").decode().encode(encoding)
 
     assert_array_equal(decode(document).counts, ecg.counts)
+
+
+@pytest.mark.parametrize(
+    "mark", [b"?", b"???", codecs.BOM_UTF8 * 2, codecs.BOM_UTF8.decode("latin-1").encode(), codecs.BOM_UTF8 + b"\n"]
+)
+def test_what_re_saving_makes_of_a_byte_order_mark_does_not_fail_the_file(ecg, mark):
+    assert_array_equal(decode(mark + synth.muse_xml(ecg)).counts, ecg.counts)
 
 
 def test_bytes_that_no_encoding_allows_in_a_name_do_not_fail_the_file(ecg):

@@ -42,7 +42,8 @@ _MAX_ROOT_BYTES = 256
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b")
 _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z._:-]{,39}")  # others may be a person's, or a number of theirs
-_XML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<[?!A-Za-z]|\xff\xfe<\x00|\xfe\xff\x00<|<\x00|\x00<")
+_MARK = rb"(?:\xef\xbb\xbf|\xc3\xaf\xc2\xbb\xc2\xbf|\?)*"  # of UTF-8, or what re-saving has made of it
+_XML_START = re.compile(rb"(%s)\s*<[?!A-Za-z]|\xff\xfe<\x00|\xfe\xff\x00<|<\x00|\x00<" % _MARK)
 
 
 class Records(Protocol):
@@ -99,8 +100,8 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:  # noqa: PLR0911,
         raise RecordError(Reason.EMPTY, "0 bytes")
     if scp.is_scp(raw):  # first, for it begins with a CRC, which may be any two bytes: `<a`, say
         return scp.decode(raw)
-    if _XML_START.match(raw):
-        return _decode_xml(to_utf8(raw))
+    if start := _XML_START.match(raw):
+        return _decode_xml(to_utf8(raw[start.end(1) :] if start[1] else raw))
     if is_dicom(raw):
         return dicom.decode(raw)
     if mfer.starts(raw):
