@@ -126,6 +126,10 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:  # noqa: PLR0911,
         raise RecordError(
             Reason.MALFORMED, "an archive that is empty, damaged, inside another one, or not named as one"
         )
+    if mat.is_later(raw):
+        raise RecordError(Reason.UNKNOWN_FORMAT, "MATLAB 7.3, which is not read; save it as version 7")
+    if name.lower().endswith(".csv"):
+        raise RecordError(Reason.UNKNOWN_FORMAT, "no table of numbers, nor one under a single line of names")
     raise RecordError(Reason.UNKNOWN_FORMAT, "no ECG container known by its content")
 
 
