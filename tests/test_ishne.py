@@ -117,6 +117,11 @@ def test_the_crc_may_be_in_any_byte_order(order):
     assert_array_equal(decode(raw[:8] + crc.to_bytes(2, order) + raw[10:]).counts, COUNTS.T)
 
 
+def test_the_number_of_samples_may_be_that_of_all_leads_together():
+    assert_array_equal(decode(made(n_samples=COUNTS.size)).counts, COUNTS.T)
+    assert refusal(made(n_samples=COUNTS.size)[:-24]) == Reason.TRUNCATED
+
+
 def test_a_text_block_may_lie_before_the_samples_or_after_them():
     before = decode(made(text=b"a note of the hospital"))
     after = decode(made(text_at=522 + COUNTS.size * 2, n_text=6, after=b"a note", crc=0))

@@ -86,15 +86,21 @@ def _rows(n_leads: int, codes: list[int]) -> dict[int, str]:
 
 
 def _frames(raw: bytes, places: _Places, n_leads: int) -> np.ndarray:
-    """int16 (time, lead), which lie between the header and the file's or the text's end."""
+    """int16 (time, lead), which lie between the header and the file's or the text's end.
+
+    Their number is that of a lead's; ECGToolkit states that of all leads together.
+    """
     if places.ecg < _HEADER_BYTES or places.n_samples < 1:
         raise RecordError(Reason.MALFORMED, f"{places.n_samples} samples at byte {places.ecg}")
-    end = places.ecg + 2 * n_leads * places.n_samples
+    n_values = places.n_samples * n_leads
+    if places.n_samples % n_leads == 0 and places.ecg + 2 * places.n_samples in (len(raw), places.text):
+        n_values = places.n_samples
+    end = places.ecg + 2 * n_values
     if end > len(raw):
         raise RecordError(Reason.TRUNCATED, f"{len(raw)} bytes, expected {end}")
     if end not in (len(raw), places.text):
         raise RecordError(Reason.MALFORMED, f"samples end at byte {end} of {len(raw)}, expected at the end")
-    return np.frombuffer(raw, "<i2", n_leads * places.n_samples, places.ecg).reshape(-1, n_leads)
+    return np.frombuffer(raw, "<i2", n_values, places.ecg).reshape(-1, n_leads)
 
 
 def _require_crc(raw: bytes, places: _Places) -> None:
