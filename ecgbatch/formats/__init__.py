@@ -40,7 +40,7 @@ _ARRAY_SUFFIXES = (".npy", ".csv", ".mat")
 _SIGNAL_SUFFIXES = (".dat", ".xyz")
 _MAX_ROOT_BYTES = 256
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b")
+_ARCHIVES, _GZIP = (b"PK\x03\x04", b"PK\x05\x06"), b"\x1f\x8b"
 _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z._:-]{,39}")  # others may be a person's, or a number of theirs
 _MARK = rb"(?:\xef\xbb\xbf|\xc3\xaf\xc2\xbb\xc2\xbf|\?)*"  # of UTF-8, or what re-saving has made of it
 _XML_START = re.compile(rb"(%s)\s*<[?!A-Za-z]|\xff\xfe<\x00|\xfe\xff\x00<|<\x00|\x00<" % _MARK)
@@ -122,6 +122,10 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:  # noqa: PLR0911,
         raise RecordError(Reason.ORPHAN_SIGNAL, "a signal file that no WFDB header names, expected a .hea beside it")
     if raw.startswith(_HDF5):
         raise RecordError(Reason.UNKNOWN_FORMAT, "HDF5 that is not in CODE-15's layout, or not named .h5 or .hdf5")
+    if raw.startswith(_GZIP):
+        raise RecordError(
+            Reason.MALFORMED, "gzip data, expected a whole tar archive called .tar.gz or .tgz; unpack others"
+        )
     if raw.startswith(_ARCHIVES):
         raise RecordError(
             Reason.MALFORMED, "an archive that is empty, damaged, inside another one, or not named as one"
