@@ -146,20 +146,26 @@ def _length(raw: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _frame(raw: bytes) -> _Frame:
-    """The only frame of the file. Of what is about a patient, not even the bytes are taken out of it."""
+    """The only frame of the file, but for those behind it that are called no ECG, as the dominant beat is.
+
+    Of what is about a patient, not even the bytes are taken out of it.
+    """
     frame = _Frame()
     is_complete = False
+    kind = _KINDS[0]
     for item in _items(raw, 0, len(raw)):
         if item.tag == _END:
             is_complete = True
         elif item.tag == _SAMPLES:
-            if frame.samples:
+            if frame.samples and kind in _KINDS:
                 raise RecordError(Reason.NO_RHYTHM, "several frames of samples, expected one")
-            frame.samples = item
+            frame.samples = frame.samples or item
         elif item.tag == _GROUP:
             raise RecordError(Reason.UNKNOWN_FORMAT, "grouped MFER definitions, which are not read")
         elif frame.samples is None:
             _define(frame, raw, item)
+        elif item.tag == _KIND:
+            kind = frame.integer(raw[item.begin : item.end][:2])
     if frame.samples is None:
         raise RecordError(Reason.NO_RHYTHM if is_complete else Reason.TRUNCATED, "no samples")
     return frame
@@ -189,7 +195,7 @@ def _define(frame: _Frame, raw: bytes, item: _Item) -> None:
 def _channel(frame: _Frame, channel: int) -> _Channel:
     """What is in force for a channel: its own definitions, or else the file's."""
     fields = frame.file | frame.channels.get(channel, {})
-    code = frame.integer(fields[_LEAD][:2]) if len(fields.get(_LEAD, b"")) > 1 else 0
+    code = frame.integer(fields.get(_LEAD, b"")[:2])  # a free text may follow
     kind = _TYPES.get(frame.integer(fields.get(_TYPE) or b"\0"))
     if kind is None:
         raise RecordError(Reason.UNKNOWN_FORMAT, f"channel {channel}: a data type that is not read")
