@@ -533,6 +533,15 @@ def test_the_transfer_syntax_that_is_not_read_is_named():
         decode(private_syntax())
 
 
+@pytest.mark.parametrize("number", [b"19420311", b"12345678", b"42.19420"])
+def test_a_number_that_is_no_transfer_syntax_is_not_quoted(number):
+    with pytest.raises(RecordError) as defect:
+        decode(private_syntax().replace(b"1.2.840.113619.5.2", number.ljust(18, b"\0")))
+
+    assert defect.value.reason == Reason.MALFORMED
+    assert number.decode() not in defect.value.detail
+
+
 def test_a_stream_that_inflates_without_bound_is_too_large():
     flat = np.zeros((2**20, 12), np.int16)
 
