@@ -171,6 +171,17 @@ def test_a_lead_code_may_be_of_one_byte(n_bytes):
     assert decode(raw).leads == LEADS
 
 
+@pytest.mark.parametrize("name", ["1.mwf", "1.MFER"])
+def test_a_file_without_preamble_is_known_by_its_name_and_first_definition(name):
+    raw = made().removeprefix(item(0x40, b"MFR Standard 12 leads ECG".ljust(32)))
+
+    assert_array_equal(formats.decode(raw, name, no_sibling).counts, COUNTS)
+    for unknown in ((raw, "1.dat2"), (b"no definition at all", name)):
+        with pytest.raises(RecordError) as defect:
+            formats.decode(*unknown, no_sibling)
+        assert defect.value.reason == Reason.UNKNOWN_FORMAT
+
+
 def test_definitions_that_are_not_needed_are_skipped():
     raw = made(after=b"\0\0" + item(0x41, b"event") + item(0x80, b"")[:1] + b"whatever")
 

@@ -104,12 +104,12 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:  # noqa: PLR0911,
         return _decode_xml(to_utf8(raw[start.end(1) :] if start[1] else raw))
     if is_dicom(raw):
         return dicom.decode(raw)
-    if mfer.starts(raw):
-        return mfer.decode(raw)
     if ishne.starts(raw):
         return ishne.decode(raw)
     if edf.starts(raw):
         return edf.decode(raw)
+    if mfer.starts(raw, name):
+        return mfer.decode(raw)
     if mat.starts(raw):
         return mat.decode(raw, sibling)
     if npy.starts(raw):

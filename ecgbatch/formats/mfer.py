@@ -13,6 +13,7 @@ from ecgbatch.record import FIRST_YEAR, RATES_HZ, UV_PER_COUNT, Reason, Record, 
 
 __all__ = ["decode", "starts"]
 
+_SUFFIXES = (".mwf", ".mfer", ".mfr")
 _PADDING = re.compile(rb"\0*")
 _BYTE_ORDER, _CHANNELS, _SEQUENCES, _KIND, _COMPRESSION = 0x01, 0x05, 0x06, 0x08, 0x0E
 _BLOCK, _LEAD, _TYPE, _INTERVAL, _RESOLUTION, _OFFSET, _MISSING = 0x04, 0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x12
@@ -70,9 +71,10 @@ class _Frame:
         return self.integer(self.file[tag]) if self.file.get(tag) else default
 
 
-def starts(raw: bytes) -> bool:
-    """Whether a file begins with MFER's preamble."""
-    return raw[:1] == b"\x40" and raw[2:5] == b"MFR"
+def starts(raw: bytes, name: str) -> bool:
+    """Whether a file begins with MFER's preamble, or is called as MFER is and begins with another definition of it."""
+    has_preamble = raw[:1] == b"\x40" and raw[2:5] == b"MFR"
+    return has_preamble or (name.lower().endswith(_SUFFIXES) and raw[0] < _PREAMBLE)
 
 
 def decode(raw: bytes) -> Record:
