@@ -136,8 +136,8 @@ def _disclosure(text: bytes, disclosure: _Section, fs_hz: float) -> tuple[tuple[
 
 
 def _roughness(counts: np.ndarray) -> int:
-    """Sum of all steps from one sample to the next in (lead, time)."""
-    return int(np.abs(np.diff(counts.astype(np.int64), axis=1)).sum())
+    """Sum of all steps from one sample to the next in (lead, time); a lead at a time, for a disclosure may be long."""
+    return sum([int(np.abs(np.diff(row.astype(np.int64))).sum()) for row in counts])
 
 
 @lru_cache(maxsize=256)
