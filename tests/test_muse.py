@@ -100,6 +100,15 @@ def test_what_re_saving_makes_of_a_byte_order_mark_does_not_fail_the_file(ecg, m
     assert_array_equal(decode(mark + synth.muse_xml(ecg)).counts, ecg.counts)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("filling", ["\0" * 300, "\x1a", "\n\x1a\0"])
+def test_what_fills_the_files_last_block_is_no_damage(ecg, encoding, filling):
+    document = synth.muse_xml(ecg, encoding="utf-8").decode()
+
+    assert_array_equal(decode((document + filling).encode(encoding)).counts, ecg.counts)
+    assert refusal((document[:-20] + filling).encode(encoding)) == Reason.TRUNCATED
+
+
 def test_bytes_that_no_encoding_allows_in_a_name_do_not_fail_the_file(ecg):
     document = synth.muse_xml(ecg, encoding="utf-8").replace("SYNTHÉTIQUE".encode(), b"\xff\xfe\x81\x00\xc3")
 

@@ -43,6 +43,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ARCHIVES, _GZIP = (b"PK\x03\x04", b"PK\x05\x06"), b"\x1f\x8b"
 _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z._:-]{,39}")  # others may be a person's, or a number of theirs
 _MARK = rb"(?:\xef\xbb\xbf|\xc3\xaf\xc2\xbb\xc2\xbf|\?)*"  # of UTF-8, or what re-saving has made of it
+_FILLING = b"\0\x1a"  # of a block's rest, as some archives leave it, and DOS's mark of the end
 _XML_START = re.compile(rb"(%s)\s*<[?!A-Za-z]|\xff\xfe<\x00|\xfe\xff\x00<|<\x00|\x00<" % _MARK)
 
 
@@ -101,7 +102,7 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:  # noqa: PLR0911,
     if scp.is_scp(raw):  # first, for it begins with a CRC, which may be any two bytes: `<a`, say
         return scp.decode(raw)
     if start := _XML_START.match(raw):
-        return _decode_xml(to_utf8(raw[start.end(1) :] if start[1] else raw))
+        return _decode_xml(to_utf8(raw[start.end(1) :] if start[1] else raw).rstrip(_FILLING))
     if is_dicom(raw):
         return dicom.decode(raw)
     if ishne.starts(raw):
