@@ -377,6 +377,10 @@ REFUSALS: dict[str, tuple[Callable[[Record], bytes], Reason]] = {
         ),
         Reason.MALFORMED,
     ),
+    "bytes before the first sample": (
+        lambda ecg: synth.muse_xml(ecg, overrides={"LeadOffsetFirstSample": "12"}),
+        Reason.MALFORMED,
+    ),
     "sample size 4": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadSampleSize": "4"}), Reason.MALFORMED),
     "baseline beyond all": (
         lambda ecg: synth.muse_xml(ecg, overrides={"FirstSampleBaseline": "1e99"}),
