@@ -77,20 +77,20 @@ def test_a_tag_that_is_none_is_malformed(tag):
 @pytest.mark.parametrize("filling", [b"a", b" ", b"a ", b"'", b"a='' "])
 def test_a_tag_of_a_megabyte_is_left_as_fast_as_it_is_read(filling):
     tag = b"<t " + filling * (2**20 // len(filling)) + b">"
-    started = time.perf_counter()
+    started = time.process_time()
     with suppress(RecordError):
         xml.attribute_places(tag, 0, len(tag))
 
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_a_lead_stored_a_million_times_is_refused_at_once():
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(RecordError) as defect:
         xml.require_leads(["V1"] * 1_000_000)
 
     assert defect.value.reason == Reason.DUPLICATE_LEAD
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_the_roots_prefix_is_no_part_of_a_name():
