@@ -380,6 +380,7 @@ def test_auto_opens_the_fastest_that_was_built(trt, tiny_bundle, cache):
     ("device", "precision", "said"),
     [
         ("cuda:0", "fp16", r"no engine was built in fp16; run `ecgbatch build tiny --device cuda:0 --precision fp16`"),
+        ("cuda:0", "int8", r"run `ecgbatch build tiny --device cuda:0 --precision int8 --calibrate SOURCE`"),
         ("cuda:0", "auto", r"no engine was built in auto; run"),
         ("cuda:0", "fp64", r"precision 'fp64' on cuda:0, expected 'auto' or one of int8, fp16, bf16, fp32"),
         ("cuda:0,1", "fp32", r"an engine runs on one GPU"),

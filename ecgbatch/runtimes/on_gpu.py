@@ -45,7 +45,8 @@ def opened(bundle: Bundle, device: str, precision: str, *, batch: int | None) ->
         raise EngineError(f"precision {precision!r} on {device}, expected 'auto' or one of {', '.join(PRECISIONS)}")
     found = kept(bundle, device, PRECISIONS if precision == "auto" else (precision,))
     if not found:
-        build = f"`ecgbatch build {bundle.name} --device {device} --precision {precision}`"
+        ecgs = " --calibrate SOURCE" if precision == "int8" else ""
+        build = f"`ecgbatch build {bundle.name} --device {device} --precision {precision}{ecgs}`"
         raise EngineError(f"model {bundle.name!r} on {device}: no engine was built in {precision}; run {build}")
     fastest = max(found, key=lambda each: _ecg_per_s(found[each], each))
     plan, variant = found[fastest].path(_FILE).read_bytes(), str(found[fastest].told["variant"])
