@@ -110,6 +110,40 @@ def test_calibration_is_that_of_a_logistic_regression(known):
     assert cells.calibration_intercept()[0] == pytest.approx(level, abs=1e-4)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_score_that_parts_the_classes_has_the_steepest_slope_there_is(sign):
+    p = np.array([0.001, 0.002, 0.01, 0.02, 0.03, 0.2, 0.31, 0.97], np.float32)
+    truth = (sign * np.arange(8) > sign * 4.5).astype(np.float32)
+
+    assert Cells.of(truth, p).calibration_slope()[0] == 20 * sign
+
+
+def test_a_score_that_says_the_same_of_all_has_no_slope():
+    assert np.isnan(Cells.of(np.arange(9) % 2, np.full(9, 0.3, np.float32)).calibration_slope()[0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_slope_of_classes_that_are_nearly_parted_is_the_likeliest_too(seed):
+    rng = np.random.default_rng(seed)
+    truth = np.repeat([1.0, 0.0], [6, 90]).astype(np.float32)
+    z = np.append(rng.normal(0, 3, 6), rng.normal(-7, 1.5, 90))
+    z[0] = np.sort(z[6:])[-2] + 1e-3  # one positive below one negative
+    p = (1 / (1 + np.exp(-z))).astype(np.float32)
+    x = logits(p)
+
+    def cost(slope: float) -> float:
+        least = optimize.minimize_scalar(
+            lambda level: np.sum(np.logaddexp(0, slope * x + level) - truth * (slope * x + level))
+        )
+        return float(least.fun)
+
+    slopes = np.linspace(-20, 20, 401)
+    best = slopes[np.argmin([cost(slope) for slope in slopes])]
+
+    assert Cells.of(truth, p).calibration_slope()[0] == pytest.approx(best, abs=0.1)
+    assert Cells.drawn(truth, p, np.ones((3, 96), np.uint8)).calibration_slope() == pytest.approx(best, abs=0.1)
+
+
 def test_the_calibration_error_is_of_ten_bins_of_equal_numbers():
     truth, p = simulated(400)
     bins = np.split(np.argsort(p), 10)
