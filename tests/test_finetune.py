@@ -190,6 +190,41 @@ def test_labels_beside_an_archive_are_those_of_its_records(known_task, table, ti
     assert len(set(found.patients)) == len(set(known_task.patients))
 
 
+def repeated(table: Path, path: Path, **columns: pl.Series) -> Path:
+    """The known ECGs of the table, but the last two are the first two again, under patients of their own."""
+    frame = pl.read_parquet(table)[:46]
+    samples = [*frame["samples"][:44], *frame["samples"][:2]]
+    patients = pl.Series([f"p{at}" for at in range(46)])
+    frame = frame.with_columns(patients.alias("patient_id"), pl.Series("samples", samples, pl.List(pl.Int16)))
+    frame.with_columns(**columns).write_parquet(path)
+    return path
+
+
+def test_patients_who_share_an_ecg_are_one(table, tiny_bundle, tmp_path):
+    path = repeated(table, tmp_path / "t.parquet")
+
+    found = task.read([str(path)], tiny_bundle.input, task.Meaning("rare", "1", "0"), labels_path=None)
+
+    assert_array_equal(found.patients[-2:], found.patients[:2])
+    assert len(set(found.patients)) == 44
+    assert found.doubts.lines == ["4 ECGs have the waveform of another patient's, and those patients count as one"]
+
+
+def test_a_card_says_what_its_split_could_not_be_sure_of(table, tiny_bundle, tmp_path):
+    unknown = pl.Series("patient_id", [f"p{at}" for at in range(40)] + [None] * 6)
+    path = repeated(table, tmp_path / "t.parquet", patient_id=unknown)
+    found = task.read([str(path)], tiny_bundle.input, task.Meaning("rare", "1", "0"), labels_path=None)
+    said: list[str] = []
+
+    made = finetune.finetune(found, making(tiny_bundle, depth="probe"), budget("probe"), tmp_path, say=said.append)
+
+    assert said[:2] == found.doubts.lines
+    card = (made.folder / "CARD.md").read_text("utf-8")
+    assert "* 6 ECGs are of no known patient, and each counts as one" in card
+    assert "* 4 ECGs have the waveform of another patient's" in card
+    assert made.training["n_patients"] == 44
+
+
 # splits
 
 

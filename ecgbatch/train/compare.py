@@ -131,6 +131,8 @@ def compare(
         known = known_of(task, pretrained)
         units = [*_units(plan, known)]
         left = [unit for unit in units if not (out / "parts" / unit.name).exists()]
+        for line in task.doubts.lines:
+            say(line)
         say(f"{len(units)} trainings, done before: {len(units) - len(left)}")
         for n_done, unit in enumerate(left, start=1 + len(units) - len(left)):
             started = monotonic()

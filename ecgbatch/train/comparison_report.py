@@ -139,11 +139,15 @@ def _heading(scores: pl.DataFrame, task: Task, settings: Mapping[str, Any]) -> s
     return f"""# {task.code}: fine-tuned, or trained from scratch?
 
 {len(task.y)} ECGs of {len(set(task.patients.tolist()))} patients, {n_positive} positive.
-Left out: {left_out or "none"}.
+Left out: {left_out or "none"}.{_doubts(task)}
 {counts["fold"]} folds by patient, {counts["repeat"]} repeats with other partitions, {counts["seed"]} seeds each.
 Fine-tuning starts from `{settings["from"].split()[0]}` (depth {settings["depth"]}).{_cut(settings)}
 
 {task.provenance}."""
+
+
+def _doubts(task: Task) -> str:
+    return "".join(f"\n**Mind: {line}.**" for line in task.doubts.lines)
 
 
 def _cut(settings: Mapping[str, Any]) -> str:

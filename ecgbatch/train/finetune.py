@@ -103,6 +103,8 @@ def finetune(task: Task, making: Making, budget: Budget, out: Path, *, say: Call
         OutputError: the bundle cannot be written there; known before anything is trained.
     """
     place.require(out / making.name)
+    for line in task.doubts.lines:
+        say(line)
     pretrained = pretrained_of(making.parent)
     known = known_of(task, pretrained)
     arm: Arm = "probe" if making.depth == "probe" else "finetune"
@@ -113,7 +115,7 @@ def finetune(task: Task, making: Making, budget: Budget, out: Path, *, say: Call
         epochs, rate = _epochs(judged.epochs, making.depth), Counter(judged.rates).most_common(1)[0][0]
         say(f"all {len(known.y)} ECGs · {epochs} epochs at rate {rate:g}")
         network = on_all(arm, pretrained, known, budget, rate=rate, epochs=epochs, seed=making.seed)
-    facts = {"provenance": task.provenance, "data_sha256": task.sha256, "left_out": task.left_out}
+    facts = {"provenance": task.provenance, "data_sha256": task.sha256, "left_out": task.left_out, **task.doubts.facts}
     return _write(making, known, judged, network, code=task.code, facts=facts, out=out)
 
 

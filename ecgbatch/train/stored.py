@@ -12,6 +12,7 @@ from ecgbatch import parts
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.train import labels, place
+from ecgbatch.train.cohort import Doubts, one_person
 from ecgbatch.train.finetune import Making, probe_embeddings
 from ecgbatch.train.task import LEAST, Meaning
 
@@ -39,12 +40,18 @@ def probe_run(
             kind = "positive" if side else "negative"
             raise UsageError(f"label {meaning.code!r}: {n} {kind} patients in the run, expected at least {LEAST}")
     say(f"{known.sum()} of {len(known)} ECGs have the label, {y.sum()} positive")
+    waveforms = stored.filter(pl.Series(known))["waveform_hash"].to_numpy().astype(str)
+    doubts = Doubts.of(patients, waveforms)
+    for line in doubts.lines:
+        say(line)
+    patients = one_person(patients, waveforms)
     vectors = stored.filter(pl.Series(known))["embedding"]
     embedding = vectors.to_arrow().flatten().to_numpy().reshape(len(vectors), -1)  # (record, feature)
     facts = {
         "provenance": "not stated",
         "data_sha256": hashlib.sha256(listed.sha256.encode() + embedding.tobytes()).hexdigest(),
         "left_out": {"label unknown": int((~known).sum())},
+        **doubts.facts,
     }
     return probe_embeddings(embedding, y, patients, making, out, code=meaning.code, facts=facts, say=say)
 
@@ -64,6 +71,6 @@ def _stored(run: Path, parent: Bundle) -> pl.DataFrame:
     made_by = {model["fingerprint"] for model in models} | {model.get("parent", {}).get("sha256") for model in models}
     if not {parent.fingerprint, parent.hashes["model.onnx"]} & made_by:
         raise UsageError(f"{run}: was scored by another {parent.name!r} than this one; name its folder with --model")
-    return pl.read_parquet(scores, columns=["record_id", "source_path", column], glob=False).rename(
+    return pl.read_parquet(scores, columns=["record_id", "source_path", "waveform_hash", column], glob=False).rename(
         {column: "embedding"}
     )

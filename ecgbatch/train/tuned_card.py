@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ecgbatch.bundle import Bundle
 from ecgbatch.train import markdown
-from ecgbatch.train.card import centred
+from ecgbatch.train.card import centred, doubts
 from ecgbatch.train.figures import DRAWS, Figure
 
 __all__ = ["text"]
@@ -55,7 +55,7 @@ def text(
 * The threshold was chosen on the same held-out scores that its sensitivity and specificity are stated of, which
   flatters them a little; AUC and average precision need no threshold.
 * Records of less than {spec.min_seconds:g} s are refused.
-
+{doubts(facts)}
 ## Data and split
 
 {facts["provenance"]}.
