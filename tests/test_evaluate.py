@@ -197,6 +197,30 @@ def test_intervals_are_of_patients_so_that_copies_of_a_record_tell_nothing_new()
         assert copies.figures[end][0] == pytest.approx(once.figures[end][0], abs=1e-6)
 
 
+def test_a_share_of_few_patients_has_an_interval_that_is_no_point():
+    p = np.append(np.linspace(0.6, 0.9, 6), np.linspace(0.01, 0.2, 60)).astype(np.float32)
+    truth = np.repeat([1, 0], [6, 60]).astype(np.float32)
+    patients = np.append(["a", "a", "b", "b", "c", "c"], np.arange(60).astype(str))  # three positive patients
+
+    row = evaluation.measure(gathered(truth, p, patients=patients)).figures.row(0, named=True)
+
+    for name, n in (("sensitivity", 3), ("sensitivity_at_specificity_0.95", 3), ("specificity", 60)):
+        assert (row[name], row[f"{name}_high"]) == (1, 1)
+        assert row[f"{name}_low"] == pytest.approx(stats.binomtest(n, n).proportion_ci(method="wilson").low)
+
+
+def test_an_interval_of_a_share_holds_it_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(200):
+        called = rng.random(10) < 0.9
+        draws = rng.binomial(10, called.mean(), 400) / 10
+        low, high = metrics.share_interval(draws, float(called.mean()), 10)
+        held.append(low <= 0.9 <= high)
+
+    assert np.mean(held) > 0.9  # of the draws alone, two in three
+
+
 def test_records_of_their_own_would_seem_surer():
     truth, p = simulated(100)
     copies = gathered(np.repeat(truth, 5), np.repeat(p, 5))
@@ -226,6 +250,16 @@ def test_a_label_of_two_positives_is_counted_and_not_judged():
     assert figures["n_positive"].to_list() == [int(truth.sum()), 2, None]
     assert np.isnan(figures["auc"][1])
     assert figures["auc"][2] == pytest.approx(figures["auc"][0])
+
+
+def test_labels_of_few_positives_are_told_of():
+    truth, p = simulated(300)
+    few = np.zeros(300, np.float32)
+    few[:5] = 1
+
+    facts = evaluation.measure(gathered(np.stack([truth, few], 1), np.stack([p, p], 1)), by=["row"]).facts
+
+    assert facts["labels_of_few"] == ["L1"]
 
 
 def test_an_unknown_label_is_left_out_of_its_own_figures_only():
@@ -319,7 +353,7 @@ def test_the_plot_is_valid_and_has_a_panel_a_judged_label():
 def test_the_intervals_of_the_plot_are_wilsons(n, share):
     expected = stats.binomtest(round(n * share), n).proportion_ci(method="wilson")
 
-    assert_allclose(reliability.wilson(np.array([n]), np.array([share])), np.array([[expected.low], [expected.high]]))
+    assert_allclose(metrics.wilson(np.array([n]), np.array([share])), np.array([[expected.low], [expected.high]]))
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -455,10 +489,14 @@ def test_a_report_holds_every_label(run, tmp_path, suffix):
         facts = json.loads(pl.read_parquet_metadata(report)["ecgbatch"])
     else:
         assert "| format muse-xml · AFIB |" in report.read_text("utf-8")
+        assert scored.run_of(run)["models"][0]["fingerprint"] in report.read_text("utf-8")
         return
     assert [row["label"] for row in rows] == ["AFIB", "PVC", "macro"] * 2
     assert facts["n_absent"] == 2
     assert facts["labels_sha256"]
+    assert facts["model_fingerprint"] == scored.run_of(run)["models"][0]["fingerprint"]
+    assert facts["engine"] == scored.run_of(run)["engine"]
+    assert facts["ecgbatch"]
 
 
 def test_the_table_goes_to_stdout_and_all_else_to_stderr(run, tmp_path):

@@ -11,7 +11,7 @@ from ecgbatch.bundle import Bundle, InputSpec
 from ecgbatch.train import markdown
 from ecgbatch.train.cohort import Doubts
 from ecgbatch.train.evaluation import Evaluation
-from ecgbatch.train.metrics import JUDGED
+from ecgbatch.train.metrics import FEW, JUDGED
 from ecgbatch.train.statements import SUPERCLASSES
 
 __all__ = ["centred", "doubts", "labels", "macro", "text"]
@@ -46,7 +46,8 @@ other models on.
 * **For research only. Not a medical device; not to be used in the care of patients.**
 * Trained on {facts["n_train"]} ECGs. Devices, patients and readers elsewhere differ, and figures there may be lower.
 * The labels are what the data below say, right or wrong. What is not listed is not looked for.
-* Rare labels rest on few positives: mind the counts and the intervals. Under {JUDGED} positives no AUC is stated.
+* Rare labels rest on few positives: mind the counts. Under {JUDGED} positives no AUC is stated, and under {FEW} its
+  interval is narrower than it should be.
 * Records of less than {spec.min_seconds:g} s are refused. Shorter than {spec.seconds:g} s, they are padded with zeros,
   as some were in training.
 {doubts(facts)}{_few(facts["provenance"])}

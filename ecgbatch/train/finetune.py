@@ -20,7 +20,7 @@ from ecgbatch.bundle import Bundle, Label, Parent
 from ecgbatch.errors import UsageError
 from ecgbatch.network import Network
 from ecgbatch.runtimes import eager
-from ecgbatch.train import calibrate, export, figures, place, probe, tuned_card
+from ecgbatch.train import calibrate, export, figures, metrics, place, probe, tuned_card
 from ecgbatch.train.arms import Arm, Budget, Known, Pretrained, learn, on_all
 from ecgbatch.train.device import chosen
 from ecgbatch.train.figures import Figure
@@ -232,11 +232,18 @@ def _write(
         parent,
         auc=judged.auc,
         precision=judged.precision,
-        sensitivity=figures.figure(figures.share(is_called[known.y], weight[:, known.y])),
-        specificity=figures.figure(figures.share(~is_called[~known.y], weight[:, ~known.y])),
+        sensitivity=_share(is_called, known.patients, weight, known.y),
+        specificity=_share(~is_called, known.patients, weight, ~known.y),
         brier=float(((probability - truth) ** 2).mean()),
     )
     return export.write(bundle, network, card=card)
+
+
+def _share(is_hit: np.ndarray, patients: np.ndarray, weight: np.ndarray, of: np.ndarray) -> Figure:
+    """Of some records, the share that are hits."""
+    draws = figures.share(is_hit[of], weight[:, of])
+    value = float(draws[0])
+    return Figure(value, *metrics.share_interval(draws[1:], value, len(np.unique(patients[of]))))
 
 
 def _facts(making: Making, known: Known, judged: _Judged, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def read(
         UsageError: the run has no such model, or run and table have no record or no label in common.
         OutputError: the run is not finished, or cannot be read.
     """
-    chosen = _model(run, run_of(run)["models"], model)
+    told_by = run_of(run)
+    chosen = _model(run, told_by["models"], model)
     codes = [label["code"] for label in chosen["labels"]]
     known = labels.read(
         table,
@@ -124,6 +126,9 @@ def read(
             "labels_sha256": known.sha256,
             "model": chosen["name"],
             "model_version": chosen["version"],
+            "model_fingerprint": chosen["fingerprint"],
+            "engine": told_by["engine"],
+            "ecgbatch": version("ecgbatch"),
             "n_records": len(kept),
             "n_patients": len(np.unique(known.patients[at_score["label"]])),
             "n_without_patient": int(np.char.startswith(known.patients[at_score["label"]], "record ").sum()),

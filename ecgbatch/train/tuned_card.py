@@ -69,7 +69,7 @@ The weights are derived from these data and licensed {bundle.licence}.
 choose ({_chosen(facts)}) was chosen among the training patients alone; the AUC is that of the left-out
 patients of each fold, averaged. Calibration and threshold are of all left-out scores. The weights that ship were then
 trained on all {n} ECGs, {_finally(facts)}; they themselves were judged on none.
-Intervals are of {DRAWS} bootstrap draws of patients.
+Intervals are of {DRAWS} bootstrap draws of patients; those of sensitivity and specificity are at least Wilson's.
 
 ## Calibration
 
