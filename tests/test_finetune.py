@@ -121,6 +121,7 @@ def test_a_code_or_truth_may_be_named_by_its_value(table, tmp_path, n_tables, as
         ("grade=2", "0", [np.nan, 1, 0, np.nan]),
         ("share=1", "0.0", [0, 1, np.nan, np.nan]),
         ("side=left", None, [1, 0, 0, np.nan]),
+        ("ward=left", None, [1, 0, 0, np.nan]),
         ("grade=none", None, [0, 0, 0, np.nan]),
         ("mixed=1", None, [1, 0, 1, np.nan]),
     ],
@@ -133,6 +134,7 @@ def test_a_value_is_the_same_in_whatever_table_and_an_empty_cell_is_unknown(tmp_
             "grade": [1, 2, 0, None],
             "share": [0.0, 1.0, 0.5, float("nan") if suffix == "parquet" else None],
             "side": ["left", "right", "right", ""],
+            "ward": ["left", "right", "right", "NA"],
             "mixed": ["1", "unknown", "1.0", None],
         }
     )

@@ -105,6 +105,26 @@ def test_a_column_of_nothing_is_no_label_of_a_model(tmp_path):
     assert labels.read(path, known_codes=["AFIB", "PACE"]).codes == ("AFIB",)
 
 
+@pytest.mark.parametrize("empty", ["NA", "nan", "NULL", "None", "<NA>", " "])
+def test_an_empty_cell_is_unknown_however_it_is_written(tmp_path, empty):
+    rows = ["record_id,patient_id,AFIB,PVC", "a,p,1,E", "b,E,E,E", "c,E,0,E"]
+    read = labels.read(write(tmp_path / "truths.csv", "\n".join(rows).replace("E", empty)), known_codes=["AFIB", "PVC"])
+    listed = labels.read(write(tmp_path / "codes.csv", f"record_id,codes\na,AFIB\nb,{empty}\nc,[]\n"))
+
+    assert read.codes == ("AFIB",)
+    assert_array_equal(read.is_positive[:, 0], [1, np.nan, 0])
+    assert (len(set(read.patients)), read.n_without_patient) == (3, 2)
+    assert listed.codes == ("AFIB",)
+    assert_array_equal(listed.is_positive[:, 0], [1, np.nan, 0])
+
+
+def test_a_table_that_is_parted_by_something_else_than_commas_is_told_so(tmp_path):
+    path = write(tmp_path / "labels.csv", "record_id;patient_id;AFIB\na;p;1\n")
+
+    with pytest.raises(UsageError, match="one column, expected commas"):
+        labels.read(path)
+
+
 def test_named_columns_are_the_labels_and_no_others(tmp_path):
     path = write(tmp_path / "labels.csv", "exam,who,AFIB,sex,codes\na,p1,1,0,X\nb,p1,0,1,Y\n")
 

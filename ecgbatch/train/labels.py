@@ -6,8 +6,8 @@
 
 Labels are columns of 0 and 1, true and false, empty where it is not known; or one column of the codes that hold: a
 list, or text separated by `;`, `,` or spaces, or a list or dictionary in JSON or Python. A code that is not listed is
-a negative, whatever the likelihood of those that are listed; an empty cell is unknown, `[]` is none of them. All other
-columns tell subgroups.
+a negative, whatever the likelihood of those that are listed; an empty cell is unknown, `[]` is none of them. A cell of
+NA, NaN, null or None is empty. All other columns tell subgroups.
 """
 
 import ast
@@ -23,7 +23,7 @@ import polars as pl
 
 from ecgbatch import files
 from ecgbatch.errors import UsageError
-from ecgbatch.train.columns import CODES, NO_LABELS, PATIENT, RECORD, told
+from ecgbatch.train.columns import CODES, NO_LABELS, PATIENT, RECORD, filled, told
 
 __all__ = ["Labels", "columns_of", "labelled", "patients_of", "read", "record_ids_of"]
 
@@ -104,7 +104,9 @@ def read(
         raise UsageError(f"{path}: no column {missing[0]!r} among its {told(frame.columns)}{doubt}")
     record_column = record_column or next((name for name in RECORD if name in frame.columns), None)
     if record_column is None:
-        raise UsageError(f"{path}: no column {' or '.join(map(repr, RECORD))}; name one with --record-column")
+        is_parted = len(frame.columns) == 1 and any(mark in frame.columns[0] for mark in ";\t|")
+        way = "it has one column, expected commas between several" if is_parted else "name one with --record-column"
+        raise UsageError(f"{path}: no column {' or '.join(map(repr, RECORD))}; {way}")
     record_ids = record_ids_of(path, frame[record_column])
     patient_column = patient_column or (PATIENT if PATIENT in frame.columns else None)
     patients, n_without = patients_of(frame[patient_column] if patient_column else None, record_ids)
@@ -175,8 +177,7 @@ def patients_of(column: pl.Series | None, record_ids: Sequence[str]) -> tuple[np
         return np.array(own), len(own)
     if column.dtype.is_float():
         column = column.fill_nan(None)
-    text = column.cast(pl.String).str.strip_chars()
-    known = text.set(text == "", None).to_list()
+    known = filled(column.cast(pl.String)).to_list()
     patients = [name if patient is None else f"patient {patient}" for patient, name in zip(known, own, strict=True)]
     return np.array(patients), known.count(None)
 
@@ -187,11 +188,11 @@ def columns_of(frame: pl.DataFrame, known_codes: Collection[str]) -> list[str]:
     listed = [name for name in lists if name in CODES] or lists or [name for name in CODES if name in frame.columns]
     if listed:
         return listed[:1]
-    filled = [name for name in frame.columns if frame[name].null_count() < frame.height]
     return [
         name
-        for name in filled
-        if name in known_codes or (name.lower() not in NO_LABELS and _truth(frame[name]) is not None)
+        for name in frame.columns
+        if not _is_empty(frame[name])
+        and (name in known_codes or (name.lower() not in NO_LABELS and _truth(frame[name]) is not None))
     ]
 
 
@@ -211,16 +212,18 @@ def labelled(path: Path, frame: pl.DataFrame, known_codes: Collection[str]) -> t
     return _one_a_code(path, listed)
 
 
+def _is_empty(column: pl.Series) -> bool:
+    cells = filled(column) if column.dtype == pl.String else column
+    return cells.null_count() == len(cells)
+
+
 def _truth(column: pl.Series) -> np.ndarray | None:
     """float32 (record,), NaN where it is not known; None for a column of anything but truths, or of nothing."""
-    if column.dtype.is_nested() or column.null_count() == len(column):
+    if column.dtype.is_nested() or _is_empty(column):
         return None
-    if column.dtype.is_float():
-        column = column.fill_nan(None)
-    text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
+    text = filled(column.cast(pl.String)).str.to_lowercase()
     truth = text.replace_strict(_TRUTH, default=None, return_dtype=pl.Float32)
-    is_known = text.is_not_null() & (text != "")
-    if truth.null_count() > (~is_known).sum():
+    if truth.null_count() > text.null_count():
         return None
     return truth.fill_null(float("nan")).to_numpy()
 
@@ -247,6 +250,7 @@ def _one_a_code(path: Path, listed: pl.Series) -> tuple[tuple[str, ...], np.ndar
 def _parsed(path: Path, texts: pl.Series) -> pl.Series:
     """The codes of each cell; cells that are alike are read once."""
     lists: dict[str | None, list[str] | None] = {None: None}
+    texts = filled(texts)
     for row, text in enumerate(texts):
         if text not in lists:
             if (codes := _codes_of(text)) is None:

@@ -107,7 +107,8 @@ def read(
     scores, duplicates, rejects = _rows(run)
     at_score, is_positive, counts = _joined(known, scores, duplicates, rejects)
     if not len(at_score):
-        raise UsageError(f"{table}: none of its {len(known.record_ids)} records was scored in {run}")
+        first = "".join(f", whose first is {name!r}" for name in scores["record_id"][:1])
+        raise UsageError(f"{table}: none of its {len(known.record_ids)} records was scored in {run}{first}")
     is_positive = is_positive[:, [known.codes.index(codes[at]) for at in shared]]
     kept = _kept(run, at_score["score"].to_numpy(), [*_FACTS, *columns])
     return Scored(

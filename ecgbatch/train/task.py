@@ -14,7 +14,7 @@ from ecgbatch.feed import host
 from ecgbatch.record import Reason, Record, Reject
 from ecgbatch.train import labels, sources, table
 from ecgbatch.train.cohort import Cohort, Doubts, one_person, waveform_of
-from ecgbatch.train.columns import told
+from ecgbatch.train.columns import filled, told
 from ecgbatch.train.labels import Labels
 
 __all__ = ["LEAST", "Meaning", "Task", "read"]
@@ -73,9 +73,9 @@ def _holds(column: pl.Series, value: str) -> pl.Series:
     """Whether each cell is that value, a number or truth however it is written; null where it is empty."""
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
         return column.cast(pl.Float64).fill_nan(None) == _number(value)
-    text = column.cast(pl.String).str.strip_chars()
-    is_same = (text == value.strip()) | (text.cast(pl.Float64, strict=False) == _number(value)).fill_null(value=False)
-    return is_same.set(text == "", None)
+    text = filled(column.cast(pl.String))
+    is_number = (text.cast(pl.Float64, strict=False) == _number(value)).fill_null(value=False)
+    return (text == value.strip()) | is_number.set(text.is_null(), None)
 
 
 def _number(text: str) -> float:
