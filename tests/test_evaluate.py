@@ -324,6 +324,15 @@ def test_a_rule_of_specificity_gives_the_lowest_threshold_that_has_it(known):
     assert (p[truth == 0] < np.max(p[p < threshold])).mean() < 0.95
 
 
+def test_a_rule_of_specificity_is_met_by_exactly_its_share():
+    p = np.append(np.arange(100), 99.5).astype(np.float32) / 100
+    truth = np.append(np.zeros(100), 1).astype(np.float32)
+
+    for percent in range(1, 100):
+        threshold = Rule.parsed(f"specificity:{percent / 100}").threshold(truth, p)
+        assert (p[truth == 0] < threshold).sum() == percent
+
+
 @pytest.mark.parametrize("text", ["", "youden:0.5", "sensitivity", "sensitivity:1.5", "specificity:x", "best"])
 def test_what_is_no_rule_is_refused(text):
     with pytest.raises(UsageError, match="expected 'youden', 'sensitivity:SHARE' or"):
@@ -470,7 +479,12 @@ def test_copies_that_were_not_set_aside_are_told_of(run, tiny_bundle, tmp_path):
     again = tmp_path / "again"
     score.run([run.parent / "archive"], again, [tiny_bundle], score.Options())
 
-    assert scored.read(again, table_of(run, tmp_path / "labels.csv")).facts["n_repeated_waveforms"] == 3
+    found = scored.read(again, table_of(run, tmp_path / "labels.csv"))
+
+    assert found.facts["n_repeated_waveforms"] == 3
+    ids = rows_of(again, "scores").select("waveform_hash", at=pl.int_range(pl.len()))
+    for at in ids.group_by("waveform_hash").agg("at").filter(pl.col("at").list.len() > 1)["at"]:
+        assert len(set(found.patients[at.to_list()])) == 1  # whatever the table says
 
 
 @pytest.mark.parametrize("suffix", [".json", ".parquet", ".md"])

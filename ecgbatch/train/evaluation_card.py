@@ -46,8 +46,8 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
     if facts["n_duplicate"]:
         lines.append(f"labels of duplicates went to the record that stayed; {facts['n_contradicted']} contradict it")
     if facts["n_repeated_waveforms"]:
-        again = facts["n_repeated_waveforms"]
-        lines.append(f"{again} ECGs have the waveform of another and count again; ecgbatch deduplicate sets them aside")
+        again = f"{facts['n_repeated_waveforms']} ECGs have the waveform of another and count again, as of one patient"
+        lines.append(f"{again}; ecgbatch deduplicate sets them aside")
     if facts["n_without_patient"]:
         lines.append(f"{facts['n_without_patient']} ECGs are of no known patient, and each counts as one")
     if few := facts.get("labels_of_few"):

@@ -132,10 +132,10 @@ def threshold_at(
     cells = Cells.of(is_positive, score)
     if not (cells.positive.any() and cells.negative.any()):
         return 0.5
-    called, false_alarms = (share[0] for share in cells.shares_called())
     if sensitivity:
+        called = cells.shares_called()[0][0]
         return _between(cells.score, int(np.flatnonzero(called >= sensitivity)[-1]))
-    kept = np.flatnonzero(1 - false_alarms >= specificity)
+    kept = np.flatnonzero(np.cumsum(np.append(0, cells.negative[0]))[:-1] / cells.negative.sum() >= specificity)
     # Nothing is called above the highest score, and then nothing is a false alarm.
     return _between(cells.score, int(kept[0]) if kept.size else len(cells.score))
 

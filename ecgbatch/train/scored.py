@@ -17,6 +17,7 @@ from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.facts import is_finished
 from ecgbatch.plan import Plan
 from ecgbatch.train import labels
+from ecgbatch.train.cohort import n_unknown_patients, one_person
 from ecgbatch.train.columns import told
 from ecgbatch.train.labels import Labels
 
@@ -41,7 +42,7 @@ class Scored:
     is_positive: np.ndarray
     """float32 (record, label): 1, 0, or NaN where it is not known."""
     patients: np.ndarray
-    """str (record,)"""
+    """str (record,); those who share a waveform are one."""
     groups: pl.DataFrame
     """Columns that tell subgroups, of the table and of the scores, a row a record."""
     facts: Mapping[str, Any]
@@ -111,12 +112,14 @@ def read(
         raise UsageError(f"{table}: none of its {len(known.record_ids)} records was scored in {run}{first}")
     is_positive = is_positive[:, [known.codes.index(codes[at]) for at in shared]]
     kept = _kept(run, at_score["score"].to_numpy(), [*_FACTS, *columns])
+    own = known.patients[at_score["label"]]
+    patients = one_person(own, kept["waveform_hash"].to_numpy())
     return Scored(
         model=chosen,
         labels=tuple(chosen["labels"][at] for at in shared),
         probability=kept.select(columns).to_numpy().astype(np.float32, copy=False),
         is_positive=is_positive,
-        patients=known.patients[at_score["label"]],
+        patients=patients,
         groups=kept.select(GROUPS).with_columns(
             known.groups[at_score["label"]].drop(_FACTS, strict=False).get_columns()
         ),
@@ -131,8 +134,8 @@ def read(
             "engine": told_by["engine"],
             "ecgbatch": version("ecgbatch"),
             "n_records": len(kept),
-            "n_patients": len(np.unique(known.patients[at_score["label"]])),
-            "n_without_patient": int(np.char.startswith(known.patients[at_score["label"]], "record ").sum()),
+            "n_patients": len(np.unique(patients)),
+            "n_without_patient": n_unknown_patients(own),
             **counts,
             "n_repeated_waveforms": int((~kept["waveform_hash"].is_first_distinct()).sum()),
             "labels_without_scores": [code for code in known.codes if code not in codes],
