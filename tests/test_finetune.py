@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from ecgbatch.runtimes import eager  # noqa: E402
 from ecgbatch.train import arms, compare, confounding, figures, finetune, labels, metrics, probe, task, tuning  # noqa: E402
+from ecgbatch.train.cohort import Doubts  # noqa: E402
 from ecgbatch.train.curve import Point, drawn  # noqa: E402
 from ecgbatch.train.device import chosen  # noqa: E402
 from ecgbatch.train.folds import folds, held_out, thinned  # noqa: E402
@@ -462,6 +464,20 @@ def test_a_probe_of_a_run_without_embeddings_says_what_to_do(tiny_bundle, tmp_pa
     assert "--embeddings" in result.output
 
 
+def test_a_probe_is_of_a_finished_run_only(tiny_bundle, tmp_path):
+    synth.write_archive(tmp_path / "archive", 12, seed=4, formats=("muse-xml",), workers=1)
+    score.run([tmp_path / "archive"], tmp_path / "run", [tiny_bundle], score.Options(embeddings=True, shard_size=6))
+    (tmp_path / "run" / "scores" / "part-000001.parquet").unlink()
+    (tmp_path / "labels.csv").write_text("record_id,rare\na,1\nb,0\n", "utf-8")
+    command = ["train", "probe", "run", "labels.csv", "--label", "rare", "--model", tiny_bundle.folder, "--out", "out"]
+    paths = {"run", "labels.csv", "out"}
+
+    result = CliRunner().invoke(app, [str(tmp_path / part if part in paths else part) for part in command])
+
+    assert result.exit_code == 1
+    assert "1 of 2 shards are done" in result.output
+
+
 # figures
 
 
@@ -627,6 +643,27 @@ def test_a_comparison_of_as_many_other_positives_is_refused(compared, known_task
 
     with pytest.raises(OutputError, match="holds a comparison with positives"):
         compare.compare(other, tiny_bundle, plan(), budget(epochs=1), compared)
+
+
+def test_a_comparison_of_other_patients_is_refused(compared, known_task, tiny_bundle):
+    other = replace(known_task, patients=np.roll(known_task.patients, 1))
+
+    with pytest.raises(OutputError, match="holds a comparison with patients"):
+        compare.compare(other, tiny_bundle, plan(), budget(epochs=1), compared)
+
+
+@pytest.mark.parametrize("n_shared", [0, 2])
+def test_a_comparison_that_said_nothing_of_patients_may_have_split_those_who_share_an_ecg(
+    compared, known_task, tiny_bundle, tmp_path, n_shared
+):
+    folder = shutil.copytree(compared, tmp_path / "older")
+    settings = json.loads((folder / "comparison.json").read_text("utf-8"))
+    del settings["patients"]
+    (folder / "comparison.json").write_text(json.dumps(settings), "utf-8")
+    shared = replace(known_task, doubts=Doubts(n_shared_waveforms=n_shared))
+
+    with pytest.raises(OutputError, match="patients not told") if n_shared else nullcontext():
+        compare.compare(shared, tiny_bundle, plan(), budget(epochs=1), folder)
 
 
 def test_a_comparison_of_other_settings_is_refused(compared, known_task, tiny_bundle):
