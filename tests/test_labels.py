@@ -107,13 +107,14 @@ def test_a_column_of_nothing_is_no_label_of_a_model(tmp_path):
 
 @pytest.mark.parametrize("empty", ["NA", "nan", "NULL", "None", "<NA>", " "])
 def test_an_empty_cell_is_unknown_however_it_is_written(tmp_path, empty):
-    rows = ["record_id,patient_id,AFIB,PVC", "a,p,1,E", "b,E,E,E", "c,E,0,E"]
+    rows = ["record_id,patient_id,AFIB,PVC,age", "a,p,1,E,61", "b,E,E,E,70", "c,E,0,E,E"]
     read = labels.read(write(tmp_path / "truths.csv", "\n".join(rows).replace("E", empty)), known_codes=["AFIB", "PVC"])
     listed = labels.read(write(tmp_path / "codes.csv", f"record_id,codes\na,AFIB\nb,{empty}\nc,[]\n"))
 
     assert read.codes == ("AFIB",)
     assert_array_equal(read.is_positive[:, 0], [1, np.nan, 0])
     assert (len(set(read.patients)), read.n_without_patient) == (3, 2)
+    assert read.groups["age"].to_list() == [61, 70, None]
     assert listed.codes == ("AFIB",)
     assert_array_equal(listed.is_positive[:, 0], [1, np.nan, 0])
 

@@ -287,5 +287,6 @@ def _numbers(column: pl.Series) -> pl.Series:
     """Text as numbers, where it is nothing else."""
     if not isinstance(column.dtype, pl.String):
         return column
-    numbers = column.cast(pl.Float64, strict=False)
-    return numbers if numbers.null_count() == column.null_count() else column
+    cells = filled(column)
+    numbers = cells.cast(pl.Float64, strict=False)
+    return numbers if numbers.null_count() == cells.null_count() else column
