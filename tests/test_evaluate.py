@@ -550,6 +550,9 @@ def test_thresholds_chosen_on_the_records_themselves_are_told_to_be(run, tmp_pat
     chosen = evaluation.measure(found, rule=Rule.parsed("sensitivity:0.9"))
 
     assert chosen.facts["thresholds"] == "sensitivity:0.9, chosen on these records"
+    flattered = "thresholds: sensitivity:0.9, chosen on these records, which flatters sensitivity and specificity"
+    assert flattered in evaluation_card.notes(chosen.facts)
+    assert "flatters" not in " ".join(evaluation_card.notes(evaluation.measure(found).facts))
     assert chosen.figures["sensitivity"].drop_nulls().min() >= 0.9
     assert evaluation.measure(found).figures["threshold"].to_list()[:2] == [0.5, 0.5]
 

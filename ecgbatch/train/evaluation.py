@@ -22,7 +22,7 @@ from ecgbatch.train.columns import told
 from ecgbatch.train.metrics import FEW, JUDGED
 from ecgbatch.train.scored import Scored
 
-__all__ = ["FIGURES", "Evaluation", "draws_of", "figures_of", "levels", "measure"]
+__all__ = ["CHOSEN", "FIGURES", "Evaluation", "draws_of", "figures_of", "levels", "measure"]
 
 FIGURES: Mapping[str, Callable[[Cells, float], np.ndarray]] = {
     "auc": lambda cells, _: cells.auc(),
@@ -38,6 +38,9 @@ FIGURES: Mapping[str, Callable[[Cells, float], np.ndarray]] = {
     "calibration_error": lambda cells, _: cells.calibration_error(),
 }
 """What is stated of each label; the second argument is its threshold."""
+
+CHOSEN = "chosen on these records"
+"""Of thresholds: not the model's own."""
 
 _WORK = 100_000_000
 """Records times draws: a thousand draws of 100 000 records, fewer of more."""
@@ -79,7 +82,7 @@ def measure(scored: Scored, *, rule: Rule | None = None, by: Sequence[str] = ())
         for value in level.unique().sort():
             is_in = (level == value).to_numpy()
             rows += [{"group": name, "level": value, **row} for row in _rows(scored, at, weight, is_in)]
-    chosen = "the model's own" if rule is None else f"{rule}, chosen on these records"
+    chosen = "the model's own" if rule is None else f"{rule}, {CHOSEN}"
     return Evaluation(
         facts={
             **scored.facts,

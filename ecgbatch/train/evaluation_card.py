@@ -15,7 +15,7 @@ from ecgbatch.errors import UsageError
 from ecgbatch.output import write_json
 from ecgbatch.train import markdown
 from ecgbatch.train.columns import told
-from ecgbatch.train.evaluation import Evaluation
+from ecgbatch.train.evaluation import CHOSEN, Evaluation
 from ecgbatch.train.metrics import FEW
 
 __all__ = ["notes", "require_suffix", "table", "write"]
@@ -50,6 +50,8 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
         lines.append(f"{again}; ecgbatch deduplicate sets them aside")
     if facts["n_without_patient"]:
         lines.append(f"{facts['n_without_patient']} ECGs are of no known patient, and each counts as one")
+    if CHOSEN in (rule := facts.get("thresholds", "")):
+        lines.append(f"thresholds: {rule}, which flatters sensitivity and specificity")
     if few := facts.get("labels_of_few"):
         many = f"{len(few)} label{'s' * (len(few) != 1)}"
         lines.append(f"{many} of fewer than {FEW} positives or negatives: the intervals of their AUC are too narrow")
