@@ -4,6 +4,7 @@ import json
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,7 @@ def test_a_card_says_what_its_split_could_not_be_sure_of(table, tiny_bundle, tmp
     assert "* 6 ECGs are of no known patient, and each counts as one" in card
     assert "* 4 ECGs have the waveform of another patient's" in card
     assert made.training["n_patients"] == 44
+    assert made.training["ecgbatch"] == version("ecgbatch")
 
 
 # splits
@@ -582,6 +584,7 @@ def test_the_figures_for_programs_are_those_of_the_report(compared):
             assert f"| {name} | {auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f})" in report
     auc = shown[None, "finetune - scratch"]
     assert f"| fine-tuned less from scratch | {auc['value']:+.3f}" in report
+    assert f"Begun with {found['from']}, data {found['data']}, seed 0, ecgbatch {found['ecgbatch']}." in report
 
 
 def test_a_comparison_of_another_seed_is_of_another_partition(compared, known_task, tiny_bundle, tmp_path):

@@ -263,7 +263,7 @@ def _facts(making: Making, known: Known, judged: _Judged, facts: Mapping[str, An
         "seed": making.seed,
         **choices,
         "python": platform.python_version(),
-        **{library: version(library) for library in ("torch", "numpy")},
+        **{library: version(library) for library in ("torch", "numpy", "ecgbatch")},
         "command": making.command,
     }
 

@@ -383,5 +383,5 @@ def _facts(parts: Split, training: Training) -> dict[str, Any]:
         "best_epoch": training.best_epoch,
         "macro_auc_choose": round(training.history[training.best_epoch - 1]["auc_choose"], 4),
         "python": platform.python_version(),
-        **{library: version(library) for library in ("torch", "numpy", "onnxscript")},
+        **{library: version(library) for library in ("torch", "numpy", "onnxscript", "ecgbatch")},
     }
