@@ -30,6 +30,8 @@ def write(path: Path, text: str) -> Path:
         ('{"AFIB": true, "LVH": false}', {"AFIB"}),
         ('{"AFIB": null}', {"AFIB"}),
         ("[164889003, 427084000]", {"164889003", "427084000"}),
+        ("{'AFIB', 'LVH'}", {"AFIB", "LVH"}),
+        ("{'AFIB': [1, 0], 'LVH': 1}", {"AFIB", "LVH"}),
         ("[]", set()),
         ("{}", set()),
     ],
@@ -117,6 +119,17 @@ def test_an_empty_cell_is_unknown_however_it_is_written(tmp_path, empty):
     assert read.groups["age"].to_list() == [61, 70, None]
     assert listed.codes == ("AFIB",)
     assert_array_equal(listed.is_positive[:, 0], [1, np.nan, 0])
+
+
+@pytest.mark.parametrize(
+    "cells", [["{'AFIB': 1, 'LVH': 0}", "{'AFIB': 0, 'LVH': 0}"], ['{"AFIB": 1.0, "LVH": 0.0}', ""]]
+)
+def test_dictionaries_of_0_and_1_are_not_taken_for_likelihoods(tmp_path, cells):
+    path = tmp_path / "labels.csv"
+    pl.DataFrame({"record_id": ["a", "b"], "codes": cells}).write_csv(path)
+
+    with pytest.raises(UsageError, match="dictionaries of 0 and 1"):
+        labels.read(path)
 
 
 def test_a_table_that_is_parted_by_something_else_than_commas_is_told_so(tmp_path):

@@ -13,7 +13,7 @@ NA, NaN, null or None is empty. All other columns tell subgroups.
 import ast
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,7 +256,17 @@ def _parsed(path: Path, texts: pl.Series) -> pl.Series:
             if (codes := _codes_of(text)) is None:
                 raise UsageError(f"{path}: column {texts.name!r}, row {row + 1}: neither codes nor a list of codes")
             lists[text] = codes
+    if _are_flags(text for text in lists if text and text.startswith("{")):
+        way = "a code counts whatever its likelihood; expected true and false, or a column of each label"
+        raise UsageError(f"{path}: column {texts.name!r} holds dictionaries of 0 and 1, and {way}")
     return pl.Series(texts.name, [lists[text] for text in texts], pl.List(pl.String))
+
+
+def _are_flags(texts: Iterable[str]) -> bool:
+    """Whether dictionaries say 1 and 0 of codes, and so not how likely each of them is."""
+    listed = (found for text in texts if isinstance(found := _literal(text), dict))
+    values = [value for found in listed for value in found.values() if not isinstance(value, bool)]
+    return 0 in values and 1 in values and all(value in (0, 1) for value in values)
 
 
 def _codes_of(text: str) -> list[str] | None:
