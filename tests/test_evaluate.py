@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from rich.console import Console
 from scipy import optimize, stats
 from typer.testing import CliRunner, Result
@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from ecgbatch import bundle, cli, parts, score, synth
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError, UsageError
-from ecgbatch.train import evaluation, evaluation_card, metrics, reliability, scored
+from ecgbatch.train import evaluation, evaluation_card, labels, metrics, reliability, scored
 from ecgbatch.train.calibrate import Rule
 from ecgbatch.train.cells import Cells, logits
 from ecgbatch.train.scored import Scored
@@ -430,6 +430,25 @@ def test_a_run_in_a_folder_whose_name_looks_like_a_pattern_is_read_itself(run, t
     assert parts.counts(plain) == parts.counts(run)
 
 
+def test_listed_statements_gain_the_superclasses_that_the_model_has():
+    listed = labels.Labels(
+        record_ids=("a", "b", "c"),
+        patients=np.array(["p", "q", "r"]),
+        n_without_patient=0,
+        codes=("IMI", "AMI", "LVH", "SEHYP"),
+        is_positive=np.array([[0, 1, 0, 0], [0, 0, 1, 0], [np.nan] * 4], np.float32),
+        groups=pl.DataFrame({"row": [0, 1, 2]}),
+        folder="/",
+        sha256="",
+        is_listed=True,
+    )
+
+    known = scored._with_superclasses(listed, ["AMI", "MI"])
+
+    assert known.codes == (*listed.codes, "MI")
+    assert_array_equal(known.is_positive[:, -1], [1, 0, np.nan])
+
+
 def test_scores_are_joined_to_their_own_labels(run, tmp_path):
     table = table_of(run, tmp_path / "labels.csv")
     found = scored.read(run, table)
@@ -644,6 +663,7 @@ def test_the_figures_of_the_shipped_model_come_out_again_from_a_run(data, tmp_pa
     score.run([archive], tmp_path / "run", [foundation], score.Options(precision="fp32"))
 
     figures = evaluation.measure(scored.read(tmp_path / "run", table)).figures.filter(pl.col("label") != "macro")
+    assert figures["label"].to_list() == foundation.codes  # superclasses among them
     expected = {label.code: (label.n_test, label.auc) for label in foundation.labels}
 
     for code, n_positive, auc in figures.select("label", "n_positive", "auc").iter_rows():

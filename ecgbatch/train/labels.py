@@ -50,6 +50,8 @@ class Labels:
     """Where relative paths of the file begin; absolute."""
     sha256: str
     """Of the file."""
+    is_listed: bool = False
+    """Whether one column lists all codes that hold, so that what is not listed is known to be absent."""
 
     def __post_init__(self) -> None:
         assert self.is_positive.shape == (len(self.record_ids), len(self.codes))
@@ -127,6 +129,7 @@ def read(
         groups=frame.select(record_column).with_columns(_numbers(frame[name]) for name in others),
         folder=os.path.abspath(path.parent),  # noqa: PTH100  # links stay, as in the plan of a run
         sha256=files.sha256(path),
+        is_listed=bool(columns) and tuple(columns) != codes,
     )
 
 

@@ -4,7 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ecgbatch import parts
 from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.facts import is_finished
 from ecgbatch.plan import Plan
-from ecgbatch.train import labels
+from ecgbatch.train import labels, statements
 from ecgbatch.train.cohort import n_unknown_patients, one_person
 from ecgbatch.train.columns import told
 from ecgbatch.train.labels import Labels
@@ -98,6 +98,8 @@ def read(
         label_columns=label_columns,
         known_codes=codes,
     )
+    if known.is_listed:
+        known = _with_superclasses(known, codes)
     shared = [at for at, code in enumerate(codes) if code in known.codes]
     if not shared:
         found = f"the table has {told(known.codes, 'label')}, the model {_some(codes)}"
@@ -142,6 +144,13 @@ def read(
             "scores_without_labels": [code for code in codes if code not in known.codes],
         },
     )
+
+
+def _with_superclasses(known: Labels, codes: Sequence[str]) -> Labels:
+    """The labels, and those superclasses of listed statements that a model of these codes has, as in training."""
+    every, is_positive = statements.with_superclasses(known.codes, known.is_positive)
+    at = [at for at, code in enumerate(every) if code in known.codes or code in codes]
+    return replace(known, codes=tuple(every[one] for one in at), is_positive=is_positive[:, at])
 
 
 def _model(run: Path, models: Sequence[Mapping[str, Any]], name: str | None) -> Mapping[str, Any]:
