@@ -185,6 +185,14 @@ def test_the_order_of_a_full_disclosure_is_the_one_in_which_it_does_not_jump(rng
         assert_array_equal(decode(document(disclosure(samples, leads))).counts, counts)
 
 
+def test_a_full_disclosure_of_noise_is_in_seconds_as_in_known_files(rng):
+    for _ in range(20):
+        counts = rng.integers(-90, 90, (8, 300))
+        record = decode(document(disclosure(in_blocks(counts, 100), INDEPENDENT_LEADS, "100")))
+
+        assert_array_equal(record.counts, counts)
+
+
 @pytest.mark.parametrize("name", ["ptbxl", "chagas", "cinc2011_quality"])
 def test_no_real_ecg_is_as_smooth_in_the_wrong_order(data, name):
     table = pl.read_parquet(data / "data" / f"{name}.parquet").sample(40, seed=1)

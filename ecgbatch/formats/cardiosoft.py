@@ -27,6 +27,7 @@ _PATHS = (  # nothing of RestingECGMeasurements: its samples, of the same names,
 _WANTED = _kernels.XmlPaths(list(_PATHS))
 _NAMES = tuple([path.rpartition("/")[2] for path in _PATHS])
 _UV_PER_UNIT = {"uvperlsb": 1.0, "µvperlsb": 1.0, "\u03bcvperlsb": 1.0, "mvperlsb": 1e3, "nvperlsb": 1e-3}
+_ROUGHER = 1.5  # well under what real ECGs are in the wrong order, well over what noise is in either
 _MAX_CHANNELS, _MAX_NUMBER_BYTES = 64, 64
 
 
@@ -132,7 +133,7 @@ def _disclosure(text: bytes, disclosure: _Section, fs_hz: float) -> tuple[tuple[
         raise RecordError(Reason.MALFORMED, f"{samples.size} samples, expected whole seconds of {n} leads")
     blocks = samples.reshape(-1, n, fs).transpose(1, 0, 2).reshape(n, -1)[stored]
     interleaved = samples.reshape(-1, n).T[stored]
-    return leads, interleaved if _roughness(interleaved) < _roughness(blocks) else blocks
+    return leads, interleaved if _ROUGHER * _roughness(interleaved) < _roughness(blocks) else blocks
 
 
 def _roughness(counts: np.ndarray) -> int:
