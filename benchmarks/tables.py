@@ -301,7 +301,7 @@ def _transfer(result: Result) -> str:
     head = ("AUC (95 %)", "positive patients to train on", "fine-tuned", "from scratch", "difference", "linear probe")
     rows = (
         (
-            f"{found['label']}, {found['n_records']} ECGs, {found['n_positive']} positive",
+            f"{found['label']}, {found['n_records']} ECGs{_cut(found['seconds'])}, {found['n_positive']} positive",
             f"about {found['n_positive_training']}, all" if n is None else str(n),
             *(
                 _interval(arms[arm], sign="+" if " - " in arm else "") if arm in arms else "–"
@@ -312,6 +312,10 @@ def _transfer(result: Result) -> str:
         for n, arms in _by_positives(found).items()
     )
     return _table(head, rows)
+
+
+def _cut(seconds: float | None) -> str:
+    return "" if seconds is None else f" cut to {seconds:g} s"
 
 
 def _by_positives(found: Result) -> dict[int | None, dict[str, Result]]:

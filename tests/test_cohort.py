@@ -18,8 +18,8 @@ from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Record
 pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from ecgbatch.feed import host
-from ecgbatch.train import labels, sources, split, statements, table, task
-from ecgbatch.train.cohort import Cohort
+from ecgbatch.train import labels, pretrain, sources, split, statements, table, task
+from ecgbatch.train.cohort import Cohort, one_person
 from ecgbatch.train.split import Split
 from ecgbatch.train.stream import Inputs, Stream
 from ecgbatch.train.survey import survey
@@ -342,6 +342,43 @@ def test_folds_become_sides(given, expected):
 def test_folds_that_make_no_sense_are_refused(given):
     with pytest.raises(UsageError, match="folds"):
         split.folds(given)
+
+
+def test_patients_who_share_waveforms_one_after_the_other_are_one_person():
+    patients = np.array(["a", "b", "b", "c", "d", "d", "e"])
+    waveforms = np.array([1, 1, 2, 2, 3, 4, 5], np.uint64)
+
+    assert one_person(patients, waveforms).tolist() == ["a", "a", "a", "a", "d", "d", "e"]
+
+
+def test_an_ecg_that_stands_on_two_sides_is_kept_on_the_later_one():
+    side = np.array(["train", "train", "choose", "report", "", "choose", "train"])
+
+    assert split.once(side, np.array([1, 2, 1, 3, 3, 4, 2])).tolist() == [
+        "",
+        "train",
+        "choose",
+        "report",
+        "",
+        "choose",
+        "train",
+    ]
+
+
+@pytest.mark.parametrize("folds", [None, "1-7/8/9"], ids=["by-patient", "by-folds"])
+def test_an_ecg_of_two_patients_is_never_trained_on_and_judged_by(tmp_path, folds):
+    made = rows(60, AFIB=lambda at: at % 2, fold=lambda at: at % 9 + 1)
+    pl.concat(
+        [made, made[:20].with_columns(patient_id=pl.format("again {}", "patient_id"), fold=pl.lit(9, pl.Int64))]
+    ).write_parquet(tmp_path / "t.parquet")
+    cohort = table.read(tmp_path / "t.parquet")
+    cohort = cohort if folds else replace(cohort, folds=None)
+
+    parts, _ = pretrain.prepared(cohort, INDEPENDENT_LEADS, folds, seed=1, n_positives=2)
+
+    sides = pl.DataFrame({"ecg": [*range(60), *range(20)], "side": parts.side}).filter(pl.col("side") != "")
+    assert sides.group_by("ecg").agg(pl.col("side").n_unique())["side"].max() == 1
+    assert len(sides) == (80 if folds is None else 80 - (made["fold"][:20] != 9).sum())
 
 
 def test_a_patient_on_two_sides_is_refused():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from rich.console import Console
 from scipy import optimize, stats
 from typer.testing import CliRunner, Result
@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from ecgbatch import bundle, cli, parts, score, synth
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError, UsageError
-from ecgbatch.train import evaluation, evaluation_card, metrics, reliability, scored
+from ecgbatch.train import evaluation, evaluation_card, labels, metrics, reliability, scored
 from ecgbatch.train.calibrate import Rule
 from ecgbatch.train.cells import Cells, logits
 from ecgbatch.train.scored import Scored
@@ -110,6 +110,40 @@ def test_calibration_is_that_of_a_logistic_regression(known):
     assert cells.calibration_intercept()[0] == pytest.approx(level, abs=1e-4)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_score_that_parts_the_classes_has_the_steepest_slope_there_is(sign):
+    p = np.array([0.001, 0.002, 0.01, 0.02, 0.03, 0.2, 0.31, 0.97], np.float32)
+    truth = (sign * np.arange(8) > sign * 4.5).astype(np.float32)
+
+    assert Cells.of(truth, p).calibration_slope()[0] == 20 * sign
+
+
+def test_a_score_that_says_the_same_of_all_has_no_slope():
+    assert np.isnan(Cells.of(np.arange(9) % 2, np.full(9, 0.3, np.float32)).calibration_slope()[0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_slope_of_classes_that_are_nearly_parted_is_the_likeliest_too(seed):
+    rng = np.random.default_rng(seed)
+    truth = np.repeat([1.0, 0.0], [6, 90]).astype(np.float32)
+    z = np.append(rng.normal(0, 3, 6), rng.normal(-7, 1.5, 90))
+    z[0] = np.sort(z[6:])[-2] + 1e-3  # one positive below one negative
+    p = (1 / (1 + np.exp(-z))).astype(np.float32)
+    x = logits(p)
+
+    def cost(slope: float) -> float:
+        least = optimize.minimize_scalar(
+            lambda level: np.sum(np.logaddexp(0, slope * x + level) - truth * (slope * x + level))
+        )
+        return float(least.fun)
+
+    slopes = np.linspace(-20, 20, 401)
+    best = slopes[np.argmin([cost(slope) for slope in slopes])]
+
+    assert Cells.of(truth, p).calibration_slope()[0] == pytest.approx(best, abs=0.1)
+    assert Cells.drawn(truth, p, np.ones((3, 96), np.uint8)).calibration_slope() == pytest.approx(best, abs=0.1)
+
+
 def test_the_calibration_error_is_of_ten_bins_of_equal_numbers():
     truth, p = simulated(400)
     bins = np.split(np.argsort(p), 10)
@@ -163,6 +197,30 @@ def test_intervals_are_of_patients_so_that_copies_of_a_record_tell_nothing_new()
         assert copies.figures[end][0] == pytest.approx(once.figures[end][0], abs=1e-6)
 
 
+def test_a_share_of_few_patients_has_an_interval_that_is_no_point():
+    p = np.append(np.linspace(0.6, 0.9, 6), np.linspace(0.01, 0.2, 60)).astype(np.float32)
+    truth = np.repeat([1, 0], [6, 60]).astype(np.float32)
+    patients = np.append(["a", "a", "b", "b", "c", "c"], np.arange(60).astype(str))  # three positive patients
+
+    row = evaluation.measure(gathered(truth, p, patients=patients)).figures.row(0, named=True)
+
+    for name, n in (("sensitivity", 3), ("sensitivity_at_specificity_0.95", 3), ("specificity", 60)):
+        assert (row[name], row[f"{name}_high"]) == (1, 1)
+        assert row[f"{name}_low"] == pytest.approx(stats.binomtest(n, n).proportion_ci(method="wilson").low)
+
+
+def test_an_interval_of_a_share_holds_it_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(200):
+        called = rng.random(10) < 0.9
+        draws = rng.binomial(10, called.mean(), 400) / 10
+        low, high = metrics.share_interval(draws, float(called.mean()), 10)
+        held.append(low <= 0.9 <= high)
+
+    assert np.mean(held) > 0.9  # of the draws alone, two in three
+
+
 def test_records_of_their_own_would_seem_surer():
     truth, p = simulated(100)
     copies = gathered(np.repeat(truth, 5), np.repeat(p, 5))
@@ -192,6 +250,16 @@ def test_a_label_of_two_positives_is_counted_and_not_judged():
     assert figures["n_positive"].to_list() == [int(truth.sum()), 2, None]
     assert np.isnan(figures["auc"][1])
     assert figures["auc"][2] == pytest.approx(figures["auc"][0])
+
+
+def test_labels_of_few_positives_are_told_of():
+    truth, p = simulated(300)
+    few = np.zeros(300, np.float32)
+    few[:5] = 1
+
+    facts = evaluation.measure(gathered(np.stack([truth, few], 1), np.stack([p, p], 1)), by=["row"]).facts
+
+    assert facts["labels_of_few"] == ["L1"]
 
 
 def test_an_unknown_label_is_left_out_of_its_own_figures_only():
@@ -256,6 +324,15 @@ def test_a_rule_of_specificity_gives_the_lowest_threshold_that_has_it(known):
     assert (p[truth == 0] < np.max(p[p < threshold])).mean() < 0.95
 
 
+def test_a_rule_of_specificity_is_met_by_exactly_its_share():
+    p = np.append(np.arange(100), 99.5).astype(np.float32) / 100
+    truth = np.append(np.zeros(100), 1).astype(np.float32)
+
+    for percent in range(1, 100):
+        threshold = Rule.parsed(f"specificity:{percent / 100}").threshold(truth, p)
+        assert (p[truth == 0] < threshold).sum() == percent
+
+
 @pytest.mark.parametrize("text", ["", "youden:0.5", "sensitivity", "sensitivity:1.5", "specificity:x", "best"])
 def test_what_is_no_rule_is_refused(text):
     with pytest.raises(UsageError, match="expected 'youden', 'sensitivity:SHARE' or"):
@@ -285,7 +362,7 @@ def test_the_plot_is_valid_and_has_a_panel_a_judged_label():
 def test_the_intervals_of_the_plot_are_wilsons(n, share):
     expected = stats.binomtest(round(n * share), n).proportion_ci(method="wilson")
 
-    assert_allclose(reliability.wilson(np.array([n]), np.array([share])), np.array([[expected.low], [expected.high]]))
+    assert_allclose(metrics.wilson(np.array([n]), np.array([share])), np.array([[expected.low], [expected.high]]))
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -353,6 +430,25 @@ def test_a_run_in_a_folder_whose_name_looks_like_a_pattern_is_read_itself(run, t
     assert parts.counts(plain) == parts.counts(run)
 
 
+def test_listed_statements_gain_the_superclasses_that_the_model_has():
+    listed = labels.Labels(
+        record_ids=("a", "b", "c"),
+        patients=np.array(["p", "q", "r"]),
+        n_without_patient=0,
+        codes=("IMI", "AMI", "LVH", "SEHYP"),
+        is_positive=np.array([[0, 1, 0, 0], [0, 0, 1, 0], [np.nan] * 4], np.float32),
+        groups=pl.DataFrame({"row": [0, 1, 2]}),
+        folder="/",
+        sha256="",
+        is_listed=True,
+    )
+
+    known = scored._with_superclasses(listed, ["AMI", "MI"])
+
+    assert known.codes == (*listed.codes, "MI")
+    assert_array_equal(known.is_positive[:, -1], [1, 0, np.nan])
+
+
 def test_scores_are_joined_to_their_own_labels(run, tmp_path):
     table = table_of(run, tmp_path / "labels.csv")
     found = scored.read(run, table)
@@ -402,7 +498,12 @@ def test_copies_that_were_not_set_aside_are_told_of(run, tiny_bundle, tmp_path):
     again = tmp_path / "again"
     score.run([run.parent / "archive"], again, [tiny_bundle], score.Options())
 
-    assert scored.read(again, table_of(run, tmp_path / "labels.csv")).facts["n_repeated_waveforms"] == 3
+    found = scored.read(again, table_of(run, tmp_path / "labels.csv"))
+
+    assert found.facts["n_repeated_waveforms"] == 3
+    ids = rows_of(again, "scores").select("waveform_hash", at=pl.int_range(pl.len()))
+    for at in ids.group_by("waveform_hash").agg("at").filter(pl.col("at").list.len() > 1)["at"]:
+        assert len(set(found.patients[at.to_list()])) == 1  # whatever the table says
 
 
 @pytest.mark.parametrize("suffix", [".json", ".parquet", ".md"])
@@ -421,10 +522,14 @@ def test_a_report_holds_every_label(run, tmp_path, suffix):
         facts = json.loads(pl.read_parquet_metadata(report)["ecgbatch"])
     else:
         assert "| format muse-xml · AFIB |" in report.read_text("utf-8")
+        assert scored.run_of(run)["models"][0]["fingerprint"] in report.read_text("utf-8")
         return
     assert [row["label"] for row in rows] == ["AFIB", "PVC", "macro"] * 2
     assert facts["n_absent"] == 2
     assert facts["labels_sha256"]
+    assert facts["model_fingerprint"] == scored.run_of(run)["models"][0]["fingerprint"]
+    assert facts["engine"] == scored.run_of(run)["engine"]
+    assert facts["ecgbatch"]
 
 
 def test_the_table_goes_to_stdout_and_all_else_to_stderr(run, tmp_path):
@@ -464,6 +569,9 @@ def test_thresholds_chosen_on_the_records_themselves_are_told_to_be(run, tmp_pat
     chosen = evaluation.measure(found, rule=Rule.parsed("sensitivity:0.9"))
 
     assert chosen.facts["thresholds"] == "sensitivity:0.9, chosen on these records"
+    flattered = "thresholds: sensitivity:0.9, chosen on these records, which flatters sensitivity and specificity"
+    assert flattered in evaluation_card.notes(chosen.facts)
+    assert "flatters" not in " ".join(evaluation_card.notes(evaluation.measure(found).facts))
     assert chosen.figures["sensitivity"].drop_nulls().min() >= 0.9
     assert evaluation.measure(found).figures["threshold"].to_list()[:2] == [0.5, 0.5]
 
@@ -555,6 +663,7 @@ def test_the_figures_of_the_shipped_model_come_out_again_from_a_run(data, tmp_pa
     score.run([archive], tmp_path / "run", [foundation], score.Options(precision="fp32"))
 
     figures = evaluation.measure(scored.read(tmp_path / "run", table)).figures.filter(pl.col("label") != "macro")
+    assert figures["label"].to_list() == foundation.codes  # superclasses among them
     expected = {label.code: (label.n_test, label.auc) for label in foundation.labels}
 
     for code, n_positive, auc in figures.select("label", "n_positive", "auc").iter_rows():

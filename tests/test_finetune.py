@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from ecgbatch.runtimes import eager  # noqa: E402
 from ecgbatch.train import arms, compare, confounding, figures, finetune, labels, metrics, probe, task, tuning  # noqa: E402
+from ecgbatch.train.cohort import Doubts  # noqa: E402
 from ecgbatch.train.curve import Point, drawn  # noqa: E402
 from ecgbatch.train.device import chosen  # noqa: E402
 from ecgbatch.train.folds import folds, held_out, thinned  # noqa: E402
@@ -121,6 +124,7 @@ def test_a_code_or_truth_may_be_named_by_its_value(table, tmp_path, n_tables, as
         ("grade=2", "0", [np.nan, 1, 0, np.nan]),
         ("share=1", "0.0", [0, 1, np.nan, np.nan]),
         ("side=left", None, [1, 0, 0, np.nan]),
+        ("ward=left", None, [1, 0, 0, np.nan]),
         ("grade=none", None, [0, 0, 0, np.nan]),
         ("mixed=1", None, [1, 0, 1, np.nan]),
     ],
@@ -133,6 +137,7 @@ def test_a_value_is_the_same_in_whatever_table_and_an_empty_cell_is_unknown(tmp_
             "grade": [1, 2, 0, None],
             "share": [0.0, 1.0, 0.5, float("nan") if suffix == "parquet" else None],
             "side": ["left", "right", "right", ""],
+            "ward": ["left", "right", "right", "NA"],
             "mixed": ["1", "unknown", "1.0", None],
         }
     )
@@ -188,6 +193,42 @@ def test_labels_beside_an_archive_are_those_of_its_records(known_task, table, ti
     assert_array_equal(found.y, known_task.y)
     assert found.column("site").to_list() == known_task.column("site").to_list()
     assert len(set(found.patients)) == len(set(known_task.patients))
+
+
+def repeated(table: Path, path: Path, **columns: pl.Series) -> Path:
+    """The known ECGs of the table, but the last two are the first two again, under patients of their own."""
+    frame = pl.read_parquet(table)[:46]
+    samples = [*frame["samples"][:44], *frame["samples"][:2]]
+    patients = pl.Series([f"p{at}" for at in range(46)])
+    frame = frame.with_columns(patients.alias("patient_id"), pl.Series("samples", samples, pl.List(pl.Int16)))
+    frame.with_columns(**columns).write_parquet(path)
+    return path
+
+
+def test_patients_who_share_an_ecg_are_one(table, tiny_bundle, tmp_path):
+    path = repeated(table, tmp_path / "t.parquet")
+
+    found = task.read([str(path)], tiny_bundle.input, task.Meaning("rare", "1", "0"), labels_path=None)
+
+    assert_array_equal(found.patients[-2:], found.patients[:2])
+    assert len(set(found.patients)) == 44
+    assert found.doubts.lines == ["4 ECGs have the waveform of another patient's, and those patients count as one"]
+
+
+def test_a_card_says_what_its_split_could_not_be_sure_of(table, tiny_bundle, tmp_path):
+    unknown = pl.Series("patient_id", [f"p{at}" for at in range(40)] + [None] * 6)
+    path = repeated(table, tmp_path / "t.parquet", patient_id=unknown)
+    found = task.read([str(path)], tiny_bundle.input, task.Meaning("rare", "1", "0"), labels_path=None)
+    said: list[str] = []
+
+    made = finetune.finetune(found, making(tiny_bundle, depth="probe"), budget("probe"), tmp_path, say=said.append)
+
+    assert said[:2] == found.doubts.lines
+    card = (made.folder / "CARD.md").read_text("utf-8")
+    assert "* 6 ECGs are of no known patient, and each counts as one" in card
+    assert "* 4 ECGs have the waveform of another patient's" in card
+    assert made.training["n_patients"] == 44
+    assert made.training["ecgbatch"] == version("ecgbatch")
 
 
 # splits
@@ -425,6 +466,20 @@ def test_a_probe_of_a_run_without_embeddings_says_what_to_do(tiny_bundle, tmp_pa
     assert "--embeddings" in result.output
 
 
+def test_a_probe_is_of_a_finished_run_only(tiny_bundle, tmp_path):
+    synth.write_archive(tmp_path / "archive", 12, seed=4, formats=("muse-xml",), workers=1)
+    score.run([tmp_path / "archive"], tmp_path / "run", [tiny_bundle], score.Options(embeddings=True, shard_size=6))
+    (tmp_path / "run" / "scores" / "part-000001.parquet").unlink()
+    (tmp_path / "labels.csv").write_text("record_id,rare\na,1\nb,0\n", "utf-8")
+    command = ["train", "probe", "run", "labels.csv", "--label", "rare", "--model", tiny_bundle.folder, "--out", "out"]
+    paths = {"run", "labels.csv", "out"}
+
+    result = CliRunner().invoke(app, [str(tmp_path / part if part in paths else part) for part in command])
+
+    assert result.exit_code == 1
+    assert "1 of 2 shards are done" in result.output
+
+
 # figures
 
 
@@ -529,6 +584,7 @@ def test_the_figures_for_programs_are_those_of_the_report(compared):
             assert f"| {name} | {auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f})" in report
     auc = shown[None, "finetune - scratch"]
     assert f"| fine-tuned less from scratch | {auc['value']:+.3f}" in report
+    assert f"Begun with {found['from']}, data {found['data']}, seed 0, ecgbatch {found['ecgbatch']}." in report
 
 
 def test_a_comparison_of_another_seed_is_of_another_partition(compared, known_task, tiny_bundle, tmp_path):
@@ -590,6 +646,27 @@ def test_a_comparison_of_as_many_other_positives_is_refused(compared, known_task
 
     with pytest.raises(OutputError, match="holds a comparison with positives"):
         compare.compare(other, tiny_bundle, plan(), budget(epochs=1), compared)
+
+
+def test_a_comparison_of_other_patients_is_refused(compared, known_task, tiny_bundle):
+    other = replace(known_task, patients=np.roll(known_task.patients, 1))
+
+    with pytest.raises(OutputError, match="holds a comparison with patients"):
+        compare.compare(other, tiny_bundle, plan(), budget(epochs=1), compared)
+
+
+@pytest.mark.parametrize("n_shared", [0, 2])
+def test_a_comparison_that_said_nothing_of_patients_may_have_split_those_who_share_an_ecg(
+    compared, known_task, tiny_bundle, tmp_path, n_shared
+):
+    folder = shutil.copytree(compared, tmp_path / "older")
+    settings = json.loads((folder / "comparison.json").read_text("utf-8"))
+    del settings["patients"]
+    (folder / "comparison.json").write_text(json.dumps(settings), "utf-8")
+    shared = replace(known_task, doubts=Doubts(n_shared_waveforms=n_shared))
+
+    with pytest.raises(OutputError, match="patients not told") if n_shared else nullcontext():
+        compare.compare(shared, tiny_bundle, plan(), budget(epochs=1), folder)
 
 
 def test_a_comparison_of_other_settings_is_refused(compared, known_task, tiny_bundle):

@@ -30,6 +30,8 @@ def write(path: Path, text: str) -> Path:
         ('{"AFIB": true, "LVH": false}', {"AFIB"}),
         ('{"AFIB": null}', {"AFIB"}),
         ("[164889003, 427084000]", {"164889003", "427084000"}),
+        ("{'AFIB', 'LVH'}", {"AFIB", "LVH"}),
+        ("{'AFIB': [1, 0], 'LVH': 1}", {"AFIB", "LVH"}),
         ("[]", set()),
         ("{}", set()),
     ],
@@ -103,6 +105,38 @@ def test_a_column_of_nothing_is_no_label_of_a_model(tmp_path):
     path = write(tmp_path / "labels.csv", "path,AFIB,PACE\na,1,\nb,0,\n")
 
     assert labels.read(path, known_codes=["AFIB", "PACE"]).codes == ("AFIB",)
+
+
+@pytest.mark.parametrize("empty", ["NA", "nan", "NULL", "None", "<NA>", " "])
+def test_an_empty_cell_is_unknown_however_it_is_written(tmp_path, empty):
+    rows = ["record_id,patient_id,AFIB,PVC,age", "a,p,1,E,61", "b,E,E,E,70", "c,E,0,E,E"]
+    read = labels.read(write(tmp_path / "truths.csv", "\n".join(rows).replace("E", empty)), known_codes=["AFIB", "PVC"])
+    listed = labels.read(write(tmp_path / "codes.csv", f"record_id,codes\na,AFIB\nb,{empty}\nc,[]\n"))
+
+    assert read.codes == ("AFIB",)
+    assert_array_equal(read.is_positive[:, 0], [1, np.nan, 0])
+    assert (len(set(read.patients)), read.n_without_patient) == (3, 2)
+    assert read.groups["age"].to_list() == [61, 70, None]
+    assert listed.codes == ("AFIB",)
+    assert_array_equal(listed.is_positive[:, 0], [1, np.nan, 0])
+
+
+@pytest.mark.parametrize(
+    "cells", [["{'AFIB': 1, 'LVH': 0}", "{'AFIB': 0, 'LVH': 0}"], ['{"AFIB": 1.0, "LVH": 0.0}', ""]]
+)
+def test_dictionaries_of_0_and_1_are_not_taken_for_likelihoods(tmp_path, cells):
+    path = tmp_path / "labels.csv"
+    pl.DataFrame({"record_id": ["a", "b"], "codes": cells}).write_csv(path)
+
+    with pytest.raises(UsageError, match="dictionaries of 0 and 1"):
+        labels.read(path)
+
+
+def test_a_table_that_is_parted_by_something_else_than_commas_is_told_so(tmp_path):
+    path = write(tmp_path / "labels.csv", "record_id;patient_id;AFIB\na;p;1\n")
+
+    with pytest.raises(UsageError, match="one column, expected commas"):
+        labels.read(path)
 
 
 def test_named_columns_are_the_labels_and_no_others(tmp_path):

@@ -70,8 +70,8 @@ def test_scores_are_calibrated_out_of_sample_where_they_were_not_before():
     weight = evaluation.draws_of(patients)
 
     for label in range(4):
-        before, _ = evaluation.figures_of(truth[:, label], sigmoid(z[:, label]), weight, 0.5)
-        after, _ = evaluation.figures_of(truth[:, label], probability[:, label], weight, 0.5)
+        before, _ = evaluation.figures_of(truth[:, label], sigmoid(z[:, label]), patients, weight, 0.5)
+        after, _ = evaluation.figures_of(truth[:, label], probability[:, label], patients, weight, 0.5)
         assert before["calibration_slope_high"] < 1
         assert after["calibration_slope_low"] < 1 < after["calibration_slope_high"]
         assert after["calibration_intercept_low"] < 0 < after["calibration_intercept_high"]

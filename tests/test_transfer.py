@@ -20,7 +20,9 @@ AUC = {
 CARD = "# a model\n\nwords\n\n## How it was made\n\n    a command\n"
 
 
-def comparison(folder: Path, label: str, auc: dict[str, dict[str, float]], *, begun: str) -> Path:
+def comparison(
+    folder: Path, label: str, auc: dict[str, dict[str, float]], *, begun: str, seconds: float | None = None
+) -> Path:
     folder.mkdir()
     few = {"n_positives": 4, "arm": "finetune", "auc": {"value": 0.5, "low": 0.4, "high": 0.6}}
     facts = {"n_records": 363, "n_patients": 360, "n_positive": 69, "n_folds": 5, "n_repeats": 1, "n_seeds": 2}
@@ -28,6 +30,7 @@ def comparison(folder: Path, label: str, auc: dict[str, dict[str, float]], *, be
         "from": f"tiny {begun[:16]}",
         "epochs": 25,
         "rates": [0.002],
+        "seconds": seconds,
         "told": {"site": {"value": 0.9, "low": 0.8, "high": 1.0}},
     }
     rows = [few, *({"n_positives": None, "arm": arm, "auc": figure} for arm, figure in auc.items())]
@@ -57,6 +60,14 @@ def test_the_card_has_a_row_a_disease_of_what_all_positives_gave(bundle, tmp_pat
     assert text.count("the score also tells site (AUC 0.90) among negatives") == 2
     assert text.startswith("# a model\n\nwords\n\n")
     assert text.endswith("\n## How it was made\n\n    a command\n")
+
+
+def test_the_card_says_where_a_part_of_each_ecg_was_looked_at(bundle, tmp_path):
+    folder = comparison(tmp_path / "one", "one", AUC, begun=bundle.fingerprint, seconds=7.3)
+
+    assert "at 0.002. Of each ECG, only the first 7.3 s were looked at. made up." in transfer.section(
+        [transfer.read(folder, bundle)]
+    )
 
 
 def test_a_card_written_again_has_the_new_part_only(bundle, tmp_path):

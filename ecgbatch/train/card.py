@@ -1,6 +1,7 @@
 """CARD.md: what a model is, what it was made from, what it achieves, and what it must not be used for."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from math import isnan
 from typing import Any
 
@@ -8,11 +9,12 @@ import polars as pl
 
 from ecgbatch.bundle import Bundle, InputSpec
 from ecgbatch.train import markdown
+from ecgbatch.train.cohort import Doubts
 from ecgbatch.train.evaluation import Evaluation
-from ecgbatch.train.metrics import JUDGED
+from ecgbatch.train.metrics import FEW, JUDGED
 from ecgbatch.train.statements import SUPERCLASSES
 
-__all__ = ["centred", "labels", "macro", "text"]
+__all__ = ["centred", "doubts", "labels", "macro", "text"]
 
 MANY = 30
 """Positives from which the calibration of a label is stated."""
@@ -44,10 +46,11 @@ other models on.
 * **For research only. Not a medical device; not to be used in the care of patients.**
 * Trained on {facts["n_train"]} ECGs. Devices, patients and readers elsewhere differ, and figures there may be lower.
 * The labels are what the data below say, right or wrong. What is not listed is not looked for.
-* Rare labels rest on few positives: mind the counts and the intervals. Under {JUDGED} positives no AUC is stated.
+* Rare labels rest on few positives: mind the counts. Under {JUDGED} positives no AUC is stated, and under {FEW} its
+  interval is narrower than it should be.
 * Records of less than {spec.min_seconds:g} s are refused. Shorter than {spec.seconds:g} s, they are padded with zeros,
   as some were in training.
-{_few(facts["provenance"])}
+{doubts(facts)}{_few(facts["provenance"])}
 * Thresholds weigh sensitivity and specificity alike and were chosen on few positives: choose your own for your purpose.
 
 ## Data and split
@@ -89,6 +92,12 @@ than always saying the label's frequency. Of labels with at least {MANY} positiv
 def centred(spec: InputSpec) -> str:
     """What is done about how far a lead lies from zero, as the end of what is said of the input."""
     return ", each lead's mean taken off" if spec.filter == "offset" else ""
+
+
+def doubts(facts: Mapping[str, Any]) -> str:
+    """What the split by patient could not be sure of, a line each, of the facts of a training."""
+    found = Doubts(**{field.name: facts.get(field.name, 0) for field in fields(Doubts)})
+    return "".join(f"* {line}.\n" for line in found.lines)
 
 
 def _few(provenance: str) -> str:

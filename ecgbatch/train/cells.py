@@ -16,9 +16,9 @@ MOST = 512
 BINS = 10
 """Of the calibration error, of equal numbers of records."""
 _STEEPEST = 20.0
-"""A calibration slope or intercept beyond ± this has been separated, and is not followed further."""
-_STEPS, _CLOSE = 50, 1e-5
-"""Of Newton's method: the most, and the largest after which a draw needs no other."""
+"""A calibration slope or intercept beyond ± this is not followed further."""
+_STEPS, _HALVINGS, _CLOSE = 50, 30, 1e-5
+"""Of Newton's method: the most, the most of one of them, and the largest after which a draw needs no other."""
 _COARSE = 128
 """Cells of equal width that logits of many draws are gathered into for a regression."""
 
@@ -135,29 +135,49 @@ class Cells:
         return np.add.reduceat(value, first, axis=1)
 
     def calibration_slope(self) -> np.ndarray:
-        """(draw,): slope of the logistic regression of truth on the score's logit; less than 1 is too bold."""
-        return self._regression(has_slope=True)[0]
+        """(draw,): slope of the logistic regression of truth on the score's logit; less than 1 is too bold.
+
+        ± `_STEEPEST` where a score parts positives from negatives, for then no slope is too steep; NaN of one score.
+        """
+        rises, falls = self._is_parted()
+        slope = np.where(rises, _STEEPEST, np.where(falls, -_STEEPEST, self._regression(~(rises | falls))[0]))
+        return np.where(rises & falls, np.nan, slope) + self._nothing
 
     def calibration_intercept(self) -> np.ndarray:
         """(draw,): calibration in the large, the logit that scores lack or, where negative, have too much of."""
-        return self._regression(has_slope=False)[1]
+        return self._regression(np.ones(len(self.positive), bool), has_slope=False)[1] + self._nothing
 
-    def _regression(self, *, has_slope: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Slope and intercept (draw,) by Newton's method; the slope is 1 where it is not asked for."""
+    @property
+    def _nothing(self) -> np.ndarray:
+        """(draw,): 0, or NaN where either class is absent."""
+        return 0 * self._n[0] * self._n[1]
+
+    def _is_parted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whether no positive scores below a negative, and whether none scores above one: (draw,) each."""
+        (first_positive, last_positive), (first_negative, last_negative) = map(_ends, (self.positive, self.negative))
+        return first_positive >= last_negative, last_positive <= first_negative
+
+    def _regression(self, is_asked: np.ndarray, *, has_slope: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Slope and intercept (draw,) of the draws asked for, by Newton's method; the slope is 1 unless it `has` one.
+
+        A step that makes the data less likely is halved: a full one goes astray where scores nearly part the classes.
+        """
         x, positive, weight = self._by_logit()
         centre = float(np.median(x))  # nearly independent parameters converge in a few steps
+        x = x - centre
         slope, level = np.ones(len(weight)), np.full(len(weight), centre)
-        going = np.flatnonzero(self.positive.any(1) & self.negative.any(1))
+        going = np.flatnonzero(is_asked & self.positive.any(1) & self.negative.any(1))
         for _ in range(_STEPS):
-            z = slope[going, None] * (x - centre) + level[going, None]
-            step, step_level = _newton(x - centre, z, positive[going], weight[going], has_slope=has_slope)
-            slope[going] = np.clip(slope[going] - step, -_STEEPEST, _STEEPEST)
-            level[going] -= step_level
+            z = slope[going, None] * x + level[going, None]
+            step, step_level = _newton(x, z, positive[going], weight[going], has_slope=has_slope)
+            direction = step[:, None] * x + step_level[:, None]
+            size = _lengths(z, direction, positive[going], weight[going])
+            slope[going] = np.clip(slope[going] - size * step, -_STEEPEST, _STEEPEST)
+            level[going] -= size * step_level
             going = going[np.maximum(np.abs(step), np.abs(step_level)) > _CLOSE]
             if not going.size:
                 break
-        nothing = 0 * self._n[0] * self._n[1]
-        return slope + nothing, np.clip(level - slope * centre, -_STEEPEST, _STEEPEST) + nothing
+        return slope, np.clip(level - slope * centre, -_STEEPEST, _STEEPEST)
 
     def _by_logit(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Logits, and weights of positives and of all; of many draws in few cells, as narrow as not to matter."""
@@ -189,8 +209,34 @@ def _newton(
         return np.zeros(len(z)), np.clip(g_level / c_level, -3, 3)
     g_slope, c_both, c_slope = error @ x, curve @ x, curve @ x**2 + 1e-9
     determinant = np.maximum(c_slope * c_level - c_both**2, 1e-12)
-    step = np.clip((c_level * g_slope - c_both * g_level) / determinant, -1, 1)
-    return step, np.clip((c_slope * g_level - c_both * g_slope) / determinant, -3, 3)
+    step = (c_level * g_slope - c_both * g_level) / determinant
+    step_level = (c_slope * g_level - c_both * g_slope) / determinant
+    damped = np.maximum(1, np.maximum(np.abs(step), np.abs(step_level) / 3))  # both alike: it still leads downhill
+    return step / damped, step_level / damped
+
+
+def _lengths(z: np.ndarray, direction: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(draw,): what share of each step leaves the data no less likely; at last none."""
+    size = np.ones(len(z))
+    cost = _cost(z, positive, weight)
+    for _ in range(_HALVINGS):
+        is_worse = _cost(z - size[:, None] * direction, positive, weight) > cost * (1 + 1e-12)
+        if not is_worse.any():
+            break
+        size[is_worse] /= 2
+    return size
+
+
+def _cost(z: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(draw,): negative log-likelihood of logits."""
+    total: np.ndarray = (weight * np.logaddexp(0, z) - positive * z).sum(1)
+    return total
+
+
+def _ends(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last cell of each draw that holds any: (draw,) each."""
+    is_any = weight > 0
+    return is_any.argmax(1), weight.shape[1] - 1 - is_any[:, ::-1].argmax(1)
 
 
 def _edges(is_positive: np.ndarray, score: np.ndarray, edge: float) -> np.ndarray:

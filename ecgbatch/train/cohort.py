@@ -1,17 +1,18 @@
 """Labelled ECGs: where their samples lie, the patients they come from, what is known of them, and their folds."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import polars as pl
+import xxhash
 
 from ecgbatch.errors import UsageError
 from ecgbatch.record import Record, Reject
 from ecgbatch.train.columns import told
 
-__all__ = ["Cohort", "Ecgs", "commonest"]
+__all__ = ["Cohort", "Doubts", "Ecgs", "commonest", "n_unknown_patients", "one_person", "waveform_of"]
 
 
 class Ecgs(Protocol):
@@ -98,6 +99,68 @@ class Cohort:
             raise UsageError(f"cohort: no label {', '.join(unknown)} among its {told(self.codes, 'label')}")
         columns = [self.codes.index(code) for code in codes]
         return replace(self, codes=tuple(codes), targets=self.targets[:, columns])
+
+
+def waveform_of(x: np.ndarray) -> int:
+    """64 bits of an ECG as a network is fed it; equal for equal ones."""
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(x).data)
+
+
+def one_person(patients: np.ndarray, waveforms: np.ndarray) -> np.ndarray:
+    """The patients (record,), those who share a waveform called alike: an ECG that stands twice is one person's."""
+    names, patient = np.unique(patients, return_inverse=True)
+    _, waveform = np.unique(waveforms, return_inverse=True)
+    person = patient
+    while True:
+        joined = _least(_least(person, of=waveform), of=patient)
+        if np.array_equal(joined, person):
+            return names[person]
+        person = joined
+
+
+def _least(value: np.ndarray, *, of: np.ndarray) -> np.ndarray:
+    """The least value of each record's group."""
+    least = np.full(of.max(initial=0) + 1, value.max(initial=0))
+    np.minimum.at(least, of, value)
+    return least[of]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubts:
+    """What a split by patient cannot be sure of, in numbers of ECGs."""
+
+    n_without_patient: int = 0
+    n_shared_waveforms: int = 0
+    """That stand under another patient too."""
+
+    @classmethod
+    def of(cls, patients: np.ndarray, waveforms: np.ndarray) -> "Doubts":
+        """Those about the patients of (record,) with these waveforms."""
+        each = pl.DataFrame({"patient": patients.astype(str), "waveform": waveforms})
+        n_shared = each.select((pl.col("patient").n_unique().over("waveform") > 1).sum()).item()
+        return cls(n_without_patient=n_unknown_patients(patients), n_shared_waveforms=n_shared)
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """Those that there are."""
+        return {name: n for name, n in asdict(self).items() if n}
+
+    @property
+    def lines(self) -> list[str]:
+        """The same for a person."""
+        lines = []
+        if n := self.n_without_patient:
+            lines.append(
+                f"{n} ECGs are of no known patient, and each counts as one: who has several may be on two sides"
+            )
+        if n := self.n_shared_waveforms:
+            lines.append(f"{n} ECGs have the waveform of another patient's, and those patients count as one")
+        return lines
+
+
+def n_unknown_patients(patients: np.ndarray) -> int:
+    """How many records (record,) are of no known patient, by the names that `labels.patients_of` gives these."""
+    return int(pl.Series(patients.astype(str)).str.contains(r"^(\d+/)?record ").sum())
 
 
 def commonest(cohort: Cohort, *, n_positives: int) -> tuple[str, ...]:

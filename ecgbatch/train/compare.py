@@ -125,12 +125,15 @@ def compare(
     if plan.seconds is not None:
         task = task.first_seconds(plan.seconds, parent.input)
     with exclusive(out):
-        _same_settings(out, _settings(task, parent, plan, budget))
+        settings = _settings(task, parent, plan, budget)
+        _same_settings(out, settings, has_shared_waveforms=task.doubts.n_shared_waveforms > 0)
         files.made(out / "parts")
         pretrained = pretrained_of(parent)
         known = known_of(task, pretrained)
         units = [*_units(plan, known)]
         left = [unit for unit in units if not (out / "parts" / unit.name).exists()]
+        for line in task.doubts.lines:
+            say(line)
         say(f"{len(units)} trainings, done before: {len(units) - len(left)}")
         for n_done, unit in enumerate(left, start=1 + len(units) - len(left)):
             started = monotonic()
@@ -221,6 +224,7 @@ def _settings(task: Task, parent: Bundle, plan: Plan, budget: Budget) -> dict[st
         "n_records": len(task.y),
         "n_positive": int(task.y.sum()),
         "positives": hashlib.sha256(task.y.tobytes()).hexdigest()[:16],
+        "patients": hashlib.sha256("\0".join(task.patients.tolist()).encode(errors="surrogateescape")).hexdigest()[:16],
         "from": f"{parent.name} {parent.fingerprint[:16]}",
         "folds": plan.n_folds,
         "seconds": plan.seconds,
@@ -233,7 +237,7 @@ def _settings(task: Task, parent: Bundle, plan: Plan, budget: Budget) -> dict[st
     }
 
 
-def _same_settings(out: Path, settings: dict[str, Any]) -> None:
+def _same_settings(out: Path, settings: dict[str, Any], *, has_shared_waveforms: bool) -> None:
     """Keep the settings of a new comparison.
 
     Raises:
@@ -243,7 +247,10 @@ def _same_settings(out: Path, settings: dict[str, Any]) -> None:
     if path.exists():
         try:
             # What a comparison did not say before it could be asked for, or told apart.
-            kept = {"seed": 0, "positives": settings["positives"], **json.loads(path.read_text("utf-8"))}
+            unsaid = {"seed": 0, **{name: settings[name] for name in ("positives", "patients")}}
+            if has_shared_waveforms:  # whose patients were taken for different ones
+                unsaid["patients"] = "not told"
+            kept = {**unsaid, **json.loads(path.read_text("utf-8"))}
         except (OSError, ValueError, TypeError) as err:
             raise OutputError(f"{path}: cannot be read: {files.cause(err)}; use another --out") from err
         other = [f"{name} {kept.get(name)}, not {value}" for name, value in settings.items() if kept.get(name) != value]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from itertools import combinations
 from typing import Any
 
@@ -67,7 +68,9 @@ def figures_of(
     ]
     return {
         "label": task.code,
-        **{name: settings[name] for name in ("from", "depth", "seconds", "epochs", "rates")},
+        **{name: settings[name] for name in ("from", "depth", "seconds", "epochs", "rates", "data")},
+        "seed": settings.get("seed", 0),
+        "ecgbatch": version("ecgbatch"),
         "n_records": len(task.y),
         "n_patients": len(set(task.patients.tolist())),
         "n_positive": int(task.y.sum()),
@@ -139,11 +142,15 @@ def _heading(scores: pl.DataFrame, task: Task, settings: Mapping[str, Any]) -> s
     return f"""# {task.code}: fine-tuned, or trained from scratch?
 
 {len(task.y)} ECGs of {len(set(task.patients.tolist()))} patients, {n_positive} positive.
-Left out: {left_out or "none"}.
+Left out: {left_out or "none"}.{_doubts(task)}
 {counts["fold"]} folds by patient, {counts["repeat"]} repeats with other partitions, {counts["seed"]} seeds each.
 Fine-tuning starts from `{settings["from"].split()[0]}` (depth {settings["depth"]}).{_cut(settings)}
 
 {task.provenance}."""
+
+
+def _doubts(task: Task) -> str:
+    return "".join(f"\n**Mind: {line}.**" for line in task.doubts.lines)
 
 
 def _cut(settings: Mapping[str, Any]) -> str:
@@ -166,7 +173,7 @@ def _signed(difference: np.ndarray) -> str:
 
 
 def _how(settings: Mapping[str, Any]) -> str:
-    rates = ", ".join(f"{rate:g}" for rate in settings["rates"])
+    rates, seed = ", ".join(f"{rate:g}" for rate in settings["rates"]), settings.get("seed", 0)
     return f"""## How
 
 All arms see the same training patients of the same folds, and a quarter of these is set aside by each to choose by:
@@ -175,4 +182,6 @@ that leaves {SPECIFICITY:.0%} of the negatives uncalled. The probe chooses its p
 Nothing is chosen by the patients that judge, so the specificity reached there may differ. Figures are of each fold by
 itself, averaged over folds, repeats and seeds. Intervals, of differences too, are of {DRAWS} bootstrap draws of
 patients: they tell how other patients would have judged, not how other patients would have trained.
-Where not all positives train, all negatives do."""
+Where not all positives train, all negatives do.
+
+Begun with {settings["from"]}, data {settings["data"]}, seed {seed}, ecgbatch {version("ecgbatch")}."""

@@ -1,6 +1,7 @@
 """What the scores of a run are worth, by labels that somebody else gave: figures with intervals, and where they hold.
 
-Every interval is the central 95 % of a bootstrap that draws patients; a group's records are those of the same draws.
+Every interval is the central 95 % of a bootstrap that draws patients, and that of a sensitivity or specificity at least
+Wilson's; a group's records are those of the same draws.
 """
 
 from bisect import bisect
@@ -18,10 +19,10 @@ from ecgbatch.train import metrics
 from ecgbatch.train.calibrate import Rule, thresholds
 from ecgbatch.train.cells import Cells
 from ecgbatch.train.columns import told
-from ecgbatch.train.metrics import JUDGED
+from ecgbatch.train.metrics import FEW, JUDGED
 from ecgbatch.train.scored import Scored
 
-__all__ = ["FIGURES", "Evaluation", "draws_of", "figures_of", "levels", "measure"]
+__all__ = ["CHOSEN", "FIGURES", "Evaluation", "draws_of", "figures_of", "levels", "measure"]
 
 FIGURES: Mapping[str, Callable[[Cells, float], np.ndarray]] = {
     "auc": lambda cells, _: cells.auc(),
@@ -37,6 +38,9 @@ FIGURES: Mapping[str, Callable[[Cells, float], np.ndarray]] = {
     "calibration_error": lambda cells, _: cells.calibration_error(),
 }
 """What is stated of each label; the second argument is its threshold."""
+
+CHOSEN = "chosen on these records"
+"""Of thresholds: not the model's own."""
 
 _WORK = 100_000_000
 """Records times draws: a thousand draws of 100 000 records, fewer of more."""
@@ -78,11 +82,23 @@ def measure(scored: Scored, *, rule: Rule | None = None, by: Sequence[str] = ())
         for value in level.unique().sort():
             is_in = (level == value).to_numpy()
             rows += [{"group": name, "level": value, **row} for row in _rows(scored, at, weight, is_in)]
-    chosen = "the model's own" if rule is None else f"{rule}, chosen on these records"
+    chosen = "the model's own" if rule is None else f"{rule}, {CHOSEN}"
     return Evaluation(
-        facts={**scored.facts, "thresholds": chosen, "n_draws": n_draws, "n_draws_groups": len(weight)},
+        facts={
+            **scored.facts,
+            "labels_of_few": few_of(rows),
+            "thresholds": chosen,
+            "n_draws": n_draws,
+            "n_draws_groups": len(weight),
+        },
         figures=pl.DataFrame(rows, schema=_schema()),
     )
+
+
+def few_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The labels that are judged on all records with less than `FEW` positives or negatives."""
+    judged = [row for row in rows if "group" not in row and not isnan(row.get("sensitivity", float("nan")))]
+    return [row["label"] for row in judged if min(row["n_positive"], row["n"] - row["n_positive"]) < FEW]
 
 
 def draws_of(patients: np.ndarray) -> np.ndarray:
@@ -91,11 +107,12 @@ def draws_of(patients: np.ndarray) -> np.ndarray:
 
 
 def figures_of(
-    is_positive: np.ndarray, probability: np.ndarray, weight: np.ndarray, threshold: float
+    is_positive: np.ndarray, probability: np.ndarray, patients: np.ndarray, weight: np.ndarray, threshold: float
 ) -> tuple[dict[str, float], np.ndarray]:
     """Each of `FIGURES` of one label's records, with `_low` and `_high`, and the drawn AUCs; weight is (draw, record).
 
-    NaN where there are fewer than `JUDGED` positives or negatives.
+    Of a share of the positives or the negatives these are its `metrics.share_interval`. NaN where there are fewer than
+    `JUDGED` of either.
     """
     n_positive = int(is_positive.sum())
     if min(n_positive, len(is_positive) - n_positive) < JUDGED:
@@ -103,14 +120,18 @@ def figures_of(
     point = Cells.of(is_positive, probability)
     drawn = Cells.drawn(is_positive, probability, weight, edge=threshold)
     found: dict[str, float] = {}
+    n_of = {
+        "sensitivity": len(np.unique(patients[is_positive > 0])),
+        "specificity": len(np.unique(patients[is_positive == 0])),
+    }
     for name, figure in FIGURES.items():
-        draws = figure(drawn, threshold)
-        found |= _stated(name, float(figure(point, threshold)[0]), draws)
+        n_patients = n_of.get(name.partition("_")[0])
+        found |= _stated(name, float(figure(point, threshold)[0]), figure(drawn, threshold), n_patients)
     return found, drawn.auc()
 
 
-def _stated(name: str, value: float, draws: np.ndarray) -> dict[str, float]:
-    low, high = metrics.interval(draws)
+def _stated(name: str, value: float, draws: np.ndarray, n_patients: int | None = None) -> dict[str, float]:
+    low, high = metrics.share_interval(draws, value, n_patients) if n_patients else metrics.interval(draws)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
@@ -133,7 +154,7 @@ def _rows(scored: Scored, threshold: np.ndarray, weight: np.ndarray, is_in: np.n
         truth = scored.is_positive[used, at]
         n_seen = max(n_seen, len(truth))
         drawn = weight if used.all() else weight[:, used]
-        figures, auc = figures_of(truth, scored.probability[used, at], drawn, threshold[at])
+        figures, auc = figures_of(truth, scored.probability[used, at], scored.patients[used], drawn, threshold[at])
         aucs.append((figures["auc"], auc))
         yield {
             "label": label["code"],

@@ -15,7 +15,8 @@ from ecgbatch.errors import UsageError
 from ecgbatch.output import write_json
 from ecgbatch.train import markdown
 from ecgbatch.train.columns import told
-from ecgbatch.train.evaluation import Evaluation
+from ecgbatch.train.evaluation import CHOSEN, Evaluation
+from ecgbatch.train.metrics import FEW
 
 __all__ = ["notes", "require_suffix", "table", "write"]
 
@@ -45,10 +46,15 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
     if facts["n_duplicate"]:
         lines.append(f"labels of duplicates went to the record that stayed; {facts['n_contradicted']} contradict it")
     if facts["n_repeated_waveforms"]:
-        again = facts["n_repeated_waveforms"]
-        lines.append(f"{again} ECGs have the waveform of another and count again; ecgbatch deduplicate sets them aside")
+        again = f"{facts['n_repeated_waveforms']} ECGs have the waveform of another and count again, as of one patient"
+        lines.append(f"{again}; ecgbatch deduplicate sets them aside")
     if facts["n_without_patient"]:
         lines.append(f"{facts['n_without_patient']} ECGs are of no known patient, and each counts as one")
+    if CHOSEN in (rule := facts.get("thresholds", "")):
+        lines.append(f"thresholds: {rule}, which flatters sensitivity and specificity")
+    if few := facts.get("labels_of_few"):
+        many = f"{len(few)} label{'s' * (len(few) != 1)}"
+        lines.append(f"{many} of fewer than {FEW} positives or negatives: the intervals of their AUC are too narrow")
     if facts["labels_without_scores"]:
         lines.append(f"no score for {told(facts['labels_without_scores'], 'label')}")
     if facts["scores_without_labels"]:
@@ -134,10 +140,19 @@ def _markdown(evaluation: Evaluation) -> str:
         of,
         "",
         *(f"* {line}" for line in notes(facts)),
+        f"* {_made_of(facts)}",
         "",
         markdown.table([_one_line(head) for head in heads], "l" + "r" * (len(heads) - 1), rows),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _made_of(facts: Mapping[str, Any]) -> str:
+    """What the figures follow from."""
+    return (
+        f"model {facts['model_fingerprint']}, run {facts['run']} {facts['run_fingerprint']} ({facts['engine']}), "
+        f"labels {facts['labels_sha256']}, ecgbatch {facts['ecgbatch']}"
+    )
 
 
 def _one_line(head: str) -> str:

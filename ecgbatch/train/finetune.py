@@ -20,7 +20,7 @@ from ecgbatch.bundle import Bundle, Label, Parent
 from ecgbatch.errors import UsageError
 from ecgbatch.network import Network
 from ecgbatch.runtimes import eager
-from ecgbatch.train import calibrate, export, figures, place, probe, tuned_card
+from ecgbatch.train import calibrate, export, figures, metrics, place, probe, tuned_card
 from ecgbatch.train.arms import Arm, Budget, Known, Pretrained, learn, on_all
 from ecgbatch.train.device import chosen
 from ecgbatch.train.figures import Figure
@@ -103,6 +103,8 @@ def finetune(task: Task, making: Making, budget: Budget, out: Path, *, say: Call
         OutputError: the bundle cannot be written there; known before anything is trained.
     """
     place.require(out / making.name)
+    for line in task.doubts.lines:
+        say(line)
     pretrained = pretrained_of(making.parent)
     known = known_of(task, pretrained)
     arm: Arm = "probe" if making.depth == "probe" else "finetune"
@@ -113,7 +115,7 @@ def finetune(task: Task, making: Making, budget: Budget, out: Path, *, say: Call
         epochs, rate = _epochs(judged.epochs, making.depth), Counter(judged.rates).most_common(1)[0][0]
         say(f"all {len(known.y)} ECGs · {epochs} epochs at rate {rate:g}")
         network = on_all(arm, pretrained, known, budget, rate=rate, epochs=epochs, seed=making.seed)
-    facts = {"provenance": task.provenance, "data_sha256": task.sha256, "left_out": task.left_out}
+    facts = {"provenance": task.provenance, "data_sha256": task.sha256, "left_out": task.left_out, **task.doubts.facts}
     return _write(making, known, judged, network, code=task.code, facts=facts, out=out)
 
 
@@ -230,11 +232,18 @@ def _write(
         parent,
         auc=judged.auc,
         precision=judged.precision,
-        sensitivity=figures.figure(figures.share(is_called[known.y], weight[:, known.y])),
-        specificity=figures.figure(figures.share(~is_called[~known.y], weight[:, ~known.y])),
+        sensitivity=_share(is_called, known.patients, weight, known.y),
+        specificity=_share(~is_called, known.patients, weight, ~known.y),
         brier=float(((probability - truth) ** 2).mean()),
     )
     return export.write(bundle, network, card=card)
+
+
+def _share(is_hit: np.ndarray, patients: np.ndarray, weight: np.ndarray, of: np.ndarray) -> Figure:
+    """Of some records, the share that are hits."""
+    draws = figures.share(is_hit[of], weight[:, of])
+    value = float(draws[0])
+    return Figure(value, *metrics.share_interval(draws[1:], value, len(np.unique(patients[of]))))
 
 
 def _facts(making: Making, known: Known, judged: _Judged, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,7 +263,7 @@ def _facts(making: Making, known: Known, judged: _Judged, facts: Mapping[str, An
         "seed": making.seed,
         **choices,
         "python": platform.python_version(),
-        **{library: version(library) for library in ("torch", "numpy")},
+        **{library: version(library) for library in ("torch", "numpy", "ecgbatch")},
         "command": making.command,
     }
 

@@ -6,14 +6,14 @@
 
 Labels are columns of 0 and 1, true and false, empty where it is not known; or one column of the codes that hold: a
 list, or text separated by `;`, `,` or spaces, or a list or dictionary in JSON or Python. A code that is not listed is
-a negative, whatever the likelihood of those that are listed; an empty cell is unknown, `[]` is none of them. All other
-columns tell subgroups.
+a negative, whatever the likelihood of those that are listed; an empty cell is unknown, `[]` is none of them. A cell of
+NA, NaN, null or None is empty. All other columns tell subgroups.
 """
 
 import ast
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import polars as pl
 
 from ecgbatch import files
 from ecgbatch.errors import UsageError
-from ecgbatch.train.columns import CODES, NO_LABELS, PATIENT, RECORD, told
+from ecgbatch.train.columns import CODES, NO_LABELS, PATIENT, RECORD, filled, told
 
 __all__ = ["Labels", "columns_of", "labelled", "patients_of", "read", "record_ids_of"]
 
@@ -50,6 +50,8 @@ class Labels:
     """Where relative paths of the file begin; absolute."""
     sha256: str
     """Of the file."""
+    is_listed: bool = False
+    """Whether one column lists all codes that hold, so that what is not listed is known to be absent."""
 
     def __post_init__(self) -> None:
         assert self.is_positive.shape == (len(self.record_ids), len(self.codes))
@@ -104,7 +106,9 @@ def read(
         raise UsageError(f"{path}: no column {missing[0]!r} among its {told(frame.columns)}{doubt}")
     record_column = record_column or next((name for name in RECORD if name in frame.columns), None)
     if record_column is None:
-        raise UsageError(f"{path}: no column {' or '.join(map(repr, RECORD))}; name one with --record-column")
+        is_parted = len(frame.columns) == 1 and any(mark in frame.columns[0] for mark in ";\t|")
+        way = "it has one column, expected commas between several" if is_parted else "name one with --record-column"
+        raise UsageError(f"{path}: no column {' or '.join(map(repr, RECORD))}; {way}")
     record_ids = record_ids_of(path, frame[record_column])
     patient_column = patient_column or (PATIENT if PATIENT in frame.columns else None)
     patients, n_without = patients_of(frame[patient_column] if patient_column else None, record_ids)
@@ -125,6 +129,7 @@ def read(
         groups=frame.select(record_column).with_columns(_numbers(frame[name]) for name in others),
         folder=os.path.abspath(path.parent),  # noqa: PTH100  # links stay, as in the plan of a run
         sha256=files.sha256(path),
+        is_listed=bool(columns) and tuple(columns) != codes,
     )
 
 
@@ -175,8 +180,7 @@ def patients_of(column: pl.Series | None, record_ids: Sequence[str]) -> tuple[np
         return np.array(own), len(own)
     if column.dtype.is_float():
         column = column.fill_nan(None)
-    text = column.cast(pl.String).str.strip_chars()
-    known = text.set(text == "", None).to_list()
+    known = filled(column.cast(pl.String)).to_list()
     patients = [name if patient is None else f"patient {patient}" for patient, name in zip(known, own, strict=True)]
     return np.array(patients), known.count(None)
 
@@ -187,11 +191,11 @@ def columns_of(frame: pl.DataFrame, known_codes: Collection[str]) -> list[str]:
     listed = [name for name in lists if name in CODES] or lists or [name for name in CODES if name in frame.columns]
     if listed:
         return listed[:1]
-    filled = [name for name in frame.columns if frame[name].null_count() < frame.height]
     return [
         name
-        for name in filled
-        if name in known_codes or (name.lower() not in NO_LABELS and _truth(frame[name]) is not None)
+        for name in frame.columns
+        if not _is_empty(frame[name])
+        and (name in known_codes or (name.lower() not in NO_LABELS and _truth(frame[name]) is not None))
     ]
 
 
@@ -211,16 +215,18 @@ def labelled(path: Path, frame: pl.DataFrame, known_codes: Collection[str]) -> t
     return _one_a_code(path, listed)
 
 
+def _is_empty(column: pl.Series) -> bool:
+    cells = filled(column) if column.dtype == pl.String else column
+    return cells.null_count() == len(cells)
+
+
 def _truth(column: pl.Series) -> np.ndarray | None:
     """float32 (record,), NaN where it is not known; None for a column of anything but truths, or of nothing."""
-    if column.dtype.is_nested() or column.null_count() == len(column):
+    if column.dtype.is_nested() or _is_empty(column):
         return None
-    if column.dtype.is_float():
-        column = column.fill_nan(None)
-    text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
+    text = filled(column.cast(pl.String)).str.to_lowercase()
     truth = text.replace_strict(_TRUTH, default=None, return_dtype=pl.Float32)
-    is_known = text.is_not_null() & (text != "")
-    if truth.null_count() > (~is_known).sum():
+    if truth.null_count() > text.null_count():
         return None
     return truth.fill_null(float("nan")).to_numpy()
 
@@ -247,12 +253,23 @@ def _one_a_code(path: Path, listed: pl.Series) -> tuple[tuple[str, ...], np.ndar
 def _parsed(path: Path, texts: pl.Series) -> pl.Series:
     """The codes of each cell; cells that are alike are read once."""
     lists: dict[str | None, list[str] | None] = {None: None}
+    texts = filled(texts)
     for row, text in enumerate(texts):
         if text not in lists:
             if (codes := _codes_of(text)) is None:
                 raise UsageError(f"{path}: column {texts.name!r}, row {row + 1}: neither codes nor a list of codes")
             lists[text] = codes
+    if _are_flags(text for text in lists if text and text.startswith("{")):
+        way = "a code counts whatever its likelihood; expected true and false, or a column of each label"
+        raise UsageError(f"{path}: column {texts.name!r} holds dictionaries of 0 and 1, and {way}")
     return pl.Series(texts.name, [lists[text] for text in texts], pl.List(pl.String))
+
+
+def _are_flags(texts: Iterable[str]) -> bool:
+    """Whether dictionaries say 1 and 0 of codes, and so not how likely each of them is."""
+    listed = (found for text in texts if isinstance(found := _literal(text), dict))
+    values = [value for found in listed for value in found.values() if not isinstance(value, bool)]
+    return 0 in values and 1 in values and all(value in (0, 1) for value in values)
 
 
 def _codes_of(text: str) -> list[str] | None:
@@ -283,5 +300,6 @@ def _numbers(column: pl.Series) -> pl.Series:
     """Text as numbers, where it is nothing else."""
     if not isinstance(column.dtype, pl.String):
         return column
-    numbers = column.cast(pl.Float64, strict=False)
-    return numbers if numbers.null_count() == column.null_count() else column
+    cells = filled(column)
+    numbers = cells.cast(pl.Float64, strict=False)
+    return numbers if numbers.null_count() == cells.null_count() else column

@@ -5,6 +5,7 @@ import numpy as np
 from ecgbatch.train.cells import Cells
 
 __all__ = [
+    "FEW",
     "JUDGED",
     "auc",
     "average_precision",
@@ -13,13 +14,19 @@ __all__ = [
     "macro_auc",
     "mean_figure",
     "resamples",
+    "share_interval",
     "threshold_at",
+    "wilson",
     "youden",
 ]
 
 
 JUDGED = 3
 """Positives that a label needs on a side of the split for its AUC there to be stated."""
+
+FEW = 20
+"""Positives or negatives under which draws of patients are too much alike for an interval of an AUC to be as wide as it
+should be: of an AUC of 0.95 it then holds the truth in 6 of 10 cohorts with 3 positives, in 8 of 10 with 10."""
 
 _MARGIN = 1e-4
 """Of a score: beyond what a probability that a bundle computes in float32 differs by from one in float64."""
@@ -81,6 +88,23 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def share_interval(draws: np.ndarray, share: float, n_patients: int) -> tuple[float, float]:
+    """The central 95 % of the draws of a share, and no less than Wilson's interval of so many patients.
+
+    For draws of few patients are too much alike: where all of three are called, they are in every draw.
+    """
+    (low, high), (least, most) = interval(draws), wilson(np.array(n_patients), np.array(share))
+    return min(low, float(least)), max(high, float(most))
+
+
+def wilson(n: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % interval of a share of n (Wilson 1927)."""
+    z = 1.959964
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return middle - half, middle + half
+
+
 def average_precision(is_positive: np.ndarray, score: np.ndarray) -> float:
     """Precision averaged over the positives, equal scores being called together; NaN without positives."""
     return float(Cells.of(is_positive, score).average_precision()[0])
@@ -108,10 +132,10 @@ def threshold_at(
     cells = Cells.of(is_positive, score)
     if not (cells.positive.any() and cells.negative.any()):
         return 0.5
-    called, false_alarms = (share[0] for share in cells.shares_called())
     if sensitivity:
+        called = cells.shares_called()[0][0]
         return _between(cells.score, int(np.flatnonzero(called >= sensitivity)[-1]))
-    kept = np.flatnonzero(1 - false_alarms >= specificity)
+    kept = np.flatnonzero(np.cumsum(np.append(0, cells.negative[0]))[:-1] / cells.negative.sum() >= specificity)
     # Nothing is called above the highest score, and then nothing is a false alarm.
     return _between(cells.score, int(kept[0]) if kept.size else len(cells.score))
 

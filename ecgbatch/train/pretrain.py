@@ -27,7 +27,7 @@ from ecgbatch.network import Network, gflop_per_ecg
 from ecgbatch.record import INDEPENDENT_LEADS, LEADS, lead_name
 from ecgbatch.runtimes import eager
 from ecgbatch.train import calibrate, card, device, evaluation, export, metrics, place, processes, sources, split
-from ecgbatch.train.cohort import Cohort, commonest
+from ecgbatch.train.cohort import Cohort, Doubts, commonest, n_unknown_patients, one_person
 from ecgbatch.train.evaluation import Evaluation
 from ecgbatch.train.labels import Labels
 from ecgbatch.train.logbook import Logbook
@@ -107,8 +107,8 @@ def pretrain(
     parts, spec = prepared(sources.read(data, labels=labels, columns=columns), leads, folds, recipe.seed, n_positives)
     if not is_resumed:
         parts.write(out / "split.parquet")
-    if labels is not None and labels.n_without_patient:
-        say(f"{labels.n_without_patient} labelled ECGs without a patient: each is taken for a patient of its own")
+    for line in Doubts(n_without_patient=n_unknown_patients(parts.cohort.patients)).lines:
+        say(line)
     say(f"{_summary(parts)} · {where}")
     if (n_train := int((parts.side == "train").sum())) < where.n:
         raise UsageError(f"training: {n_train} ECGs to train on, expected one at least for each of {where.n} devices")
@@ -306,8 +306,14 @@ def prepared(
     usable = surveyed.cohort
     if not len(usable):
         raise UsageError(f"cohort: no ECG can be used; left out: {_left_out(usable)}")
-    has_folds = folds is not None or usable.folds is not None
-    side = split.by_folds(usable, folds) if has_folds else split.stratified(usable, seed=seed)
+    if folds is not None or usable.folds is not None:
+        given = split.by_folds(usable, folds)
+        side = split.once(given, surveyed.waveforms)
+        repeated = {"standing on a later side too": int((side != given).sum())}
+        usable = replace(usable, left_out={**usable.left_out, **repeated})
+    else:
+        usable = replace(usable, patients=one_person(usable.patients, surveyed.waveforms))
+        side = split.stratified(usable, seed=seed)
     codes = commonest(usable.only(np.flatnonzero(side == "train")), n_positives=n_positives)
     if not codes:
         raise UsageError(f"cohort: no label has {n_positives} training positives; ask for less with --min-positives")
@@ -372,9 +378,10 @@ def _facts(parts: Split, training: Training) -> dict[str, Any]:
         "provenance": parts.cohort.provenance,
         **{f"n_{side}": int((parts.side == side).sum()) for side in split.SIDES},
         "left_out": _left_out(parts.cohort),
+        **Doubts(n_without_patient=n_unknown_patients(parts.cohort.patients)).facts,
         **asdict(training.recipe),
         "best_epoch": training.best_epoch,
         "macro_auc_choose": round(training.history[training.best_epoch - 1]["auc_choose"], 4),
         "python": platform.python_version(),
-        **{library: version(library) for library in ("torch", "numpy", "onnxscript")},
+        **{library: version(library) for library in ("torch", "numpy", "onnxscript", "ecgbatch")},
     }

@@ -11,9 +11,9 @@ import numpy as np
 from ecgbatch import files
 from ecgbatch.errors import UsageError
 from ecgbatch.train.cells import BINS, Cells
-from ecgbatch.train.metrics import JUDGED
+from ecgbatch.train.metrics import JUDGED, wilson
 
-__all__ = ["Panel", "panels", "require_suffix", "svg", "wilson", "write"]
+__all__ = ["Panel", "panels", "require_suffix", "svg", "write"]
 
 _COLUMNS = 4
 _SIDE, _GAP, _HEAD = 150, 50, 30
@@ -113,11 +113,3 @@ def _limit(panel: Panel) -> float:
     shown = [panel.bins, *([panel.before] if panel.before else [])]
     most = max(float(np.max(part)) for _, *parts in shown for part in parts)
     return next((end for end in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if most <= end), 1.0)
-
-
-def wilson(n: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % interval of a share of n (Wilson 1927)."""
-    z = 1.959964
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return middle - half, middle + half

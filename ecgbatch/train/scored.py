@@ -4,7 +4,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from ecgbatch import parts
 from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.facts import is_finished
 from ecgbatch.plan import Plan
-from ecgbatch.train import labels
+from ecgbatch.train import labels, statements
+from ecgbatch.train.cohort import n_unknown_patients, one_person
 from ecgbatch.train.columns import told
 from ecgbatch.train.labels import Labels
 
@@ -40,7 +42,7 @@ class Scored:
     is_positive: np.ndarray
     """float32 (record, label): 1, 0, or NaN where it is not known."""
     patients: np.ndarray
-    """str (record,)"""
+    """str (record,); those who share a waveform are one."""
     groups: pl.DataFrame
     """Columns that tell subgroups, of the table and of the scores, a row a record."""
     facts: Mapping[str, Any]
@@ -86,7 +88,8 @@ def read(
         UsageError: the run has no such model, or run and table have no record or no label in common.
         OutputError: the run is not finished, or cannot be read.
     """
-    chosen = _model(run, run_of(run)["models"], model)
+    told_by = run_of(run)
+    chosen = _model(run, told_by["models"], model)
     codes = [label["code"] for label in chosen["labels"]]
     known = labels.read(
         table,
@@ -95,6 +98,8 @@ def read(
         label_columns=label_columns,
         known_codes=codes,
     )
+    if known.is_listed:
+        known = _with_superclasses(known, codes)
     shared = [at for at, code in enumerate(codes) if code in known.codes]
     if not shared:
         found = f"the table has {told(known.codes, 'label')}, the model {_some(codes)}"
@@ -105,15 +110,18 @@ def read(
     scores, duplicates, rejects = _rows(run)
     at_score, is_positive, counts = _joined(known, scores, duplicates, rejects)
     if not len(at_score):
-        raise UsageError(f"{table}: none of its {len(known.record_ids)} records was scored in {run}")
+        first = "".join(f", whose first is {name!r}" for name in scores["record_id"][:1])
+        raise UsageError(f"{table}: none of its {len(known.record_ids)} records was scored in {run}{first}")
     is_positive = is_positive[:, [known.codes.index(codes[at]) for at in shared]]
     kept = _kept(run, at_score["score"].to_numpy(), [*_FACTS, *columns])
+    own = known.patients[at_score["label"]]
+    patients = one_person(own, kept["waveform_hash"].to_numpy())
     return Scored(
         model=chosen,
         labels=tuple(chosen["labels"][at] for at in shared),
         probability=kept.select(columns).to_numpy().astype(np.float32, copy=False),
         is_positive=is_positive,
-        patients=known.patients[at_score["label"]],
+        patients=patients,
         groups=kept.select(GROUPS).with_columns(
             known.groups[at_score["label"]].drop(_FACTS, strict=False).get_columns()
         ),
@@ -124,15 +132,25 @@ def read(
             "labels_sha256": known.sha256,
             "model": chosen["name"],
             "model_version": chosen["version"],
+            "model_fingerprint": chosen["fingerprint"],
+            "engine": told_by["engine"],
+            "ecgbatch": version("ecgbatch"),
             "n_records": len(kept),
-            "n_patients": len(np.unique(known.patients[at_score["label"]])),
-            "n_without_patient": int(np.char.startswith(known.patients[at_score["label"]], "record ").sum()),
+            "n_patients": len(np.unique(patients)),
+            "n_without_patient": n_unknown_patients(own),
             **counts,
             "n_repeated_waveforms": int((~kept["waveform_hash"].is_first_distinct()).sum()),
             "labels_without_scores": [code for code in known.codes if code not in codes],
             "scores_without_labels": [code for code in codes if code not in known.codes],
         },
     )
+
+
+def _with_superclasses(known: Labels, codes: Sequence[str]) -> Labels:
+    """The labels, and those superclasses of listed statements that a model of these codes has, as in training."""
+    every, is_positive = statements.with_superclasses(known.codes, known.is_positive)
+    at = [at for at, code in enumerate(every) if code in known.codes or code in codes]
+    return replace(known, codes=tuple(every[one] for one in at), is_positive=is_positive[:, at])
 
 
 def _model(run: Path, models: Sequence[Mapping[str, Any]], name: str | None) -> Mapping[str, Any]:

@@ -7,7 +7,6 @@ are multiplied out into one pair. What is stated of it is of records that it was
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +112,6 @@ def calibrate(
         "threshold_rule": str(rule),
         "n_saturated": int(((found.probability == 0) | (found.probability == 1)).sum()),
         "n_folds": N_FOLDS,
-        "model_fingerprint": old.fingerprint,
-        "ecgbatch": version("ecgbatch"),
     }
     drawn = reliability.panels(found.codes, found.is_positive, held_out, before=found.probability)
     made = site_bundle.write(old, _labels(old, found.codes, method, fitted), out, facts=facts, rows=rows, panels=drawn)
@@ -166,10 +163,11 @@ def _rows(found: Scored, method: np.ndarray, held_out: np.ndarray, called: np.nd
     for at, label in enumerate(found.labels):
         known = ~np.isnan(found.is_positive[:, at])
         truth, drawn = found.is_positive[known, at], weight if known.all() else weight[:, known]
-        before, _ = evaluation.figures_of(truth, found.probability[known, at], drawn, label["threshold"])
-        after, _ = evaluation.figures_of(truth, held_out[known, at], drawn, 0.5)
+        patients = found.patients[known]
+        before, _ = evaluation.figures_of(truth, found.probability[known, at], patients, drawn, label["threshold"])
+        after, _ = evaluation.figures_of(truth, held_out[known, at], patients, drawn, 0.5)
         if method[at] != METHODS[0]:
-            after |= _calls(truth, called[known, at], drawn)
+            after |= _calls(truth, called[known, at], patients, drawn)
         rows.append(
             {
                 "label": label["code"],
@@ -183,14 +181,15 @@ def _rows(found: Scored, method: np.ndarray, held_out: np.ndarray, called: np.nd
     return rows
 
 
-def _calls(truth: np.ndarray, called: np.ndarray, weight: np.ndarray) -> dict[str, float]:
+def _calls(truth: np.ndarray, called: np.ndarray, patients: np.ndarray, weight: np.ndarray) -> dict[str, float]:
     """Sensitivity and specificity of thresholds that differ from fold to fold."""
     point, drawn = Cells.of(truth, called.astype(float)), Cells.drawn(truth, called.astype(float), weight)
     found: dict[str, float] = {}
-    for name in ("sensitivity", "specificity"):
+    for name, of in (("sensitivity", truth > 0), ("specificity", truth == 0)):
         figure = evaluation.FIGURES[name]
-        low, high = metrics.interval(figure(drawn, 0.5))
-        found |= {name: float(figure(point, 0.5)[0]), f"{name}_low": low, f"{name}_high": high}
+        share = float(figure(point, 0.5)[0])
+        low, high = metrics.share_interval(figure(drawn, 0.5), share, len(np.unique(patients[of])))
+        found |= {name: share, f"{name}_low": low, f"{name}_high": high}
     return found
 
 

@@ -14,7 +14,7 @@ from ecgbatch import files
 from ecgbatch.errors import UsageError
 from ecgbatch.train.cohort import Cohort
 
-__all__ = ["SHARES", "SIDES", "Split", "by_folds", "folds", "stratified"]
+__all__ = ["SHARES", "SIDES", "Split", "by_folds", "folds", "once", "stratified"]
 
 SIDES = ("train", "choose", "report")
 SHARES = (0.7, 0.15, 0.15)
@@ -110,6 +110,15 @@ def by_folds(cohort: Cohort, given: str | None = None) -> np.ndarray:
     for name, numbers in sides.items():
         side[np.isin(cohort.folds, list(numbers))] = name
     return side
+
+
+def once(side: np.ndarray, waveforms: np.ndarray) -> np.ndarray:
+    """The side of each record, of none where its waveform (record,) stands on a later side too."""
+    _, waveform = np.unique(waveforms, return_inverse=True)
+    rank = np.array([SIDES.index(one) if one else -1 for one in side.tolist()])
+    last = np.full(waveform.max(initial=0) + 1, -1)
+    np.maximum.at(last, waveform, rank)
+    return np.where(rank < last[waveform], "", side)
 
 
 def folds(given: str) -> Mapping[str, list[int]]:

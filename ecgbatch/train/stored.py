@@ -1,7 +1,6 @@
 """Embeddings that a run of `score --embeddings` has stored, and labels for them."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,9 @@ from ecgbatch import parts
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import OutputError, UsageError
 from ecgbatch.train import labels, place
+from ecgbatch.train.cohort import Doubts, one_person
 from ecgbatch.train.finetune import Making, probe_embeddings
+from ecgbatch.train.scored import run_of
 from ecgbatch.train.task import LEAST, Meaning
 
 __all__ = ["probe_run"]
@@ -38,21 +39,33 @@ def probe_run(
         if (n := len(set(patients[y == side]))) < LEAST:
             kind = "positive" if side else "negative"
             raise UsageError(f"label {meaning.code!r}: {n} {kind} patients in the run, expected at least {LEAST}")
-    say(f"{known.sum()} of {len(known)} ECGs have the label, {y.sum()} positive")
+    n_absent = len(listed.record_ids) - int((row >= 0).sum())
+    absent = f"; {n_absent} rows of the table were not scored" if n_absent else ""
+    say(f"{known.sum()} of {len(known)} ECGs have the label, {y.sum()} positive{absent}")
+    waveforms = stored.filter(pl.Series(known))["waveform_hash"].to_numpy().astype(str)
+    doubts = Doubts.of(patients, waveforms)
+    for line in doubts.lines:
+        say(line)
+    patients = one_person(patients, waveforms)
     vectors = stored.filter(pl.Series(known))["embedding"]
     embedding = vectors.to_arrow().flatten().to_numpy().reshape(len(vectors), -1)  # (record, feature)
     facts = {
         "provenance": "not stated",
         "data_sha256": hashlib.sha256(listed.sha256.encode() + embedding.tobytes()).hexdigest(),
-        "left_out": {"label unknown": int((~known).sum())},
+        "left_out": {
+            "without labels": int((row < 0).sum()),
+            "label unknown": int((row[~known] >= 0).sum()),
+            "labels without a score": n_absent,
+        },
+        **doubts.facts,
     }
     return probe_embeddings(embedding, y, patients, making, out, code=meaning.code, facts=facts, say=say)
 
 
 def _stored(run: Path, parent: Bundle) -> pl.DataFrame:
     """record_id, source_path and embedding of every scored record of a run."""
+    facts = run_of(run)
     try:
-        facts = json.loads((run / "run.json").read_text("utf-8"))
         scores = [run / "scores" / parts.name(shard) for shard in sorted(parts.committed(run))]
         column = f"{parent.name}/embedding"
         names = pl.scan_parquet(scores[0], glob=False).collect_schema()
@@ -64,6 +77,6 @@ def _stored(run: Path, parent: Bundle) -> pl.DataFrame:
     made_by = {model["fingerprint"] for model in models} | {model.get("parent", {}).get("sha256") for model in models}
     if not {parent.fingerprint, parent.hashes["model.onnx"]} & made_by:
         raise UsageError(f"{run}: was scored by another {parent.name!r} than this one; name its folder with --model")
-    return pl.read_parquet(scores, columns=["record_id", "source_path", column], glob=False).rename(
+    return pl.read_parquet(scores, columns=["record_id", "source_path", "waveform_hash", column], glob=False).rename(
         {column: "embedding"}
     )

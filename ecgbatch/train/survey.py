@@ -10,7 +10,7 @@ from ecgbatch.bundle import InputSpec
 from ecgbatch.errors import RecordError
 from ecgbatch.feed import host
 from ecgbatch.record import Reason, Record, Reject
-from ecgbatch.train.cohort import Cohort
+from ecgbatch.train.cohort import Cohort, waveform_of
 
 __all__ = ["Survey", "survey"]
 
@@ -25,6 +25,8 @@ class Survey:
     """Without the others, which `left_out` counts by reason."""
     variance: np.ndarray
     """float64 (record, lead): mV² about the record's own mean, in the part that the model sees."""
+    waveforms: np.ndarray
+    """uint64 (record,): `waveform_of` each record."""
 
     def scale_mv(self, at: np.ndarray) -> tuple[float, ...]:
         """Each lead's standard deviation in mV over the records of these numbers; 0.001 at least."""
@@ -36,11 +38,12 @@ def survey(cohort: Cohort, spec: InputSpec) -> Survey:
     blocks = in_blocks(cohort, np.arange(len(cohort)))
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="survey") as pool:
         found = [one for block in pool.map(lambda at: _looked_at(cohort, spec, at), blocks) for one in block]
-    is_good = np.array([isinstance(one, np.ndarray) for one in found], bool)
+    good = [one for one in found if not isinstance(one, Reason)]
     reasons = Counter(str(one) for one in found if isinstance(one, Reason))
-    variance = np.array([one for one in found if isinstance(one, np.ndarray)]).reshape(-1, len(spec.leads))
-    kept = cohort.only(np.flatnonzero(is_good))
-    return Survey(replace(kept, left_out={**cohort.left_out, **reasons}), variance)
+    variance = np.array([one for one, _ in good]).reshape(-1, len(spec.leads))
+    kept = cohort.only(np.flatnonzero([not isinstance(one, Reason) for one in found]))
+    waveforms = np.array([one for _, one in good], np.uint64)
+    return Survey(replace(kept, left_out={**cohort.left_out, **reasons}), variance, waveforms)
 
 
 def in_blocks(cohort: Cohort, at: np.ndarray) -> list[np.ndarray]:
@@ -49,13 +52,13 @@ def in_blocks(cohort: Cohort, at: np.ndarray) -> list[np.ndarray]:
     return np.split(at, np.flatnonzero(np.diff(block)) + 1) if len(at) else []
 
 
-def _looked_at(cohort: Cohort, spec: InputSpec, at: np.ndarray) -> list[np.ndarray | Reason]:
+def _looked_at(cohort: Cohort, spec: InputSpec, at: np.ndarray) -> list[tuple[np.ndarray, int] | Reason]:
     x = np.empty((len(spec.leads), spec.samples), np.float32)
-    return [_variance(record, spec, x) for record in cohort.read(at)]
+    return [_seen(record, spec, x) for record in cohort.read(at)]
 
 
-def _variance(record: Record | Reject, spec: InputSpec, x: np.ndarray) -> np.ndarray | Reason:
-    """mV² of each lead, or why the record cannot be scored."""
+def _seen(record: Record | Reject, spec: InputSpec, x: np.ndarray) -> tuple[np.ndarray, int] | Reason:
+    """mV² of each lead and the waveform, or why the record cannot be scored."""
     if isinstance(record, Reject):
         return record.reason
     flat = host.flat_leads(record)
@@ -68,4 +71,4 @@ def _variance(record: Record | Reject, spec: InputSpec, x: np.ndarray) -> np.nda
         return Reason(defect.reason)
     seen = nv[:, : round(spec.seconds * record.fs_hz)]
     variance: np.ndarray = np.var(seen * 1e-6, axis=1)
-    return variance
+    return variance, waveform_of(x)

@@ -13,8 +13,8 @@ from ecgbatch.errors import RecordError, UsageError
 from ecgbatch.feed import host
 from ecgbatch.record import Reason, Record, Reject
 from ecgbatch.train import labels, sources, table
-from ecgbatch.train.cohort import Cohort
-from ecgbatch.train.columns import told
+from ecgbatch.train.cohort import Cohort, Doubts, one_person, waveform_of
+from ecgbatch.train.columns import filled, told
 from ecgbatch.train.labels import Labels
 
 __all__ = ["LEAST", "Meaning", "Task", "read"]
@@ -73,9 +73,9 @@ def _holds(column: pl.Series, value: str) -> pl.Series:
     """Whether each cell is that value, a number or truth however it is written; null where it is empty."""
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
         return column.cast(pl.Float64).fill_nan(None) == _number(value)
-    text = column.cast(pl.String).str.strip_chars()
-    is_same = (text == value.strip()) | (text.cast(pl.Float64, strict=False) == _number(value)).fill_null(value=False)
-    return is_same.set(text == "", None)
+    text = filled(column.cast(pl.String))
+    is_number = (text.cast(pl.Float64, strict=False) == _number(value)).fill_null(value=False)
+    return (text == value.strip()) | is_number.set(text.is_null(), None)
 
 
 def _number(text: str) -> float:
@@ -97,6 +97,7 @@ class Task:
     y: np.ndarray
     """bool (record,)"""
     patients: np.ndarray
+    """str (record,); those who share a waveform are one."""
     record_ids: np.ndarray
     columns: pl.DataFrame
     """What else is known, a row a record; `seconds` and `fs_hz` among it."""
@@ -104,6 +105,7 @@ class Task:
     sha256: str
     left_out: dict[str, int] = field(default_factory=dict)
     """Why ECGs of the sources are not among the records, and how many for each reason."""
+    doubts: Doubts = field(default_factory=Doubts)
 
     def __post_init__(self) -> None:
         for side in (True, False):
@@ -168,18 +170,20 @@ def read(
         else:
             left_out[str(reason)] += 1
     cohort = cohort.only(np.array(kept, np.int64))
+    waveforms = np.array([waveform_of(one) for one in x[: len(kept)]], np.uint64)
     own = pl.DataFrame(heard, schema={"seconds": pl.Float64, "fs_hz": pl.Float64}, orient="row")
     rest = facts[kept].drop("seconds", "fs_hz", strict=False)
     task = Task(
         code=meaning.code,
         x=x[: len(kept)],
         y=cohort.targets[:, 0] == 1,
-        patients=cohort.patients,
+        patients=one_person(cohort.patients, waveforms),
         record_ids=cohort.record_ids,
         columns=pl.concat([own, rest], how="horizontal"),
         provenance=cohort.provenance,
         sha256=cohort.sha256,
         left_out=dict(left_out),
+        doubts=Doubts.of(cohort.patients, waveforms),
     )
     for name in confounders:
         task.column(name)

@@ -103,9 +103,13 @@ def _how(found: Mapping[str, Any]) -> str:
     return (
         f"* {found['label']}: {found['n_folds']} folds by patient of {found['n_patients']} patients, "
         f"{_times(found['n_repeats'], 'partition')}, {_times(found['n_seeds'], 'training')} of each fold, at most "
-        f"{found['epochs']} epochs at {_listed(found['rates'])}. "
+        f"{found['epochs']} epochs at {_listed(found['rates'])}.{_cut(found['seconds'])} "
         f"{found['provenance']}.{_fewer(found)}{_told(found['told'])}"
     )
+
+
+def _cut(seconds: float | None) -> str:
+    return "" if seconds is None else f" Of each ECG, only the first {seconds:g} s were looked at."
 
 
 def _fewer(found: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ecgbatch.bundle import Bundle
 from ecgbatch.train import markdown
-from ecgbatch.train.card import centred
+from ecgbatch.train.card import centred, doubts
 from ecgbatch.train.figures import DRAWS, Figure
 
 __all__ = ["text"]
@@ -55,7 +55,7 @@ def text(
 * The threshold was chosen on the same held-out scores that its sensitivity and specificity are stated of, which
   flatters them a little; AUC and average precision need no threshold.
 * Records of less than {spec.min_seconds:g} s are refused.
-
+{doubts(facts)}
 ## Data and split
 
 {facts["provenance"]}.
@@ -69,7 +69,7 @@ The weights are derived from these data and licensed {bundle.licence}.
 choose ({_chosen(facts)}) was chosen among the training patients alone; the AUC is that of the left-out
 patients of each fold, averaged. Calibration and threshold are of all left-out scores. The weights that ship were then
 trained on all {n} ECGs, {_finally(facts)}; they themselves were judged on none.
-Intervals are of {DRAWS} bootstrap draws of patients.
+Intervals are of {DRAWS} bootstrap draws of patients; those of sensitivity and specificity are at least Wilson's.
 
 ## Calibration
 
