@@ -308,7 +308,7 @@ def _engines(
     export.write_onnx(folder / "model.onnx", network, n_leads=len(base.input.leads), n_samples=base.input.samples)
     bundle = replace(base, name=folder.name, folder=folder, labels=pretrain.calibrated(parts, choose, network))
     drawn = np.random.default_rng(1).permutation(len(train.cohort))[:N_CALIBRATED]
-    made = building.quantised(bundle, train.of(np.sort(drawn)), folder / "model.int8.onnx")
+    made = next(building.quantised(bundle, train.of(np.sort(drawn)), folder / "model.int8.onnx"))
     engines = {
         "fp32": cpu.load(bundle, batch=BATCH),
         "int8": cpu.load(bundle, batch=BATCH, precision="int8", graph=folder / "model.int8.onnx"),

@@ -187,7 +187,10 @@ def xml_root(text: bytes) -> tuple[int, int, bytes]:
     """Status and byte as of `XmlPaths.scan`, and the name of the root element."""
 
 class XmlPaths:
-    """Elements wanted from XML documents, by path from the root."""
+    """Elements wanted from XML documents, by path from the root.
+
+    A namespace's prefix that the root has is no part of any name in the document.
+    """
 
     def __init__(self, paths: list[str], /) -> None: ...
     def scan(self, text: bytes) -> tuple[int, int, list[tuple[int, int, int]]]:

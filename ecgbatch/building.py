@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -110,15 +111,18 @@ def _precision_on_gpu(order: Order) -> str:
 def _graphs(
     bundle: Bundle, precision: str, ecgs: "Calibration | None", scratch: Path, say: Callable[[str], None]
 ) -> Iterator[Path]:
-    """Files of the network in that precision: the bundle's own, or new ones of ECGs to calibrate on, ever nearer."""
+    """Files of the network in that precision: the bundle's own, or one of ECGs to calibrate on, ever nearer."""
     if precision == "fp32":
         yield bundle.folder / "model.onnx"
     elif ecgs is not None:
         out = scratch / VARIANTS["int8"]
-        yield _quantised(bundle, ecgs, out, say, share=_SHARES[0])
+        made = quantised(bundle, ecgs.x, out)
+        say(_held(next(made)))
+        yield out
         with suppress(EngineError):  # where no graph keeps so little, the table of the last one says more
-            for share in _SHARES[1:]:
-                yield _quantised(bundle, ecgs, out, say, share=share)
+            for choice in made:
+                say(_held(choice))
+                yield out
     elif "int8" in bundle.parity:
         yield bundle.folder / VARIANTS["int8"]
     else:
@@ -126,17 +130,15 @@ def _graphs(
         raise UsageError(f"model {bundle.name!r}: {told}")
 
 
-def _quantised(bundle: Bundle, ecgs: "Calibration", out: Path, say: Callable[[str], None], *, share: float) -> Path:
-    choice = quantised(bundle, ecgs.x, out, share=share)
+def _held(choice: "Choice") -> str:
     held = ", ".join(name.removesuffix(".weight") for name in choice.held) or "none"
-    say(f"held back in fp32: {held} · range clips {choice.clipped:g} · logits off by {choice.error:.3f}")
-    return out
+    return f"held back in fp32: {held} · range clips {choice.clipped:g} · logits off by {choice.error:.3f}"
 
 
-def quantised(bundle: Bundle, x: np.ndarray, out: Path, *, share: float = _SHARES[0]) -> "Choice":
+def quantised(bundle: Bundle, x: np.ndarray, out: Path) -> Iterator["Choice"]:
     """Write the int8 graph of a bundle to `out`, its ranges those of model input x (record, lead, time).
 
-    On x it keeps that share of the limits.
+    On x it keeps a share of the limits: of `_SHARES` the first, then each of the others in the place of the last.
 
     Raises:
         EngineError: it is not within its limits, whatever is held back.
@@ -150,14 +152,14 @@ def quantised(bundle: Bundle, x: np.ndarray, out: Path, *, share: float = _SHARE
     source = bundle.folder / "model.onnx"
     expected, limits = bundle.probabilities(logits(source)), LIMITS["int8"]
 
-    def keeps(told: np.ndarray) -> bool:
+    def keeps(share: float, told: np.ndarray) -> bool:
         found = bundle.probabilities(told)
         return (
             np.abs(found - expected).max() <= share * limits.worst_probability
             and _flip_share_nearby(bundle, expected, found) <= share * limits.flip_share
         )
 
-    return quantise.chosen(source, out, x, logits, keeps)
+    yield from quantise.choices(source, out, x, logits, [partial(keeps, share) for share in _SHARES])
 
 
 def _flip_share_nearby(bundle: Bundle, expected: np.ndarray, found: np.ndarray) -> float:

@@ -189,7 +189,7 @@ def inspect_command(
     Example: ecgbatch inspect 00231.xml --draw 00231.png
     """
     with report_errors(path):
-        from ecgbatch import bundle, inspection
+        from ecgbatch import bundle, bundle_report, inspection, record_report, run_report
 
         kind = inspection.kind_of(path)
         if (samples or draw) and kind != "record":
@@ -197,21 +197,21 @@ def inspect_command(
         facts: dict[str, Any]
         if kind == "bundle":
             found = bundle.find(str(path))
-            facts, text = inspection.bundle_facts(found), inspection.bundle_text(found)
+            facts, text = bundle_report.facts(found), bundle_report.text(found)
         elif kind == "run":
-            facts, text = inspection.run_facts(path), inspection.run_text(path)
+            facts, text = run_report.run_facts(path), run_report.run_text(path)
         elif kind == "pack":
-            facts, text = inspection.pack_facts(path), inspection.pack_text(path)
+            facts, text = run_report.pack_facts(path), run_report.pack_text(path)
         else:
             record = inspection.record_of(path)
-            facts = inspection.describe(record)
-            text = inspection.record_text(facts)
+            facts = record_report.facts(record)
+            text = record_report.text(facts)
             if draw:  # before the samples: it refuses what it cannot draw into
                 from ecgbatch import drawing
 
-                drawing.draw(inspection.leads_uv(record), record.fs_hz, draw, caption=record.format)
+                drawing.draw(record_report.leads_uv(record), record.fs_hz, draw, caption=record.format)
             if samples:
-                inspection.write_samples(record, samples)
+                record_report.write_samples(record, samples)
     show(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else text)
 
 

@@ -80,7 +80,7 @@ def run(
     planning.require_sources(sources)
     tally = Tally(f"parquet {options.compression}", verb="packed")
     with exclusive(folder):
-        plan = planning.planned(folder, sources, _settings(sources, options), existed=existed)
+        plan = planning.planned(folder, sources, _settings(sources, options), existed=existed, say=say)
         report = facts.Facts(folder, plan, None, tally)
         done = parts.committed(folder)
         found = parts.counts(folder)

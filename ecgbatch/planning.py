@@ -1,18 +1,23 @@
 """The beginning of a run: its folder and its plan, new or gone on with."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from ecgbatch import archive, formats
+from ecgbatch.archive import Entry
 from ecgbatch.errors import ArchiveError, OutputError
 from ecgbatch.plan import Plan
 from ecgbatch.remote import is_url, require_plain
+from ecgbatch.tally import spaced
 
 __all__ = ["named", "planned", "recorded", "require_sources", "spare_foreign"]
+
+_TOLD_EVERY_S = 10.0
 
 
 def named(sources: Sequence[Path | str]) -> list[str]:
@@ -58,7 +63,14 @@ def recorded(folder: Path, setting: str) -> list[str]:
     return str(told).split(", ") if told else []
 
 
-def planned(folder: Path, sources: Sequence[Path | str], settings: Mapping[str, Any], *, existed: bool) -> Plan:
+def planned(
+    folder: Path,
+    sources: Sequence[Path | str],
+    settings: Mapping[str, Any],
+    *,
+    existed: bool,
+    say: Callable[[str], None],
+) -> Plan:
     """The plan in `folder` if it is of these settings, else a new one in an empty folder.
 
     Raises:
@@ -75,7 +87,7 @@ def planned(folder: Path, sources: Sequence[Path | str], settings: Mapping[str, 
         first = next(entries, None)
         if first is None:
             raise ArchiveError(f"{_plain(settings['source'])}: holds no file; nothing was planned")
-        entries = islice(chain([first], entries), settings["limit"])
+        entries = _told(islice(chain([first], entries), settings["limit"]), say)
         return Plan.write(path, entries, shard_size=settings["shard_size"], settings=settings)
     except BaseException:
         if not existed:
@@ -89,6 +101,16 @@ def _unmake(folder: Path) -> None:
         for name in ("plan.parquet", ".lock"):
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()
+
+
+def _told(entries: Iterable[Entry], say: Callable[[str], None]) -> Iterator[Entry]:
+    """The same entries; where it takes long to find them, how many there are so far is said now and then."""
+    told_at = monotonic()
+    for n_found, entry in enumerate(entries):
+        if (now := monotonic()) - told_at > _TOLD_EVERY_S:
+            told_at = now
+            say(f"listing: {spaced(n_found)} entries so far")
+        yield entry
 
 
 def _refuse_another(folder: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

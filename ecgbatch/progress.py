@@ -36,19 +36,16 @@ def shown(work: str) -> Iterator[Callable[[Tally], None]]:
 
 def _bar(progress: Progress) -> Callable[[Tally], None]:
     task = progress.add_task("", total=None, rate="-", rejects=0)
-    started = monotonic()
 
     def show(tally: Tally) -> None:
-        rate = (tally.n_done - tally.n_before) / max(monotonic() - started, 1e-9)
-        progress.update(
-            task, total=tally.n_entries, completed=tally.n_done, rate=spaced(round(rate)), rejects=tally.n_rejected
-        )
+        rate = spaced(round(_rate(tally)))
+        progress.update(task, total=tally.n_entries, completed=tally.n_done, rate=rate, rejects=tally.n_rejected)
 
     return show
 
 
 def _lines() -> Callable[[Tally], None]:
-    started = shown_at = monotonic()
+    shown_at = monotonic()
 
     def show(tally: Tally) -> None:
         nonlocal shown_at
@@ -56,7 +53,7 @@ def _lines() -> Callable[[Tally], None]:
         if now - shown_at < _PLAIN_EVERY_S:
             return
         shown_at = now
-        rate = (tally.n_done - tally.n_before) / (now - started)
+        rate = _rate(tally)
         left_s = (tally.n_entries - tally.n_done) / max(rate, 1e-9)
         print(
             f"{spaced(tally.n_done)} of {spaced(tally.n_entries)} · rejected {spaced(tally.n_rejected)}"
@@ -66,6 +63,11 @@ def _lines() -> Callable[[Tally], None]:
         )
 
     return show
+
+
+def _rate(tally: Tally) -> float:
+    """Entries a second since everything was planned."""
+    return (tally.n_done - tally.n_before) / max(monotonic() - tally.begun_at_s, 1e-9)
 
 
 @contextmanager

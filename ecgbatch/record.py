@@ -43,8 +43,9 @@ UV_PER_COUNT = (1e-9, 1e6)
 MAX_BYTES = 64 * 2**20
 """A larger file is no resting ECG: 24 hours of Holter, an image, something else. The largest ECG seen has 1.2 MB."""
 
-FIRST_YEAR = 1900
-"""A date before it, such as one of two digits, is not when an ECG was recorded (Einthoven's first paper: 1901)."""
+FIRST_YEAR = 1901
+"""A date before it is not when an ECG was recorded (Einthoven's first paper: 1901): one of two digits, say, or the
+first day of 1900, which databases have for none."""
 
 _MAX_NAME = 64  # characters of a channel's name that may be a lead's
 _CANONICAL: Mapping[str, str] = MappingProxyType({lead.upper(): lead for lead in LEADS})

@@ -108,7 +108,7 @@ def run(
     feeds = [_feed(bundles, each, options, n_devices=len(devices)) for each in devices]
     say(f"device: {tally.engine}")
     with exclusive(folder):
-        plan = planning.planned(folder, sources, _settings(sources, bundles, trunks, options), existed=existed)
+        plan = planning.planned(folder, sources, _settings(sources, bundles, trunks, options), existed=existed, say=say)
         embeddings = [trunk.name for trunk in trunks] if options.embeddings else []
         outs = [Output(folder, bundles, fingerprint=plan.fingerprint, embeddings=embeddings) for _ in devices]
         facts = Facts(folder, plan, bundles, tally, options.feed)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Protocol, TypeVar
 
 __all__ = ["Fed", "Tally", "outcome", "spaced"]
@@ -41,6 +41,8 @@ class Tally:
     """Scored, and taken out of the scores since: an earlier entry has the same waveform."""
     n_before: int = 0
     """Entries that an earlier invocation had finished."""
+    begun_at_s: float = 0.0
+    """By the monotonic clock, when everything was planned."""
     seconds: float = 0.0
     """Of this invocation, planning left out."""
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -49,6 +51,7 @@ class Tally:
 
     def begin(self, n_entries: int, rows: Mapping[str, int]) -> None:
         """Start from what an earlier invocation has done of all entries."""
+        self.begun_at_s = monotonic()
         self.n_entries = n_entries
         self.count(rows)
         self.n_before = self.n_done

@@ -54,6 +54,12 @@ std::string_view name_at(std::string_view text, size_t from) {
     return text.substr(from, end - from);
 }
 
+// The prefix of a name with its colon, empty where it has none.
+std::string_view prefix_of(std::string_view name) {
+    const size_t colon = name.find(':');
+    return name.substr(0, colon == kNone ? 0 : colon + 1);
+}
+
 // The next '<': mostly a line break and a few blanks away, else behind a long payload.
 size_t next_tag(std::string_view text, size_t from) {
     for (const size_t near = std::min(from + 16, text.size()); from < near; ++from) {
@@ -125,6 +131,7 @@ int XmlPaths::child(int node, std::string_view name) const {
 
 XmlStatus XmlPaths::scan(std::string_view text, std::vector<XmlSpan>& spans, size_t& at) const {
     std::vector<Open> open;
+    std::string_view prefix;
     bool has_root = false;
     at = text.substr(0, 3) == "\xEF\xBB\xBF" ? 3 : 0;
     const auto skip_past = [&](size_t from, std::string_view end) {
@@ -168,8 +175,10 @@ XmlStatus XmlPaths::scan(std::string_view text, std::vector<XmlSpan>& spans, siz
             if (end == kNone) return XmlStatus::truncated;
             if (name.empty() || (open.empty() && has_root)) return XmlStatus::malformed;
             if (open.size() == kMaxDepth) return XmlStatus::malformed;
+            if (!has_root) prefix = prefix_of(name);
             has_root = true;
-            const int node = child(open.empty() ? 0 : open.back().node, name);
+            const std::string_view local = name.substr(name.starts_with(prefix) ? prefix.size() : 0);
+            const int node = child(open.empty() ? 0 : open.back().node, local);
             const int64_t path = node < 0 ? -1 : nodes_[static_cast<size_t>(node)].path;
             const auto begin = static_cast<int64_t>(end + 1);
             int64_t span = -1;

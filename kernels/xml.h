@@ -24,7 +24,8 @@ XmlStatus xml_root(std::string_view text, std::string_view& name, size_t& stoppe
 
 class XmlPaths {
 public:
-    // Paths from the root, such as "RestingECG/Waveform/WaveformType"; a span names its path by index.
+    // Paths from the root, such as "RestingECG/Waveform/WaveformType"; a span names its path by index. A name has no
+    // namespace prefix: that of a document's root, whatever it is, is no part of the names in it.
     explicit XmlPaths(const std::vector<std::string>& paths);
 
     // Spans in the order of their start tags; `stopped_at` is the byte at which a bad document was left.

@@ -597,31 +597,26 @@ def test_parity_counts_what_crosses_the_threshold():
 def test_where_others_miss_the_limits_the_graph_keeps_a_smaller_share_of_them(
     table, tiny_bundle, cache, monkeypatch, n_misses
 ):
-    shares: list[float] = []
+    told: list[str] = []
     found = iter([replace(GOOD, worst_probability=0.2)] * n_misses + [GOOD] * 3)
-    quantised = building.quantised
     monkeypatch.setattr(building, "_verified", lambda *_: next(found))
-    monkeypatch.setattr(
-        building, "quantised", lambda *args, share: (shares.append(share), quantised(*args, share=share))[1]
-    )
     order = building.Order(precision="int8", calibrate=(str(table),))
 
     if n_misses < 3:
-        building.build(tiny_bundle, order)
-        assert shares == [0.7, 0.5, 0.3][: n_misses + 1]
+        building.build(tiny_bundle, order, say=told.append)
     else:
         with pytest.raises(EngineError, match="missed"):
-            building.build(tiny_bundle, order)
-        assert shares == [0.7, 0.5, 0.3]
+            building.build(tiny_bundle, order, say=told.append)
+
+    assert sum(line.startswith("held back in fp32: ") for line in told) == min(n_misses + 1, 3)
 
 
 def test_where_no_graph_keeps_a_smaller_share_the_table_of_the_last_one_is_told(table, tiny_bundle, cache, monkeypatch):
     quantised = building.quantised
 
-    def once(*args: object, share: float) -> object:
-        if share < 0.7:
-            raise EngineError("none can be in int8")
-        return quantised(*args, share=share)
+    def once(*args: object) -> Iterator[object]:
+        yield next(quantised(*args))
+        raise EngineError("none can be in int8")
 
     monkeypatch.setattr(building, "quantised", once)
     monkeypatch.setattr(building, "_verified", lambda *_: replace(GOOD, worst_probability=0.2))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from numpy.testing import assert_array_equal
 
 from ecgbatch import formats, synth
 from ecgbatch.errors import RecordError
-from ecgbatch.record import LEADS, Reason, Record
+from ecgbatch.record import INDEPENDENT_LEADS, LEADS, Reason, Record
 
 SAMPLE = "formats/samples/cardiosoft_xml/ecgvisualizer_example1.xml"
 MEDIAN = (
@@ -166,7 +167,7 @@ def test_a_full_disclosure_is_a_second_of_each_lead_in_turn(twelve, empty, n_ele
 
 
 def test_a_full_disclosure_of_leads_that_obey_no_law_is_still_in_seconds(rng):
-    counts = rng.integers(-900, 900, (8, 300))
+    counts = rng.integers(-90, 90, (8, 300)).cumsum(axis=1)
     leads = ("V9", "I", "II", "V1", "V2", "V3", "V4", "V5")
     record = decode(document(disclosure(in_blocks(counts, 100), leads, "100")))
 
@@ -174,8 +175,34 @@ def test_a_full_disclosure_of_leads_that_obey_no_law_is_still_in_seconds(rng):
     assert_array_equal(record.counts, counts[1:])
 
 
-def test_a_full_disclosure_that_obeys_einthoven_from_sample_to_sample_is_read_so(twelve):
-    assert_array_equal(decode(document(disclosure(twelve.counts.T, LEADS))).counts, twelve.counts)
+@pytest.mark.parametrize("noise", [0, 4, 20], ids="noise of {} counts".format)
+@pytest.mark.parametrize("leads", [LEADS, INDEPENDENT_LEADS], ids=["12-leads", "8-leads"])
+def test_the_order_of_a_full_disclosure_is_the_one_in_which_it_does_not_jump(rng, leads, noise):
+    clean = synth.record(seed=3, leads=leads).counts
+    counts = clean + rng.integers(-noise, noise + 1, clean.shape)
+
+    for samples in (counts.T, in_blocks(counts, 500)):
+        assert_array_equal(decode(document(disclosure(samples, leads))).counts, counts)
+
+
+def test_a_full_disclosure_of_noise_is_in_seconds_as_in_known_files(rng):
+    for _ in range(20):
+        counts = rng.integers(-90, 90, (8, 300))
+        record = decode(document(disclosure(in_blocks(counts, 100), INDEPENDENT_LEADS, "100")))
+
+        assert_array_equal(record.counts, counts)
+
+
+@pytest.mark.parametrize("name", ["ptbxl", "chagas", "cinc2011_quality"])
+def test_no_real_ecg_is_as_smooth_in_the_wrong_order(data, name):
+    table = pl.read_parquet(data / "data" / f"{name}.parquet").sample(40, seed=1)
+    for ecg in table.select("fs_hz", "leads", "samples").iter_rows(named=True):
+        leads, fs = tuple(ecg["leads"]), int(ecg["fs_hz"])
+        counts = np.array(ecg["samples"]).reshape(len(leads), -1)
+        counts = counts[:, : counts.shape[1] // fs * fs]
+        for samples in (counts.T, in_blocks(counts, fs)):
+            found = decode(document(disclosure(samples, leads, str(fs))))
+            assert_array_equal(found.counts, counts[[leads.index(lead) for lead in found.leads]])
 
 
 @pytest.mark.parametrize(

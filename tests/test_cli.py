@@ -15,7 +15,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from typer.testing import CliRunner, Result
 
-from ecgbatch import cli, console, inspection, synth
+from ecgbatch import cli, console, inspection, record_report, run_report, synth
 from ecgbatch.bundle import Bundle
 from ecgbatch.errors import BundleError, MissingExtraError
 from ecgbatch.feed import host
@@ -227,7 +227,7 @@ def test_no_lead_of_an_inspected_ecg_is_derived_from_a_flat_one(rng):
         format="test", fs_hz=500.0, leads=leads, counts=counts, uv_per_count=(1.0,) * 9, zero_counts=(0.0,) * 9
     )
 
-    shown = dict(zip(LEADS, inspection.leads_uv(record), strict=True))
+    shown = dict(zip(LEADS, record_report.leads_uv(record), strict=True))
 
     assert not shown["I"].any()
     assert_array_equal(shown["III"], two - one)
@@ -240,7 +240,7 @@ def test_the_derived_leads_of_an_inspected_ecg_are_the_scores_column(scored, tmp
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.xml").write_bytes(synth.muse_xml(record))
 
-    facts = inspection.describe(inspection.record_of(tmp_path / "in" / "a.xml"))
+    facts = record_report.facts(inspection.record_of(tmp_path / "in" / "a.xml"))
     _, scores, _ = scored(tmp_path / "in")
 
     assert facts["leads_derived"] == scores["leads_derived"].to_list()[0] == ["aVR"]
@@ -282,7 +282,7 @@ def test_a_run_without_a_scored_ecg_came_from_nowhere(run_folder, tmp_path):
 
 
 def test_lines_of_many_counts_break_between_them():
-    lines = inspection._listed("rejected", {f"reason-{n}": 1_000_000 for n in range(9)})
+    lines = run_report._listed("rejected", {f"reason-{n}": 1_000_000 for n in range(9)})
 
     assert len(lines) == 2
     assert max(map(len, lines)) <= 120

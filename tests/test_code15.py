@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from ecgbatch import archive, formats
 from ecgbatch.archive import Entry
 from ecgbatch.errors import RecordError
-from ecgbatch.feed import batch
+from ecgbatch.feed import batch, host
 from ecgbatch.formats import code15
 from ecgbatch.record import LEADS, Reason, Record, Reject
 
@@ -64,6 +64,15 @@ def test_missing_samples_are_marked(tmp_path, rng):
 
     assert isinstance(record, Record)
     assert_array_equal(np.argwhere(record.counts == record.invalid_count), [[0, 5]])
+
+
+def test_zeros_around_an_exam_are_none_of_it_and_the_dummy_that_ends_a_part_is_flat(tmp_path, rng):
+    mv = tracings(rng, 3)
+    mv[1, :40], mv[1, 4040:], mv[2] = 0, 0, 0
+    records = [batch.read(entry) for entry in scan(write(tmp_path / "a.h5", tracings=mv, exam_id=np.array([7, 5, 0])))]
+
+    assert [record.n_samples for record in records] == [4096, 4000, 4096]
+    assert [host.flat_leads(record) for record in records] == [(), (), LEADS]
 
 
 @pytest.mark.parametrize(

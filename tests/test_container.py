@@ -1,5 +1,6 @@
 """Zip and tar archives: every member is an entry of its own, in place, and no archive can hurt the run."""
 
+import gzip
 import io
 import os
 import tarfile
@@ -12,6 +13,7 @@ import pytest
 
 from ecgbatch import archive, container, formats, synth, waveform
 from ecgbatch.archive import Entry
+from ecgbatch.errors import RecordError
 from ecgbatch.feed import batch
 from ecgbatch.plan import Plan, Shard
 from ecgbatch.record import INDEPENDENT_LEADS, MAX_BYTES, Reason, Record, Reject
@@ -207,6 +209,13 @@ def test_an_archive_inside_another_is_one_reject(tmp_path, members):
     inner = pack(tmp_path / "inner.zip", members).read_bytes()
 
     assert reasons(pack(tmp_path / "a.zip", [("inner.zip", inner)])) == [Reason.MALFORMED]
+
+
+def test_a_file_that_was_packed_alone_is_refused_with_what_to_do():
+    with pytest.raises(RecordError, match="unpack others") as defect:
+        formats.decode(gzip.compress(b"<RestingECG/>"), "1.xml.gz", lambda _: b"")
+
+    assert defect.value.reason == Reason.MALFORMED
 
 
 def test_the_plan_keeps_the_member(tmp_path, members):

@@ -295,6 +295,9 @@ def test_the_gain_is_the_files_own(unit, sensitivity, uv_per_count):
         ({"code": "5.6.3-9-64 ", "meaning": "?"}, "aVF"),
         ({"code": "2:62", "meaning": "?"}, "aVR"),
         ({"code": "131080", "meaning": "?"}, "V6"),
+        ({"code": "131329", "meaning": "?"}, "I"),
+        ({"code": "131392", "meaning": "MDC_ECG_ELEC_POTL_AVF"}, "aVF"),
+        ({"code": "2:259", "meaning": "?"}, "V1"),
         ({"code": "MDC_ECG_LEAD_aVF", "meaning": "?"}, "aVF"),
         ({"code": "MDC_ECG_LEAD_V3", "meaning": None}, "V3"),
         ({"code": "X-1", "meaning": "Lead II (Einthoven)"}, "II"),
@@ -303,6 +306,7 @@ def test_the_gain_is_the_files_own(unit, sensitivity, uv_per_count):
         ({"code": None, "meaning": None, "label": "avl"}, "aVL"),
         ({"code": "5.6.3-9-65", "meaning": "aVR"}, None),
         ({"code": "2:16", "meaning": "V1"}, None),
+        ({"code": "131265", "meaning": "V1"}, None),
         ({"code": "MDC_ECG_LEAD_V7", "meaning": "V1"}, None),
         ({"code": "X-1", "meaning": "aVR (inverted)"}, None),
         ({"code": "X-1", "meaning": "Arterial pressure"}, None),
@@ -527,6 +531,15 @@ def test_an_object_that_cannot_be_trusted_is_refused_for(case):
 def test_the_transfer_syntax_that_is_not_read_is_named():
     with pytest.raises(RecordError, match=r"transfer syntax 1\.2\.840\.113619\.5\.2,"):
         decode(private_syntax())
+
+
+@pytest.mark.parametrize("number", [b"19420311", b"12345678", b"42.19420"])
+def test_a_number_that_is_no_transfer_syntax_is_not_quoted(number):
+    with pytest.raises(RecordError) as defect:
+        decode(private_syntax().replace(b"1.2.840.113619.5.2", number.ljust(18, b"\0")))
+
+    assert defect.value.reason == Reason.MALFORMED
+    assert number.decode() not in defect.value.detail
 
 
 def test_a_stream_that_inflates_without_bound_is_too_large():

@@ -116,9 +116,9 @@ def test_a_call_that_does_not_fit_is_refused(call):
 
 def test_a_megabyte_of_digits_takes_milliseconds():
     text = b"9" * 1_000_000 + b" " * 1_000_000 + b"-" * 1_000_000
-    started = time.perf_counter()
+    started = time.process_time()
     digits(text)
     digits(text[1_000_000:])
     digits(text[2_000_000:])
 
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from ecgbatch import formats
+from ecgbatch import formats, waveform
 from ecgbatch.errors import RecordError
-from ecgbatch.record import LEADS, Reason, Record
+from ecgbatch.record import INVALID, LEADS, Reason, Record
 
 COUNTS = np.random.default_rng(8).integers(-3000, 3000, (600, 12))
 
@@ -99,6 +99,27 @@ def test_leads_are_taken_by_code_and_others_left_alone():
 
     assert (record.leads, record.uv_per_count) == (("V6", "I"), (1.0, 2.5))
     assert_array_equal(record.counts, COUNTS.T[[1, 3]])
+
+
+def test_the_sample_of_a_lead_that_is_off_is_a_missing_one():
+    counts = COUNTS.copy()
+    counts[7:9, 3] = -32768
+    nv = waveform.nanovolts(decode(made(counts)), LEADS)
+
+    assert np.argwhere(nv == INVALID).tolist() == [[3, 7], [3, 8]]
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_the_crc_may_be_in_any_byte_order(order):
+    raw = made()
+    crc = crc_hqx(raw[10:522], 0xFFFF)
+
+    assert_array_equal(decode(raw[:8] + crc.to_bytes(2, order) + raw[10:]).counts, COUNTS.T)
+
+
+def test_the_number_of_samples_may_be_that_of_all_leads_together():
+    assert_array_equal(decode(made(n_samples=COUNTS.size)).counts, COUNTS.T)
+    assert refusal(made(n_samples=COUNTS.size)[:-24]) == Reason.TRUNCATED
 
 
 def test_a_text_block_may_lie_before_the_samples_or_after_them():

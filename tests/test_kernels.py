@@ -305,8 +305,9 @@ def test_values_beyond_the_clip_are_limited_to_it(rng):
     [
         ({"counts": np.ones((8, 2499), np.int16)}, Reason.TOO_SHORT),
         ({"invalid_count": 1, "counts": np.ones((8, 5000), np.int16)}, Reason.INVALID_SAMPLES),
+        ({"counts": np.repeat([[7] * 5000 + [8] * 2500], 8, axis=0).astype(np.int16)}, Reason.NO_SIGNAL),
     ],
-    ids=["short", "missing-samples"],
+    ids=["short", "missing-samples", "signal-only-later"],
 )
 def test_a_record_that_a_model_cannot_take_is_refused_with_its_reason(change, reason):
     record = record_of(np.zeros((8, 5000), np.int16), INDEPENDENT_LEADS)
@@ -314,6 +315,13 @@ def test_a_record_that_a_model_cannot_take_is_refused_with_its_reason(change, re
     with pytest.raises(RecordError) as defect:
         model_input(replace(record, **change), SPEC)
     assert defect.value.reason == reason
+
+
+def test_one_lead_that_changes_once_where_the_model_looks_is_a_signal():
+    counts = np.zeros((8, 7500), np.int16)
+    counts[5, 4999] = 1
+
+    assert model_input(record_of(counts, INDEPENDENT_LEADS), SPEC)[5].any()
 
 
 def test_a_missing_sample_beyond_what_the_model_sees_does_not_matter(rng):

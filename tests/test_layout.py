@@ -270,6 +270,22 @@ def test_a_table_that_is_damaged_or_no_ecg_is_refused(raw, reason):
     assert refusal(raw, "x.csv", layout) == reason
 
 
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"1,5;2,5\n3,5;1,5\n", "decimal points"),
+        (b"I;II\n1,5;2,5\n", "decimal points"),
+        (b"1,5\t2,5\n", "decimal points"),
+        (b"1;2\n1,5;2,5\n", "decimal points"),
+        (b"I,II\nmV,mV\n1,2\n", "a single line of names"),
+    ],
+    ids=str,
+)
+def test_a_table_as_some_programs_export_it_is_refused_with_what_is_expected(raw, words):
+    with pytest.raises(RecordError, match=words):
+        decode(raw, "x.csv", declaration(leads=["I", "II"], orientation="time,lead"))
+
+
 def test_names_need_columns_to_stand_over():
     assert refusal(b"I,II\n1,2\n3,4\n", "x.csv", declaration(leads=["I", "II"])) == Reason.MALFORMED
 

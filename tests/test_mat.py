@@ -191,3 +191,11 @@ def test_damaged_bytes_give_a_record_or_a_reject(flips, kind):
         raw[at % len(raw)] = value
     with suppress(RecordError):
         assert decode(bytes(raw), declaration(variable="ECG.data") if kind == 2 else None).leads == LEADS
+
+
+def test_a_file_of_matlab_7_3_is_refused_with_what_to_do():
+    raw = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512) + b"\x89HDF\r\n\x1a\n"
+
+    with pytest.raises(RecordError, match="save it as version 7") as defect:
+        formats.decode(raw, "x.mat", lambda _: b"")
+    assert defect.value.reason == Reason.UNKNOWN_FORMAT

@@ -153,6 +153,35 @@ def test_without_a_number_of_sequences_the_samples_give_it():
     assert_array_equal(decode(made(file={0x06: b""})).counts, COUNTS)
 
 
+def test_a_dominant_beat_behind_the_ecg_is_left_alone():
+    beat = item(0x08, b"\x09\0") + item(0x04, b"\2\0\0\0") + item(0x06, b"\1\0") + item(0x1E, bytes(48))
+    record = decode(made(after=beat + b"\x80"))
+
+    assert_array_equal(record.counts, COUNTS)
+
+
+@pytest.mark.parametrize("n_bytes", [1, 2])
+def test_a_lead_code_may_be_of_one_byte(n_bytes):
+    raw = made(codes=()).replace(
+        b"\x1e\x84",
+        b"".join([item(0x3F, item(0x09, code.to_bytes(n_bytes, "little")), channel=i) for i, code in enumerate(CODES)])
+        + b"\x1e\x84",
+    )
+
+    assert decode(raw).leads == LEADS
+
+
+@pytest.mark.parametrize("name", ["1.mwf", "1.MFER"])
+def test_a_file_without_preamble_is_known_by_its_name_and_first_definition(name):
+    raw = made().removeprefix(item(0x40, b"MFR Standard 12 leads ECG".ljust(32)))
+
+    assert_array_equal(formats.decode(raw, name, no_sibling).counts, COUNTS)
+    for unknown in ((raw, "1.dat2"), (b"no definition at all", name)):
+        with pytest.raises(RecordError) as defect:
+            formats.decode(*unknown, no_sibling)
+        assert defect.value.reason == Reason.UNKNOWN_FORMAT
+
+
 def test_definitions_that_are_not_needed_are_skipped():
     raw = made(after=b"\0\0" + item(0x41, b"event") + item(0x80, b"")[:1] + b"whatever")
 
@@ -183,6 +212,7 @@ REFUSALS: dict[str, tuple[Callable[[], bytes], Reason]] = {
     "kind absent": (lambda: made(file={0x08: b""}), Reason.NO_RHYTHM),
     "no samples defined": (lambda: made()[: made().index(b"\x1e\x84")] + b"\x80", Reason.NO_RHYTHM),
     "two frames": (lambda: made(after=item(0x1E, b"\0\0")), Reason.NO_RHYTHM),
+    "two frames of ECG": (lambda: made(after=item(0x08, b"\x02\0") + item(0x1E, b"\0\0")), Reason.NO_RHYTHM),
     "no standard lead": (lambda: made(codes=(9,) * 12), Reason.MISSING_LEADS),
     "lead twice": (lambda: made(codes=(1, *CODES[:11])), Reason.DUPLICATE_LEAD),
     "no channels": (lambda: made(file={0x05: b"\0"}), Reason.MALFORMED),

@@ -1,6 +1,7 @@
 """GE MUSE XML: what the file says is what is decoded, and what it does not say is not guessed."""
 
 import base64
+import codecs
 import re
 import zlib
 from collections.abc import Callable
@@ -92,6 +93,22 @@ def test_utf16_that_calls_itself_something_else_is_decoded_by_its_bytes(ecg, enc
     assert_array_equal(decode(document).counts, ecg.counts)
 
 
+@pytest.mark.parametrize(
+    "mark", [b"?", b"???", codecs.BOM_UTF8 * 2, codecs.BOM_UTF8.decode("latin-1").encode(), codecs.BOM_UTF8 + b"\n"]
+)
+def test_what_re_saving_makes_of_a_byte_order_mark_does_not_fail_the_file(ecg, mark):
+    assert_array_equal(decode(mark + synth.muse_xml(ecg)).counts, ecg.counts)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("filling", ["\0" * 300, "\x1a", "\n\x1a\0"])
+def test_what_fills_the_files_last_block_is_no_damage(ecg, encoding, filling):
+    document = synth.muse_xml(ecg, encoding="utf-8").decode()
+
+    assert_array_equal(decode((document + filling).encode(encoding)).counts, ecg.counts)
+    assert refusal((document[:-20] + filling).encode(encoding)) == Reason.TRUNCATED
+
+
 def test_bytes_that_no_encoding_allows_in_a_name_do_not_fail_the_file(ecg):
     document = synth.muse_xml(ecg, encoding="utf-8").replace("SYNTHÉTIQUE".encode(), b"\xff\xfe\x81\x00\xc3")
 
@@ -115,6 +132,12 @@ def test_a_rhythm_is_one_in_any_spelling(ecg, kind):
     document = in_rhythm(synth.muse_xml(ecg), replaced(b"<WaveformType>Rhythm<", f"<WaveformType>{kind}<".encode()))
 
     assert decode(document).n_samples == 5000
+
+
+def test_the_only_waveform_is_the_rhythm_where_it_has_no_type(ecg):
+    document = synth.muse_xml(ecg, waveforms=("Rhythm",), overrides={"WaveformType": None, "SampleExponent": None})
+
+    assert_array_equal(decode(document).counts, ecg.counts)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +252,7 @@ def test_a_file_without_a_whole_block_is_decoded(ecg, block):
         ("02-30-2024", "10:00:00", None),
         ("2024-02-29", "10:00:00", None),
         ("02-28-24", "10:00:00", None),
+        ("01-01-1900", "00:00:00", None),
         ("02-28-" + "9" * 25, "10:00:00", None),
         ("02-28-2024", "10:00:-1", None),
         ("02-28-2024", "9" * 5000 + ":00:00", None),
@@ -297,7 +321,11 @@ REFUSALS: dict[str, tuple[Callable[[Record], bytes], Reason]] = {
     "median only": (lambda ecg: synth.muse_xml(ecg, waveforms=("Median",)), Reason.NO_RHYTHM),
     "no waveform": (lambda ecg: synth.muse_xml(ecg, waveforms=()), Reason.NO_RHYTHM),
     "two rhythms": (lambda ecg: synth.muse_xml(ecg, waveforms=("Rhythm", "Rhythm")), Reason.NO_RHYTHM),
-    "waveform without type": (lambda ecg: synth.muse_xml(ecg, overrides={"WaveformType": None}), Reason.NO_RHYTHM),
+    "two waveforms without type": (lambda ecg: synth.muse_xml(ecg, overrides={"WaveformType": None}), Reason.NO_RHYTHM),
+    "an untyped waveform beside a median": (
+        lambda ecg: in_rhythm(synth.muse_xml(ecg), replaced(b"<WaveformType>Rhythm<", b"<WaveformType><")),
+        Reason.NO_RHYTHM,
+    ),
     "rate 0": (lambda ecg: synth.muse_xml(ecg, overrides={"SampleBase": "0"}), Reason.UNKNOWN_RATE),
     "rate negative": (lambda ecg: synth.muse_xml(ecg, overrides={"SampleBase": "-500"}), Reason.UNKNOWN_RATE),
     "rate nan": (lambda ecg: synth.muse_xml(ecg, overrides={"SampleBase": "nan"}), Reason.UNKNOWN_RATE),
@@ -347,6 +375,10 @@ REFUSALS: dict[str, tuple[Callable[[Record], bytes], Reason]] = {
         lambda ecg: replaced(rb"<LeadSampleCountTotal>\d+</LeadSampleCountTotal>", b"")(
             with_payload(synth.muse_xml(synth_like(ecg, 1)), b"\1" * 9999, n_bytes=9999)
         ),
+        Reason.MALFORMED,
+    ),
+    "bytes before the first sample": (
+        lambda ecg: synth.muse_xml(ecg, overrides={"LeadOffsetFirstSample": "12"}),
         Reason.MALFORMED,
     ),
     "sample size 4": (lambda ecg: synth.muse_xml(ecg, overrides={"LeadSampleSize": "4"}), Reason.MALFORMED),

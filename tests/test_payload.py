@@ -207,6 +207,14 @@ def test_a_record_with_samples_missing_in_the_models_view_never_becomes_a_payloa
     assert refusal(record, spec) == Reason.INVALID_SAMPLES
 
 
+@pytest.mark.parametrize("spec", [SPEC, TWELVE], ids=["eight-leads", "twelve-leads"])
+def test_a_record_without_signal_in_the_models_view_never_becomes_a_payload(rng, spec):
+    record = noisy(rng, seconds=spec.seconds + 2)
+    record.counts[:, : round(spec.seconds * record.fs_hz)] = 9
+
+    assert refusal(record, spec) == Reason.NO_SIGNAL
+
+
 def refusal(record: Record, spec: InputSpec) -> str:
     stored = tuple(lead for lead in INDEPENDENT_LEADS if lead in record.leads)
     nv, n_missing = host.measured(record, stored)

@@ -181,6 +181,13 @@ def written(
     return text.encode(encoding)
 
 
+def as_digits(write: Callable[..., bytes], samples: np.ndarray, n_samples: int = 1000, **changes: str | None) -> bytes:
+    """A document as sierra-ecg-tools writes it again, lead after lead in lines of decimal numbers."""
+    digits = [str(count) + (" " if i % 25 else "\n") for i, count in enumerate(samples.ravel().tolist())]
+    empty = write(b"", n_samples, dataencoding="Plain", **changes)
+    return empty.replace(b"\n</parsedwaveforms>", "".join(digits).encode() + b"</parsedwaveforms>")
+
+
 @pytest.fixture(scope="module")
 def counts() -> np.ndarray:
     return twelve()
@@ -390,6 +397,24 @@ def test_without_compression_the_calibration_is_cut_and_further_channels_are_lef
     assert_array_equal(record.counts, counts[[LEADS.index(lead) for lead in INDEPENDENT_LEADS]])
 
 
+@pytest.mark.parametrize(
+    ("write", "changes"),
+    [
+        (document, {"compression": None}),
+        (document, {}),
+        (document_103, {"compressflag": "False"}),
+        (document_103, {}),
+    ],
+    ids=["1.04", "1.04 with the compression it had", "1.03", "1.03 with the compression it had"],
+)
+def test_a_document_that_was_decoded_into_decimal_numbers_is_read(counts, write, changes):
+    whole = np.vstack([calibrated(counts), np.full((4, 1500), 77, np.int16)])
+    record = decode(as_digits(write, whole, 1500, **changes))
+
+    assert record.leads == INDEPENDENT_LEADS
+    assert_array_equal(record.counts, counts[[LEADS.index(lead) for lead in INDEPENDENT_LEADS]])
+
+
 def test_an_offset_is_subtracted_and_predictions_with_it_are_not_guessed(payload, counts):
     record = decode(document(payload, 1000, signaloffset="12"))
 
@@ -519,7 +544,10 @@ REFUSALS: dict[str, tuple[Callable[[bytes], bytes], Reason]] = {
     "14 bits": (of(bitspersample="14"), Reason.MALFORMED),
     "24 bits in 1.03": (of_103(nbitspersample="24"), Reason.MALFORMED),
     "unsigned": (of(signalsigned="False"), Reason.MALFORMED),
-    "samples as digits": (of(dataencoding="Plain"), Reason.MALFORMED),
+    "base64 called digits": (of(dataencoding="Plain"), Reason.CORRUPT_PAYLOAD),
+    "an unknown encoding": (of(dataencoding="Hex"), Reason.MALFORMED),
+    "digits of a lead less": (lambda _: as_digits(document, np.zeros((11, 1000), int)), Reason.MALFORMED),
+    "digits of part of a channel": (lambda _: as_digits(document, np.zeros((12, 1001), int)), Reason.MALFORMED),
     "another compression": (of(compression="Huffman"), Reason.MALFORMED),
     "compressed, and not how": (of_103(compressmethod=None), Reason.MALFORMED),
     "more leads than labels": (of(numberofleads="13"), Reason.MALFORMED),

@@ -205,10 +205,36 @@ def test_the_layer_that_harms_is_held_back_first_and_no_more_than_is_needed(tiny
         return cpu.load(tiny_bundle, batch=8, graph=graph)(x)[0]
 
     expected = logits(source)
-    choice = quantise.chosen(source, out, x, logits, lambda told: np.abs(told - expected).mean() < 0.1)
+    (choice,) = quantise.choices(source, out, x, logits, [lambda told: np.abs(told - expected).mean() < 0.1])
 
     assert choice.held == ("stages.0.second.weight",)
     assert reads_int8(onnx.load(out)) == set(LAYERS) - set(choice.held)
+
+
+def test_a_stricter_standard_holds_more_back_of_layers_that_were_ranked_once(tiny_bundle, x, tmp_path):
+    source, out = tmp_path / "model.onnx", tmp_path / "model.int8.onnx"
+    export.write_onnx(source, spoilt(tiny_bundle), n_leads=8, n_samples=2500)
+    n_runs = 0
+
+    def logits(graph: Path) -> np.ndarray:
+        nonlocal n_runs
+        n_runs += 1
+        return cpu.load(tiny_bundle, batch=8, graph=graph)(x)[0]
+
+    def at_most(n_int8: int) -> bool:
+        return len(reads_int8(onnx.load(out))) <= n_int8
+
+    standards = [lambda _: at_most(len(LAYERS) - 1), lambda _: at_most(len(LAYERS) - 3)]
+    made = quantise.choices(source, out, x, logits, standards)
+
+    first = next(made)
+    n_first = n_runs
+    second = next(made)
+
+    assert first.held == ("stages.0.second.weight",)
+    assert second.held[:1] == first.held
+    assert reads_int8(onnx.load(out)) == set(LAYERS) - set(second.held)
+    assert n_runs - n_first == 3 * len(quantise.CLIPPED) + 1  # of 1, 2 and 3 layers held, and the one that is kept
 
 
 def test_where_nothing_is_near_enough_there_is_no_int8_graph(tiny_bundle, x, tmp_path):
@@ -217,7 +243,7 @@ def test_where_nothing_is_near_enough_there_is_no_int8_graph(tiny_bundle, x, tmp
 
     source = tiny_bundle.folder / "model.onnx"
     with pytest.raises(EngineError, match=r"none of \d+ convolutions can be in int8"):
-        quantise.chosen(source, tmp_path / "out.onnx", x, logits, lambda _: False)
+        next(quantise.choices(source, tmp_path / "out.onnx", x, logits, [lambda _: False]))
 
 
 def test_an_int8_score_does_not_depend_on_the_records_beside_it(int8, tiny_bundle, x):

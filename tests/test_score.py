@@ -427,7 +427,20 @@ def test_a_folder_that_cannot_be_removed_hides_no_error(tmp_path):
     settings = {"source": ["archive"], "limit": None, "shard_size": 4}
 
     with pytest.raises(ArchiveError, match="holds no file"):
-        planning.planned(tmp_path / "gone", [tmp_path / "archive"], settings, existed=False)
+        planning.planned(tmp_path / "gone", [tmp_path / "archive"], settings, existed=False, say=print)
+
+
+def test_a_listing_that_takes_long_says_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "_TOLD_EVERY_S", -1.0)
+    for name in "abc":
+        (tmp_path / f"{name}.xml").touch()
+    told: list[str] = []
+    settings = {"source": [str(tmp_path)], "limit": None, "shard_size": 4}
+    (tmp_path / "run").mkdir()
+
+    planning.planned(tmp_path / "run", [tmp_path], settings, existed=True, say=told.append)
+
+    assert told == [f"listing: {n} entries so far" for n in range(3)]
 
 
 def resumable(scored, folder: Path, run: Path, redo: range) -> None:

@@ -28,11 +28,15 @@ __all__ = [
     "put",
     "refuse_gaps",
     "refuse_short",
+    "refuse_silence",
     "room",
 ]
 
 _NO_MARK = 2**40
 """No count of any type equals it: for containers that do not mark missing samples."""
+
+_GLANCE = 128
+"""Samples in which nearly every record changes, so that nearly none is compared whole."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +96,8 @@ def normalise(record: Record, spec: InputSpec, out: Float32[ndarray, "lead sampl
     """Write the model's float32 (lead, time) input of one record into `out`.
 
     Raises:
-        RecordError: leads are missing, the record is too short, or has missing samples where the model looks.
+        RecordError: leads are missing, the record is too short, or has missing samples or no signal where the model
+            looks.
     """
     model_input(nanovolts(record, spec.leads, flat_leads(record)), record.fs_hz, spec, out)
 
@@ -114,7 +119,8 @@ def put(
     """Write a record's model input into `out`, a row of `room`; `independent_nv` spares computing it once more.
 
     Raises:
-        RecordError: leads are missing, the record is too short, or has missing samples where the model looks.
+        RecordError: leads are missing, the record is too short, or has missing samples or no signal where the model
+            looks.
     """
     if spec.leads == INDEPENDENT_LEADS:
         model_input(independent_nv, record.fs_hz, spec, out, has_gaps=has_gaps)
@@ -135,11 +141,12 @@ def model_input(
     `has_gaps` is False where the caller knows that no sample is missing.
 
     Raises:
-        RecordError: too short, or missing samples where the model looks.
+        RecordError: too short, or missing samples or no signal where the model looks.
     """
     refuse_short(nv.shape[1], fs_hz, spec)
     if has_gaps:
         refuse_gaps(nv, fs_hz, spec)
+    refuse_silence(nv, fs_hz, spec)
     _resampler(fs_hz, spec)(nv, out)
 
 
@@ -165,6 +172,17 @@ def refuse_gaps(nv: Int32[ndarray, "lead time"], fs_hz: float | int, spec: Input
         raise RecordError(Reason.INVALID_SAMPLES, detail)
 
 
+def refuse_silence(nv: Int32[ndarray, "lead time"], fs_hz: float | int, spec: InputSpec) -> None:
+    """Nothing, for a record of which any lead changes in the seconds that the model looks at.
+
+    Raises:
+        RecordError: none does.
+    """
+    seen = nv[:, : round(spec.seconds * fs_hz)]
+    if _is_level(seen[:, :_GLANCE]) and _is_level(seen):
+        raise RecordError(Reason.NO_SIGNAL, f"no lead changes in the first {seen.shape[1] / fs_hz:g} s")
+
+
 def n_offset(fs_hz: float | int, spec: InputSpec) -> int:
     """How many samples a lead's offset is the mean of; 0 where it is not taken off."""
     return round(spec.seconds * fs_hz) if spec.filter == "offset" else 0
@@ -173,6 +191,10 @@ def n_offset(fs_hz: float | int, spec: InputSpec) -> int:
 def per_nv(spec: InputSpec) -> Float32[ndarray, " lead"]:
     """What nanovolts of each lead are multiplied by."""
     return (1e-6 / np.array(spec.scale_mv)).astype(np.float32)
+
+
+def _is_level(nv: Int32[ndarray, "lead time"]) -> bool:
+    return bool((nv == nv[:, :1]).all())
 
 
 def _seen(fs_hz: float | int, spec: InputSpec) -> int:

@@ -75,15 +75,17 @@ def put(
     """Write the record's payload into `out`, a row of `room`.
 
     Raises:
-        RecordError: leads are missing, the record is too short, or has missing samples where the model looks.
+        RecordError: leads are missing, the record is too short, or has missing samples or no signal where the model
+            looks.
     """
     host.refuse_short(record.n_samples, record.fs_hz, spec)
-    nv: np.ndarray | None = independent_nv
+    nv = independent_nv
     if spec.leads != INDEPENDENT_LEADS:
         has_gaps = record.invalid_count is not None  # or may have: the independent leads do not tell
-        nv = host.nanovolts(record, spec.leads, flat) if has_gaps else None
-    if nv is not None and has_gaps:
+        nv = host.nanovolts(record, spec.leads, flat)
+    if has_gaps:
         host.refuse_gaps(nv, record.fs_hz, spec)
+    host.refuse_silence(nv, record.fs_hz, spec)
     out[0] = of(record, spec, flat, nv)
 
 

@@ -40,8 +40,11 @@ _ARRAY_SUFFIXES = (".npy", ".csv", ".mat")
 _SIGNAL_SUFFIXES = (".dat", ".xyz")
 _MAX_ROOT_BYTES = 256
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b")
-_XML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<[?!A-Za-z]|\xff\xfe<\x00|\xfe\xff\x00<|<\x00|\x00<")
+_ARCHIVES, _GZIP = (b"PK\x03\x04", b"PK\x05\x06"), b"\x1f\x8b"
+_PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z._:-]{,39}")  # others may be a person's, or a number of theirs
+_MARK = rb"(?:\xef\xbb\xbf|\xc3\xaf\xc2\xbb\xc2\xbf|\?)*"  # of UTF-8, or what re-saving has made of it
+_FILLING = b"\0\x1a"  # of a block's rest, as some archives leave it, and DOS's mark of the end
+_XML_START = re.compile(rb"(%s)\s*<[?!A-Za-z]|\xff\xfe<\x00|\xfe\xff\x00<|<\x00|\x00<" % _MARK)
 
 
 class Records(Protocol):
@@ -98,16 +101,16 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:  # noqa: PLR0911,
         raise RecordError(Reason.EMPTY, "0 bytes")
     if scp.is_scp(raw):  # first, for it begins with a CRC, which may be any two bytes: `<a`, say
         return scp.decode(raw)
-    if _XML_START.match(raw):
-        return _decode_xml(to_utf8(raw))
+    if start := _XML_START.match(raw):
+        return _decode_xml(to_utf8(raw[start.end(1) :] if start[1] else raw).rstrip(_FILLING))
     if is_dicom(raw):
         return dicom.decode(raw)
-    if mfer.starts(raw):
-        return mfer.decode(raw)
     if ishne.starts(raw):
         return ishne.decode(raw)
     if edf.starts(raw):
         return edf.decode(raw)
+    if mfer.starts(raw, name):
+        return mfer.decode(raw)
     if mat.starts(raw):
         return mat.decode(raw, sibling)
     if npy.starts(raw):
@@ -120,10 +123,18 @@ def decode(raw: bytes, name: str, sibling: Sibling) -> Record:  # noqa: PLR0911,
         raise RecordError(Reason.ORPHAN_SIGNAL, "a signal file that no WFDB header names, expected a .hea beside it")
     if raw.startswith(_HDF5):
         raise RecordError(Reason.UNKNOWN_FORMAT, "HDF5 that is not in CODE-15's layout, or not named .h5 or .hdf5")
+    if raw.startswith(_GZIP):
+        raise RecordError(
+            Reason.MALFORMED, "gzip data, expected a whole tar archive called .tar.gz or .tgz; unpack others"
+        )
     if raw.startswith(_ARCHIVES):
         raise RecordError(
             Reason.MALFORMED, "an archive that is empty, damaged, inside another one, or not named as one"
         )
+    if mat.is_later(raw):
+        raise RecordError(Reason.UNKNOWN_FORMAT, "MATLAB 7.3, which is not read; save it as version 7")
+    if name.lower().endswith(".csv"):
+        raise RecordError(Reason.UNKNOWN_FORMAT, "no table of numbers, nor one under a single line of names")
     raise RecordError(Reason.UNKNOWN_FORMAT, "no ECG container known by its content")
 
 
@@ -146,8 +157,8 @@ def _decode_xml(text: bytes) -> Record:
             return muse.decode(text)
         case "restingecgdata":
             return philips.decode(text)
-        case root if root == "AnnotatedECG" or root.endswith(":AnnotatedECG"):
-            return aecg.decode(text, root.removesuffix("AnnotatedECG"))
+        case "AnnotatedECG":
+            return aecg.decode(text)
         case "CardiologyXML":
             return cardiosoft.decode(text)
         case root if root.endswith("SchillerEDI"):
@@ -155,4 +166,5 @@ def _decode_xml(text: bytes) -> Record:
         case "ECG":
             return mortara.decode(text)
         case root:
-            raise RecordError(Reason.UNKNOWN_FORMAT, f"XML with root element {root[:40]!r}, of no known ECG")
+            said = f"root element {root!r}" if _PLAIN_NAME.fullmatch(root) else "a root element that is not quoted"
+            raise RecordError(Reason.UNKNOWN_FORMAT, f"XML with {said}, of no known ECG")

@@ -30,6 +30,7 @@ _PATHS = {
     "digits": f"{_SEQUENCE}/value/digits",
 }
 _PARTS = tuple(_PATHS)
+_WANTED = _kernels.XmlPaths(list(_PATHS.values()))
 _LEAD_CODES = ("MDC_ECG_LEAD_", "NOM_ECG_LEAD_")
 _PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "µs": 1e6, "\u03bcs": 1e6}
 _UV_PER_UNIT = {"uv": 1.0, "µv": 1.0, "\u03bcv": 1.0, "mv": 1e3, "v": 1e6, "nv": 1e-3}
@@ -53,13 +54,13 @@ class _Channel(NamedTuple):
     zero_count: float
 
 
-def decode(text: bytes, prefix: str) -> Record:
-    """The rhythm of an annotated ECG in an ASCII-compatible encoding, whose elements' names begin with `prefix`.
+def decode(text: bytes) -> Record:
+    """The rhythm of an annotated ECG in an ASCII-compatible encoding.
 
     Raises:
         RecordError: no rhythm, or anything about it is missing, contradictory or damaged.
     """
-    document, all_series = _outline(xml.tags(text, _paths(prefix)))
+    document, all_series = _outline(xml.tags(text, _WANTED))
     series = _rhythm(text, all_series)
     channels: list[_Channel] = []
     places: list[tuple[int, int]] = []
@@ -82,12 +83,6 @@ def decode(text: bytes, prefix: str) -> Record:
         acquired_at=_acquired_at(text, {**document, **series.parts}),
         device_model=_model(text, series.parts),
     )
-
-
-@lru_cache(maxsize=16)
-def _paths(prefix: str) -> _kernels.XmlPaths:
-    """The wanted elements in a namespace that the document calls `prefix`, which ends with a colon unless empty."""
-    return _kernels.XmlPaths(["/".join([prefix + name for name in path.split("/")]) for path in _PATHS.values()])
 
 
 def _outline(tags: list[xml.Tag]) -> tuple[_Element, list[_Series]]:
@@ -119,7 +114,7 @@ def _rhythm(text: bytes, all_series: list[_Series]) -> _Series:
     kinds = [_kind(_tag(text, series.parts, "kind")) for series in all_series]
     wanted = "RHYTHM" if any(kinds) else ""
     if kinds.count(wanted) != 1:
-        found = ", ".join([kind[:20] or "without code" for kind in kinds[:4]]) or "none"
+        found = xml.kinds(kinds, ("RHYTHM", "REPRESENTATIVE_BEAT"))
         raise RecordError(Reason.NO_RHYTHM, f"{len(kinds)} series ({found}), expected one RHYTHM")
     return all_series[kinds.index(wanted)]
 

@@ -15,6 +15,8 @@ __all__ = ["decode", "is_table"]
 
 _NO_NUMBER = re.compile(rb"[^-+\d.eE,; \t\rnaN]")
 _NUMBER = re.compile(rb"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf)", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(rb"[-+]?\d+,\d+")
+_NO_COMMAS = "numbers with commas in them, expected decimal points"
 _DIGIT_OR_NAN = re.compile(rb"\d|nan", re.IGNORECASE)
 _BOM = b"\xef\xbb\xbf"
 
@@ -34,7 +36,7 @@ def decode(raw: bytes, sibling: Callable[[str], bytes]) -> Record:
     """
     found = layout.declared(sibling)
     first, _, rest = raw.removeprefix(_BOM).partition(b"\n")
-    separator = next((mark for mark in (b";", b",", b"\t") if mark in first), b" ")
+    separator = next((mark for mark in (b";", b"\t", b",") if mark in first), b" ")
     if not raw.endswith(b"\n"):
         raise RecordError(Reason.TRUNCATED, "a table whose last line has no end")
     cells = [cell.strip() for cell in (first.split() if separator == b" " else first.split(separator))]
@@ -58,6 +60,8 @@ def _are_names(cells: list[bytes], found: Layout) -> bool:
     if not found.is_lead_first and len(cells) > 1 and cells == [b"%d" % column for column in range(len(found.leads))]:
         return True
     n_numbers = sum([_NUMBER.fullmatch(cell) is not None for cell in cells])
+    if any(_DECIMAL_COMMA.fullmatch(cell) for cell in cells):
+        raise RecordError(Reason.MALFORMED, _NO_COMMAS)
     if 0 < n_numbers < len(cells):
         raise RecordError(Reason.MALFORMED, "a first line of words and numbers, expected either")
     return n_numbers == 0
@@ -80,5 +84,7 @@ def _numbers(table: bytes, separator: bytes) -> np.ndarray:
     numbers = np.empty(table.count(separator) + table.count(b"\n"))  # as many as there can be
     n_lines, n_columns = _kernels.table_numbers(table, separator.decode(), numbers)
     if not n_lines:
-        raise RecordError(Reason.MALFORMED, "a table that is not all numbers, or whose lines differ in length")
+        has_commas = separator != b"," and b"," in table
+        detail = _NO_COMMAS if has_commas else "a table that is not all numbers, or whose lines differ in length"
+        raise RecordError(Reason.MALFORMED, detail)
     return numbers[: n_lines * n_columns].reshape(n_lines, n_columns)

@@ -31,12 +31,14 @@ _NAMES = tuple(_PATHS)
 _SCAN = _kernels.DicomPaths(list(_PATHS.values()))
 
 _CODED = re.compile(
-    r"(?:5\.6\.3-9-|2:)(\d{1,4})|(131[01]\d\d)|MDC_ECG_(?:LEAD|ELEC_POTL)_(\w+)", re.ASCII | re.IGNORECASE
+    r"(?:5\.6\.3-9-|2:)(\d{1,4})|(131[0-3]\d\d)|MDC_ECG_(?:LEAD|ELEC_POTL)_(\w+)", re.ASCII | re.IGNORECASE
 )
 """SCP-ECG's code (EN 1064, 5.6.3, field 9); MDC partition and code (ISO/IEEE 11073-10101), both in one, or a name."""
 _LEADS = {1: "I", 2: "II", **{n: f"V{n - 2}" for n in range(3, 9)}, 61: "III", 62: "aVR", 63: "aVL", 64: "aVF"}
 """The twelve leads by the number that SCP-ECG and MDC agree on."""
 _MDC_PARTITION = 2 * 65536
+_POTENTIAL = 256
+"""By so much MDC's code of the potential at a lead's electrodes is larger than that of the lead."""
 _OTHER_SIGN = re.compile("INVER|NEGAT|MINUS", re.IGNORECASE)
 _UV_PER_UNIT = {"uv": 1.0, "µv": 1.0, "\u03bcv": 1.0, "mv": 1e3, "v": 1e6, "nv": 1e-3}
 """UCUM, in any case."""
@@ -100,7 +102,8 @@ def _lead(channel: dict[str, str]) -> str | None:
     """By code; by its meaning or the channel's label only where the code is of no scheme that is known."""
     code = channel.get("SourceCode") or channel.get("SourceLongCode", "")
     if found := _CODED.fullmatch(code):
-        return lead_name(found[3]) if found[3] else _LEADS.get(int(found[1] or int(found[2] or 0) - _MDC_PARTITION))
+        number = int(found[1] or 0) or int(found[2] or 0) - _MDC_PARTITION
+        return lead_name(found[3]) if found[3] else _LEADS.get(number) or _LEADS.get(number - _POTENTIAL)
     meaning = channel.get("SourceMeaning", "")
     if _OTHER_SIGN.search(meaning):
         return None

@@ -124,7 +124,7 @@ def _meta(raw: bytes, at: int) -> tuple[str, int]:
             raise RecordError(Reason.TRUNCATED, "DICOM ends inside its file meta information")
         if raw[at + 2 : at + 4] == b"\x10\x00":
             syntax = text(raw, (begin, end))
-            if not re.fullmatch(r"[\d.]{1,64}", syntax, re.ASCII):
+            if len(syntax) > 64 or not re.fullmatch(r"[0-2](?:\.\d+){2,}", syntax, re.ASCII):
                 raise RecordError(Reason.MALFORMED, "DICOM with a transfer syntax that is no UID")
         at = end
     return syntax, at

@@ -14,12 +14,13 @@ __all__ = ["decode", "starts"]
 
 _ECG, _ANNOTATIONS = b"ISHNE1.0", b"ANN  1.0"
 _HEADER_BYTES = 522
-_CRC = Struct("<H")  # at 8, of everything in the header after it
+_CRC = Struct("<H"), Struct(">H")  # at 8, of everything in the header after it, in an order that is not stated
 _PLACES = Struct("<iiii")  # at 10: bytes of the text block, samples a lead, where the text and the ECG begin
 _MOMENT = Struct("<3h6x3h")  # at 138: day, month, year, the file's own date, hour, minute, second
 _LEADS = Struct("<h12h24x12h")  # at 156: number, codes, qualities, resolutions in nV
 _RECORDER = slice(232, 272)
 _RATE = Struct("<h")  # at 272
+_FAULT = -32768  # the sample of a lead that is off
 _FIRST_CODE = 5
 """Of lead I; those of the other standard leads follow in the order of `LEADS`."""
 
@@ -64,6 +65,7 @@ def decode(raw: bytes) -> Record:
         counts=frames.T if list(rows) == list(range(n_leads)) else frames.T[list(rows)],
         uv_per_count=tuple([nv / 1000 for nv in resolutions_nv]),
         zero_counts=(0.0,) * len(rows),
+        invalid_count=_FAULT,
         acquired_at=_acquired_at(raw),
         device_model=model_name(raw[_RECORDER].partition(b"\0")[0].decode("latin-1")),
     )
@@ -84,23 +86,29 @@ def _rows(n_leads: int, codes: list[int]) -> dict[int, str]:
 
 
 def _frames(raw: bytes, places: _Places, n_leads: int) -> np.ndarray:
-    """int16 (time, lead), which lie between the header and the file's or the text's end."""
+    """int16 (time, lead), which lie between the header and the file's or the text's end.
+
+    Their number is that of a lead's; ECGToolkit states that of all leads together.
+    """
     if places.ecg < _HEADER_BYTES or places.n_samples < 1:
         raise RecordError(Reason.MALFORMED, f"{places.n_samples} samples at byte {places.ecg}")
-    end = places.ecg + 2 * n_leads * places.n_samples
+    n_values = places.n_samples * n_leads
+    if places.n_samples % n_leads == 0 and places.ecg + 2 * places.n_samples in (len(raw), places.text):
+        n_values = places.n_samples
+    end = places.ecg + 2 * n_values
     if end > len(raw):
         raise RecordError(Reason.TRUNCATED, f"{len(raw)} bytes, expected {end}")
     if end not in (len(raw), places.text):
         raise RecordError(Reason.MALFORMED, f"samples end at byte {end} of {len(raw)}, expected at the end")
-    return np.frombuffer(raw, "<i2", n_leads * places.n_samples, places.ecg).reshape(-1, n_leads)
+    return np.frombuffer(raw, "<i2", n_values, places.ecg).reshape(-1, n_leads)
 
 
 def _require_crc(raw: bytes, places: _Places) -> None:
     """Hold the header, with its text block or without, to its CRC; 0 is what a writer leaves that keeps none."""
-    (stated,) = _CRC.unpack_from(raw, 8)
+    stated = {order.unpack_from(raw, 8)[0] for order in _CRC}
     crc = crc_hqx(raw[10:_HEADER_BYTES], 0xFFFF)
     text = raw[places.text : places.text + places.n_text_bytes] if places.n_text_bytes > 0 and places.text > 0 else b""
-    if stated not in (0, crc, crc_hqx(text, crc)):
+    if not stated & {0, crc, crc_hqx(text, crc)}:
         raise RecordError(Reason.CHECKSUM, "the header's CRC differs from the one stored in it")
 
 

@@ -17,9 +17,9 @@ from ecgbatch.formats import layout
 from ecgbatch.formats.layout import Layout
 from ecgbatch.record import Reason, Record
 
-__all__ = ["decode", "starts"]
+__all__ = ["decode", "is_later", "starts"]
 
-_MAGIC = b"MATLAB 5.0 MAT-f"
+_MAGIC, _LATER = b"MATLAB 5.0 MAT-f", b"MATLAB 7.3 MAT-f"
 _HEADER_BYTES = 128
 _MATRIX, _COMPRESSED = 14, 15
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -57,6 +57,11 @@ class _Order(NamedTuple):
 def starts(raw: bytes) -> bool:
     """Whether a file begins as MATLAB's level 5 does."""
     return raw.startswith(_MAGIC)
+
+
+def is_later(raw: bytes) -> bool:
+    """Whether a file begins as MATLAB's files of version 7.3 do, which are HDF5."""
+    return raw.startswith(_LATER)
 
 
 def decode(raw: bytes, sibling: Callable[[str], bytes]) -> Record:

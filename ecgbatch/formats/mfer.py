@@ -13,6 +13,7 @@ from ecgbatch.record import FIRST_YEAR, RATES_HZ, UV_PER_COUNT, Reason, Record, 
 
 __all__ = ["decode", "starts"]
 
+_SUFFIXES = (".mwf", ".mfer", ".mfr")
 _PADDING = re.compile(rb"\0*")
 _BYTE_ORDER, _CHANNELS, _SEQUENCES, _KIND, _COMPRESSION = 0x01, 0x05, 0x06, 0x08, 0x0E
 _BLOCK, _LEAD, _TYPE, _INTERVAL, _RESOLUTION, _OFFSET, _MISSING = 0x04, 0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x12
@@ -70,9 +71,10 @@ class _Frame:
         return self.integer(self.file[tag]) if self.file.get(tag) else default
 
 
-def starts(raw: bytes) -> bool:
-    """Whether a file begins with MFER's preamble."""
-    return raw[:1] == b"\x40" and raw[2:5] == b"MFR"
+def starts(raw: bytes, name: str) -> bool:
+    """Whether a file begins with MFER's preamble, or is called as MFER is and begins with another definition of it."""
+    has_preamble = raw[:1] == b"\x40" and raw[2:5] == b"MFR"
+    return has_preamble or (name.lower().endswith(_SUFFIXES) and raw[0] < _PREAMBLE)
 
 
 def decode(raw: bytes) -> Record:
@@ -146,20 +148,26 @@ def _length(raw: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _frame(raw: bytes) -> _Frame:
-    """The only frame of the file. Of what is about a patient, not even the bytes are taken out of it."""
+    """The only frame of the file, but for those behind it that are called no ECG, as the dominant beat is.
+
+    Of what is about a patient, not even the bytes are taken out of it.
+    """
     frame = _Frame()
     is_complete = False
+    kind = _KINDS[0]
     for item in _items(raw, 0, len(raw)):
         if item.tag == _END:
             is_complete = True
         elif item.tag == _SAMPLES:
-            if frame.samples:
+            if frame.samples and kind in _KINDS:
                 raise RecordError(Reason.NO_RHYTHM, "several frames of samples, expected one")
-            frame.samples = item
+            frame.samples = frame.samples or item
         elif item.tag == _GROUP:
             raise RecordError(Reason.UNKNOWN_FORMAT, "grouped MFER definitions, which are not read")
         elif frame.samples is None:
             _define(frame, raw, item)
+        elif item.tag == _KIND:
+            kind = frame.integer(raw[item.begin : item.end][:2])
     if frame.samples is None:
         raise RecordError(Reason.NO_RHYTHM if is_complete else Reason.TRUNCATED, "no samples")
     return frame
@@ -189,7 +197,7 @@ def _define(frame: _Frame, raw: bytes, item: _Item) -> None:
 def _channel(frame: _Frame, channel: int) -> _Channel:
     """What is in force for a channel: its own definitions, or else the file's."""
     fields = frame.file | frame.channels.get(channel, {})
-    code = frame.integer(fields[_LEAD][:2]) if len(fields.get(_LEAD, b"")) > 1 else 0
+    code = frame.integer(fields.get(_LEAD, b"")[:2])  # a free text may follow
     kind = _TYPES.get(frame.integer(fields.get(_TYPE) or b"\0"))
     if kind is None:
         raise RecordError(Reason.UNKNOWN_FORMAT, f"channel {channel}: a data type that is not read")

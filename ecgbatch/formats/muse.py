@@ -75,11 +75,7 @@ def decode(text: bytes) -> Record:
     """
     spans, rows = xml.table(text, _PATHS, len(_LEAD))
     waveforms, test = _outline(spans)
-    rhythms = [w for w in waveforms if _text(text, w, "WaveformType").upper() == "RHYTHM"]
-    if len(rhythms) != 1:
-        found = ", ".join(_text(text, w, "WaveformType")[:20] or "none" for w in waveforms[:4]) or "none"
-        raise RecordError(Reason.NO_RHYTHM, f"{len(waveforms)} waveforms ({found}), expected one Rhythm")
-    rhythm = rhythms[0]
+    rhythm = _rhythm_of(text, waveforms)
     begin, end = rhythm[""]
     stored = [(row[0].rpartition(b"\0"), row[2:]) for row in rows if begin <= row[1] < end]
     layout = _rhythm(tuple([declared for (declared, _, _), _ in stored]))
@@ -108,6 +104,16 @@ def _outline(spans: list[xml.Span]) -> tuple[list[_Fields], _Fields]:
         else:
             test[_TEST[path - 1 - len(_WAVEFORM)]] = (begin, end)
     return waveforms, test
+
+
+def _rhythm_of(text: bytes, waveforms: list[_Fields]) -> _Fields:
+    """The waveform that is called rhythm, or the only one where it has no type, as some hospitals' exports have it."""
+    types = [_text(text, waveform, "WaveformType").upper() for waveform in waveforms]
+    wanted = "RHYTHM" if any(types) else ""
+    if types.count(wanted) != 1:
+        found = xml.kinds(types, ("RHYTHM", "MEDIAN"))
+        raise RecordError(Reason.NO_RHYTHM, f"{len(types)} waveforms ({found}), expected one Rhythm")
+    return waveforms[types.index(wanted)]
 
 
 @lru_cache(maxsize=1024)

@@ -61,7 +61,8 @@ _Span = tuple[int, int]
 class _Layout(NamedTuple):
     """What the declarations say of the payload."""
 
-    is_xli: bool
+    coding: str
+    """`XLI`, which is in Base64, or else `Base64` or `Plain`."""
     fs_hz: float
     n_stored: int
     n_samples: int
@@ -91,7 +92,7 @@ def decode(text: bytes) -> Record:
     payload = found[_FIELDS[0]]
     stated = [text[slice(*found.get(field, (0, 0)))] for field in _FIELDS[3:]]
     layout = _layout(start_tags[_FIELDS[0]], b"\0".join(stated))
-    counts = (_xli if layout.is_xli else _uncompressed)(text, payload, layout)
+    counts = {"XLI": _xli, "Base64": _uncompressed, "Plain": _plain}[layout.coding](text, payload, layout)
     return Record(
         format="philips-xml",
         fs_hz=layout.fs_hz,
@@ -128,11 +129,11 @@ def _layout(tag: bytes, signal: bytes) -> _Layout:
     if not abs(zero_count) < 2**15:
         raise RecordError(Reason.MALFORMED, "signaloffset is beyond any sample")
     _require_16_bits(waveform, device)
-    is_xli = _is_xli(waveform)
+    coding = _coding(waveform)
     stored = _stored_leads(waveform, device)
-    channels = _channels(stored, has_true_residuals=is_xli and zero_count == 0)
+    channels = _channels(stored, has_true_residuals=coding == "XLI" and zero_count == 0)
     return _Layout(
-        is_xli,
+        coding,
         fs_hz,
         len(stored),
         round(n_samples),
@@ -146,18 +147,25 @@ def _layout(tag: bytes, signal: bytes) -> _Layout:
 def _require_16_bits(waveform: dict[str, str], device: dict[str, str]) -> None:
     is_signed = waveform.get("signalsigned") or device["signalsigned"] or "True"
     n_bits = waveform.get("bitspersample") or waveform.get("nbitspersample") or "16"
-    if waveform.get("dataencoding", "Base64") != "Base64" or is_signed != "True" or _number(n_bits) != 16:
-        raise RecordError(Reason.MALFORMED, "expected signed samples of 16 bits in Base64")
+    if is_signed != "True" or _number(n_bits) != 16:
+        raise RecordError(Reason.MALFORMED, "expected signed samples of 16 bits")
 
 
-def _is_xli(waveform: dict[str, str]) -> bool:
-    """Whether the payload is compressed; 1.03 has a flag for it, 1.04 leaves the attribute out where it is not."""
+def _coding(waveform: dict[str, str]) -> str:
+    """How the payload is written; 1.03 has a flag for compression, 1.04 leaves the attribute out where there is none.
+
+    `Plain` are decimal numbers, which nothing has compressed whatever the other attributes say: programs that decode a
+    document leave them as they were.
+    """
+    encoding = waveform.get("dataencoding", "Base64")
+    if encoding not in ("Base64", "Plain"):
+        raise RecordError(Reason.MALFORMED, "samples neither in Base64 nor Plain")
     method = waveform.get("compression") or waveform.get("compressmethod", "")
-    if waveform.get("compressflag", "True" if method else "False") != "True":
-        return False
+    if encoding == "Plain" or waveform.get("compressflag", "True" if method else "False") != "True":
+        return encoding
     if method != "XLI":
         raise RecordError(Reason.MALFORMED, "a compression other than XLI")
-    return True
+    return method
 
 
 def _stored_leads(waveform: dict[str, str], device: dict[str, str]) -> tuple[str, ...]:
@@ -223,6 +231,15 @@ def _uncompressed(text: bytes, payload: _Span, layout: _Layout) -> np.ndarray:
     if n_found < n_bytes or n_found % (2 * layout.n_samples):
         raise RecordError(Reason.MALFORMED, f"{n_found} bytes of samples, expected {n_bytes}")
     return samples.view("<i2").reshape(layout.n_stored, -1)[list(layout.channels)]
+
+
+def _plain(text: bytes, payload: _Span, layout: _Layout) -> np.ndarray:
+    """int32 (lead, time) of a payload of decimal numbers, lead after lead."""
+    (samples,) = xml.integers(text, [payload], ["parsedwaveforms"])
+    if samples.size < layout.n_stored * layout.n_samples or samples.size % layout.n_samples:
+        detail = f"{samples.size} samples, expected {layout.n_stored} leads of {layout.n_samples}"
+        raise RecordError(Reason.MALFORMED, detail)
+    return samples.reshape(-1, layout.n_samples)[list(layout.channels)]
 
 
 def _rhythm(counts: np.ndarray, layout: _Layout) -> np.ndarray:

@@ -50,7 +50,7 @@ def decode(text: bytes, root: str) -> Record:
     types = [_word(text, waveform.parts, "type") for waveform in waveforms]
     rhythms = [waveform for waveform, kind in zip(waveforms, types, strict=True) if kind in _RHYTHMS]
     if len(rhythms) != 1:
-        found = ", ".join([kind[:20] or "untyped" for kind in types[:4]]) or "none"
+        found = xml.kinds(types, (*_RHYTHMS, "ECG_AVERAGES"))
         raise RecordError(Reason.NO_RHYTHM, f"{len(types)} waveforms ({found}), expected one ECG_RHYTHMS")
     rhythm = rhythms[0]
     named = [(lead_name(_word(text, channel, "name")), channel) for channel in rhythm.channels]

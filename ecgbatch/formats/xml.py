@@ -19,6 +19,7 @@ __all__ = [
     "attributes",
     "free_text",
     "integers",
+    "kinds",
     "moment",
     "require_leads",
     "root_name",
@@ -55,14 +56,14 @@ def to_utf8(raw: bytes) -> bytes:
 
 
 def root_name(text: bytes) -> str:
-    """Name of the root element, whatever the prolog holds.
+    """Name of the root element without its namespace's prefix, whatever the prolog holds.
 
     Raises:
         RecordError: as of `table`.
     """
     status, stopped_at, name = xml_root(text)
     _require_complete(status, stopped_at, text)
-    return name.decode("ascii", "replace")
+    return name.decode("ascii", "replace").rpartition(":")[2]
 
 
 def table(text: bytes, paths: XmlPaths, n_columns: int) -> tuple[list[Span], list[TableRow]]:
@@ -151,6 +152,12 @@ def integers(text: bytes, places: Sequence[tuple[int, int]], names: Sequence[str
         if n != found[0] or n == 0:
             raise RecordError(Reason.MALFORMED, f"{name}: {n} samples, {names[0]}: {found[0]}, expected as many")
     return out[: sum(found)].reshape(len(places), -1)
+
+
+def kinds(found: Sequence[str], known: Sequence[str]) -> str:
+    """What a document calls its waveforms, for a defect's detail: no word that is not known, for it may be a name."""
+    said = [kind if kind in known else "of another type" if kind else "without type" for kind in found[:4]]
+    return ", ".join(said) or "none"
 
 
 def require_leads(leads: Sequence[str]) -> None:

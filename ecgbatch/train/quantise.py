@@ -11,7 +11,7 @@ writes. So a convolution that is held back has not the weights of the fp32 graph
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ __all__ = [
     "STEPS",
     "Choice",
     "Measured",
-    "chosen",
+    "choices",
     "convolutions",
     "measured",
     "write_int8",
@@ -45,6 +45,8 @@ CLIPPED = (0.0, 1e-5, 1e-4)
 _BINS = 8192
 Logits = Callable[[Path], np.ndarray]
 """What an engine says of the calibration ECGs with the graph of that file: (record, label)."""
+Standard = Callable[[np.ndarray], bool]
+"""Whether logits (record, label) of the calibration ECGs are near enough to fp32's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +70,13 @@ class Choice:
     """Root mean square of what the logits differ by from fp32's."""
 
 
-def chosen(source: Path, out: Path, x: np.ndarray, logits: Logits, keeps: Callable[[np.ndarray], bool]) -> Choice:
-    """Write the int8 graph of `source`, equalised, to `out`, with as few convolutions held back as `keeps` allows.
+def choices(source: Path, out: Path, x: np.ndarray, logits: Logits, standards: Iterable[Standard]) -> Iterator[Choice]:
+    """Write the int8 graph of `source`, equalised, to `out`, once for each of the standards, which get stricter.
 
-    The convolutions are ranked by the variance that each alone in int8 brings into the logits of x (record, lead,
-    time), for its share of the work, and the worst are held back, one more each time, until `keeps` says of the logits
-    (record, label) that they are near enough; of the clippings that it says so of, that which errs least is taken.
+    As few convolutions are held back as a standard allows. They are ranked by the variance that each alone in int8
+    brings into the logits of x (record, lead, time), for its share of the work, and the worst are held back, one more
+    each time, until the standard says of the logits (record, label) that they are near enough; of the clippings that it
+    says so of, that which errs least is taken.
 
     Raises:
         EngineError: not one convolution can be in int8.
@@ -90,16 +93,19 @@ def chosen(source: Path, out: Path, x: np.ndarray, logits: Logits, keeps: Callab
     harm = {name: error([other for other in layers if other != name], CLIPPED[0])[0] for name in layers}
     work = _multiplications(model)
     ranked = sorted(layers, key=lambda name: -(harm[name] ** 2) / work[name])
-    for n_held in range(len(ranked)):
-        tried = {clipped: error(ranked[:n_held], clipped) for clipped in CLIPPED}
-        if near := [clipped for clipped in CLIPPED if keeps(tried[clipped][1])]:
-            break
-    if not near:
-        told = "within the limits on these ECGs, expected some; calibrate on other or more ECGs"
-        raise EngineError(f"{source.parent.name}: none of {len(ranked)} convolutions can be in int8 {told}")
-    best = min(near, key=lambda clipped: tried[clipped][0])
-    error(ranked[:n_held], best)
-    return Choice(clipped=best, held=tuple(ranked[:n_held]), error=tried[best][0])
+    least = 0
+    for keeps in standards:
+        for n_held in range(least, len(ranked)):
+            tried = {clipped: error(ranked[:n_held], clipped) for clipped in CLIPPED}
+            if near := [clipped for clipped in CLIPPED if keeps(tried[clipped][1])]:
+                break
+        else:
+            told = "within the limits on these ECGs, expected some; calibrate on other or more ECGs"
+            raise EngineError(f"{source.parent.name}: none of {len(ranked)} convolutions can be in int8 {told}")
+        best = min(near, key=lambda clipped: tried[clipped][0])
+        error(ranked[:n_held], best)
+        least = n_held  # fewer miss a stricter standard too
+        yield Choice(clipped=best, held=tuple(ranked[:n_held]), error=tried[best][0])
 
 
 def convolutions(model: onnx.ModelProto) -> list[str]:
