@@ -163,7 +163,7 @@ def _stamped(path: str) -> tuple[int, int] | None:
 
 def _near(source: str, companions: Companions, *, skip: Path) -> Iterator[Entry]:
     """The entries of a source on a disk, those in files that hold many among them."""
-    for record_id, path, belongings in _listed(Path(source), companions, skip):
+    for record_id, path, belongings in _told_apart(_listed(Path(source), companions, skip)):
         if container.kind_of(path):
             yield from _members(record_id, path, companions)
         elif many := _many(path):
@@ -173,6 +173,18 @@ def _near(source: str, companions: Companions, *, skip: Path) -> Iterator[Entry]
                 yield Entry(record_id, path, *many.stamp)
         else:
             yield Entry(record_id, path, *stamp(path, belongings))
+
+
+def _told_apart(
+    listed: Iterator[tuple[str, str, Sequence[str]]],
+) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """The same; a file called as a member of a container beside it is, such as `a.zip#b.xml`, has `./` in its id."""
+    for record_id, path, belongings in listed:
+        ends = [at for at, letter in enumerate(path) if letter == "#"] if "#" in path else ()
+        if any(container.kind_of(path[:end]) or _many(path[:end]) for end in ends):
+            yield f"/.{record_id}" if record_id.startswith("/") else f"./{record_id}", path, belongings
+        else:
+            yield record_id, path, belongings
 
 
 def _listed(source: Path, companions: Companions, skip: Path) -> Iterator[tuple[str, str, Sequence[str]]]:

@@ -1,6 +1,7 @@
 """The command line: one thin function a command. stdout is data, everything else goes to stderr."""
 
 import json
+import os
 import sys
 from importlib.metadata import version
 from io import TextIOWrapper
@@ -34,6 +35,8 @@ _CONTAINERS = (
 
 def main() -> None:
     """Entry point of the `ecgbatch` command."""
+    if sys.stderr is None:  # closed by whoever started us; print would take stdout in its place
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # open to the end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may speak ASCII only

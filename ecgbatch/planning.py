@@ -1,8 +1,8 @@
 """The beginning of a run: its folder and its plan, new or gone on with."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from time import monotonic
@@ -91,8 +91,16 @@ def planned(
         return Plan.write(path, entries, shard_size=settings["shard_size"], settings=settings)
     except BaseException:
         if not existed:
-            shutil.rmtree(folder, ignore_errors=True)  # on NFS, the lock that is held stays until it is let go
+            _unmake(folder)
         raise
+
+
+def _unmake(folder: Path) -> None:
+    """Remove a folder that was made for a run, with what was made in it; what others have put there since stays."""
+    with suppress(OSError):  # on NFS, the lock that is held stays until it is let go
+        for name in ("plan.parquet", ".lock"):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _told(entries: Iterable[Entry], say: Callable[[str], None]) -> Iterator[Entry]:

@@ -483,6 +483,45 @@ def test_a_parquet_file_of_something_else_is_no_plan(tmp_path):
         Plan.open(tmp_path / "plan.parquet")
 
 
+@pytest.fixture
+def alike(tmp_path, ecg) -> Path:
+    """A zip of two ECGs, and loose ones of the names that the record_id of its members would have."""
+    folder = tmp_path / "alike"
+    (folder / "a.zip#in").mkdir(parents=True)
+    for name in ("a.zip#x.xml", "a.zip#in/x.xml", "b.xml", "b.xml#2"):
+        (folder / name).write_bytes(synth.muse_xml(ecg))
+    placed(folder, "a.zip", {"x.xml": synth.muse_xml(ecg), "in/x.xml": synth.muse_xml(ecg)})
+    return folder
+
+
+def test_a_file_called_as_a_member_of_a_container_has_a_record_id_of_its_own(alike):
+    assert ids(alike) == [
+        "a.zip#x.xml",
+        "a.zip#in/x.xml",
+        "./a.zip#x.xml",
+        "b.xml",
+        "b.xml#2",
+        "./a.zip#in/x.xml",
+    ]
+
+
+def test_a_file_that_a_manifest_lists_has_no_record_id_of_a_member(alike, tmp_path):
+    (tmp_path / "lists").mkdir()
+    for folder in (alike, tmp_path / "lists"):
+        listed = manifest(folder / "list.csv", [str(alike / name) for name in ("a.zip", "a.zip#x.xml")])
+
+        assert len({*ids(listed)}) == 3
+
+
+def test_files_of_such_names_are_packed_and_deduplicated_as_any(alike, scored, tmp_path):
+    _, scores, _ = scored(alike, deduplicate=True)
+    pack.run([alike], tmp_path / "pack", pack.Options())
+    _, repacked, rejects = scored(tmp_path / "pack", out=tmp_path / "again")
+
+    assert scores.height == 1
+    assert (repacked.height, rejects.height) == (6, 0)
+
+
 def test_a_file_larger_than_any_ecg_is_not_read(tmp_path):
     with (tmp_path / "huge.xml").open("wb") as file:
         file.truncate(MAX_BYTES + 1)

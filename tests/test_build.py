@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -714,6 +715,30 @@ def test_a_bundle_that_cannot_be_written_over_stays_as_it_is(int8_bundle, tmp_pa
 
     assert Bundle.load(folder).parity == int8_bundle.parity
     assert {path.name for path in folder.iterdir()} == {path.name for path in int8_bundle.folder.iterdir()}
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from ecgbatch.bundle import Bundle
+from ecgbatch.train import variant
+variant._add_content = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+source, out = map(Path, sys.argv[1:])
+bundle = Bundle.load(source)
+variant.add(bundle, "int8", source / "model.int8.onnx", bundle.parity["int8"], out)
+"""
+
+
+def test_what_a_killed_build_leaves_of_a_new_bundle_goes_with_the_next_one(int8_bundle, tmp_path):
+    out = tmp_path / "new"
+    killed = subprocess.run([sys.executable, "-P", "-c", KILLED, int8_bundle.folder, out], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+
+    variant.add(int8_bundle, "int8", int8_bundle.folder / "model.int8.onnx", GOOD, out)
+
+    assert Bundle.load(out).parity["int8"] == GOOD
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_a_bundle_behind_a_link_is_written_where_it_lies(int8_bundle, tmp_path, monkeypatch):

@@ -371,3 +371,10 @@ def test_nothing_that_a_file_is_called_steers_a_terminal(capsys):
     said = capsys.readouterr()
     assert said.err == "error: a\\u001b[2J\\u009b.xml: no such file\n"
     assert said.out == "a\\u0007\\u001b]0;title\\u0007.xml\tMUSE\nb.xml\n"
+
+
+def test_with_stderr_closed_nothing_of_it_is_on_stdout(tmp_path):
+    line = [sys.executable, "-m", "ecgbatch.cli", "score", tmp_path / "none", "--out", tmp_path / "run"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *line], stdout=subprocess.PIPE, check=False)
+
+    assert (done.returncode, done.stdout) == (1, b"")

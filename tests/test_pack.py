@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from ecgbatch import archive, cli, formats, gate, pack, score, synth
 from ecgbatch.archive import Entry
-from ecgbatch.errors import ArchiveError, OutputError
+from ecgbatch.errors import ArchiveError, FeedError, OutputError
 from ecgbatch.feed import batch, host
 from ecgbatch.feed.batch import batches
 from ecgbatch.formats import pack as layout
@@ -402,6 +402,24 @@ def test_a_part_cut_before_the_plan_is_one_reject(copy, n):
 
     assert [entry.member for entry in entries] == [None]
     assert reasons(entries) == {None: Reason.EMPTY if n == 0 else Reason.MALFORMED}
+
+
+@pytest.mark.parametrize("method", ["read", "read_row_group"], ids=["facts", "samples"])
+def test_where_there_is_no_more_memory_no_record_of_a_pack_is_rejected_for_it(copy, tmp_path, monkeypatch, method):
+    entry = scan(copy)[0]
+
+    def read_without(n_bytes: int) -> Record | Reject:
+        def fail(*_: object, **__: object) -> None:
+            raise pa.ArrowMemoryError(f"malloc of size {n_bytes} failed")
+
+        unopened = str(shutil.copy2(entry.path, tmp_path / f"{n_bytes}.parquet"))
+        with monkeypatch.context() as patch:
+            patch.setattr(pq.ParquetFile, method, fail)
+            return batch.read(entry._replace(path=unopened))
+
+    with pytest.raises(FeedError, match="no memory for 1048576 bytes of a pack; take fewer --workers"):
+        read_without(2**20)
+    assert isinstance(read_without(2**40), Reject)  # only a damaged file asks for that much
 
 
 def test_bytes_damaged_anywhere_give_rejects_or_the_same_records(copy, rng):

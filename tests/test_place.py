@@ -5,8 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 
 import pytest
 
@@ -170,6 +172,21 @@ def test_killed_between_the_renames_the_old_bundle_and_the_new_one_are_whole(old
 
     with place.filled(old.folder) as folder:
         copied(other_bundle.folder, folder)
+    assert [path.name for path in old.folder.parent.iterdir()] == ["tiny"]
+
+
+def test_two_bundles_that_are_written_to_one_place_at_once_are_not_mixed(old, other_bundle):
+    def written(bundle: Bundle) -> None:
+        with place.filled(old.folder) as folder:
+            for path in bundle.folder.iterdir():
+                shutil.copy(path, folder)
+                sleep(0.02)
+
+    bundles = [Bundle.load(Path(shutil.copytree(old.folder, old.folder.parents[1] / "source"))), other_bundle]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(written, bundles))
+
+    assert Bundle.load(old.folder).fingerprint in {bundle.fingerprint for bundle in bundles}
     assert [path.name for path in old.folder.parent.iterdir()] == ["tiny"]
 
 

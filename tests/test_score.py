@@ -400,6 +400,20 @@ def test_exit_code_1_means_that_the_run_failed_and_one_line_says_why(folder, tin
     assert not (tmp_path / "run").exists()
 
 
+def test_what_others_put_into_a_new_run_folder_outlives_a_plan_that_fails(tiny_bundle, tmp_path):
+    run, archive = tmp_path / "run", tmp_path / "archive"
+    archive.mkdir()
+
+    def written_meanwhile(_: str) -> None:
+        run.mkdir()
+        (run / "notes.txt").write_text("kept")
+
+    with pytest.raises(ArchiveError, match="holds no file"):
+        score.run([archive], run, [tiny_bundle], score.Options(), say=written_meanwhile)
+
+    assert [path.name for path in run.iterdir()] == ["notes.txt"]
+
+
 def test_a_source_that_is_not_there_leaves_no_run_behind(tiny_bundle, tmp_path):
     done = invoke("score", tmp_path / "nothing", "--out", tmp_path / "run", "--model", tiny_bundle.folder)
 

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from ecgbatch import golden, score, synth
 from ecgbatch.bundle import Bundle
 from ecgbatch.cli import app
-from ecgbatch.errors import BundleError, UsageError
+from ecgbatch.errors import BundleError, OutputError, UsageError
+from ecgbatch.output import exclusive
 from ecgbatch.record import LEADS
 
 torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
@@ -299,12 +300,22 @@ def test_a_bundle_written_over_another_replaces_it_whole(cohort_path, tiny, tmp_
     pretrain([cohort_path], out, is_resumed=True, **SETTINGS)
 
     assert sorted(path.name for path in out.iterdir()) == [
+        ".lock",
         "checkpoint.safetensors",
         "split.parquet",
         "tensorboard",
         "tiny",
     ]
     assert not (out / "tiny" / "stray").exists()
+
+
+def test_a_second_training_in_the_same_folder_is_refused_while_the_first_goes_on(cohort_path, tmp_path):
+    out = tmp_path / "training"
+
+    with exclusive(out), pytest.raises(OutputError, match="another process is writing this run; wait for it"):
+        pretrain([cohort_path], out, **SETTINGS)
+
+    assert [path.name for path in out.iterdir()] == [".lock"]
 
 
 def test_the_card_gives_every_label_and_says_what_the_model_is_not(tiny):

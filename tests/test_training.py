@@ -1,5 +1,10 @@
 """One training: it can stop at any step, goes on to the same end, and masks what is unknown."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -149,6 +154,31 @@ def test_a_checkpoint_holds_the_old_state_until_the_new_one_is_whole(noise, tmp_
 
     assert path.read_bytes() == before
     assert [left.name for left in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+KILLED = """
+import json, resource, signal, sys
+from pathlib import Path
+from ecgbatch.train.training import Recipe, Training
+
+training = Training(json.loads(sys.argv[2]), Recipe(epochs=2, batch=4, seed=5))
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+training.save(Path(sys.argv[1]))
+"""
+"""The system ends the process in the middle of the file."""
+
+
+def test_a_kill_while_it_is_written_leaves_the_old_checkpoint_and_a_partial_file(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    Training(NETWORK, RECIPE).save(path)
+    before = path.read_bytes()
+    line = [sys.executable, "-c", KILLED, path, json.dumps(NETWORK)]
+    killed = subprocess.run(line, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
+
+    assert killed.returncode == -signal.SIGXFSZ
+    assert path.read_bytes() == before
+    assert {left.name for left in tmp_path.iterdir()} == {path.name, f"{path.name}.partial"}
 
 
 def told_of_epochs(training: Training, disk: Path, *, left_kib: int) -> None:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from ecgbatch import gate
-from ecgbatch.errors import ArchiveError, RecordError
+from ecgbatch.errors import ArchiveError, FeedError, RecordError
 from ecgbatch.files import require_handles
 from ecgbatch.record import LEADS, RATES_HZ, Judged, Quality, Reason, Record
 
@@ -86,6 +86,8 @@ _QUALITY = [field.name for field in fields(Quality)]
 _FACTS = [name for name in SCHEMA.names if name != "counts"]
 _DECODED = [name for name in _FACTS if name not in ("record_id", "source_path", *_QUALITY)]
 _HASH = re.compile("[0-9a-f]{32}")
+_ASKED = re.compile(r"of size (\d+)")
+"""What Arrow says of memory that it does not get."""
 _OPENING = Lock()
 _MARK_16 = -(2**15)
 """Stands for a missing sample where int32 counts are kept as int16."""
@@ -180,7 +182,7 @@ class Part:
             self._row_of = {name: at for at, name in enumerate(facts["record_id"].to_pylist())}
             self.facts = facts.drop_columns(["record_id"])
         except (OSError, ValueError, pa.ArrowException) as err:
-            require_handles(err)
+            _require_room(err)
             raise RecordError(Reason.MALFORMED, "a part of a pack that cannot be read") from err
         if len(self._row_of) != len(self.facts):
             raise RecordError(Reason.MALFORMED, "a part of a pack with two records of one record_id")
@@ -244,6 +246,7 @@ class _Group:
                 try:
                     self._rows = list(zip(*map(_values, self.part.facts.slice(self.start, n).columns), strict=True))
                 except (ValueError, pa.ArrowException) as err:
+                    _require_room(err)
                     raise RecordError(Reason.MALFORMED, "facts of records that cannot be read") from err
 
     def record(self, at: int) -> Record:
@@ -286,7 +289,7 @@ class _Group:
                 column = file.read_row_group(self.index, columns=["counts"], use_threads=False).column(0)
                 counts = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         except (OSError, ValueError, pa.ArrowException) as err:
-            require_handles(err)
+            _require_room(err)
             raise RecordError(Reason.CORRUPT_PAYLOAD, "a row group that cannot be read") from err
         _, ends, samples = counts.buffers()
         return np.frombuffer(samples, np.uint8), np.frombuffer(
@@ -318,13 +321,25 @@ def _opened(path: str, n_bytes: int, modified_ns: int) -> Part | None:
         metadata = pq.read_metadata(path).metadata or {}
         said = json.loads(metadata.get(b"ecgbatch", b"{}"))
     except (OSError, ValueError, RecursionError, pa.ArrowException) as err:
-        require_handles(err)
+        _require_room(err)
         raise RecordError(Reason.MALFORMED, "a Parquet file that cannot be read") from err
     if not isinstance(said, dict) or "pack" not in said:
         return None
     if said["pack"] != VERSION:
         raise RecordError(Reason.UNKNOWN_FORMAT, f"a pack of another version, expected {VERSION}; pack it again")
     return Part(path, (n_bytes, modified_ns), is_judged=said.get("gate") == gate.judgement())
+
+
+def _require_room(err: Exception) -> None:
+    """Nothing, for what goes wrong with one file, and not with all that would be read now.
+
+    Raises:
+        FeedError: the system has no more files, or no memory for what a whole part may ask for; this one may be good.
+    """
+    require_handles(err)
+    asked = _ASKED.search(str(err)) if isinstance(err, pa.ArrowMemoryError) else None
+    if asked and int(asked[1]) <= _GROUP_BYTES:
+        raise FeedError(f"no memory for {asked[1]} bytes of a pack; take fewer --workers") from err
 
 
 def _planned(path: str) -> int | None:

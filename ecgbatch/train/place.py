@@ -5,6 +5,7 @@ OUT/.NAME.old       the one that it replaces, for the moment of the two renames
 OUT/NAME            either of them
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -54,22 +55,35 @@ def require_writable(folder: Path, *, name: str = "probe") -> None:
 def filled(folder: Path) -> Iterator[Path]:
     """A folder to write a bundle to, which takes its place at the end, and is removed where something goes wrong.
 
-    A bundle that is there makes way; a kill leaves that one whole, or the new one.
+    A bundle that is there makes way; a kill leaves that one whole, or the new one. Of two that are written at once, the
+    last one stays.
 
     Raises:
         OutputError: `folder` is there and is no bundle, or cannot be written.
     """
     require(folder)
     partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        with files.writing(folder):
+    with files.writing(folder), _alone(folder.parent):
+        try:
             _remove(partial)
             partial.mkdir()
             yield partial
             files.sync_all(partial)
             _take_place(partial, folder)
+        finally:
+            _remove(partial)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes a bundle in a folder, where the system can tell."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # NFS locks no folder
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
     finally:
-        _remove(partial)
+        os.close(held)
 
 
 def _require_bundle(folder: Path) -> None:

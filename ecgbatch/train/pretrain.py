@@ -24,6 +24,7 @@ from lightning_fabric import Fabric
 from ecgbatch.bundle import Bundle, InputSpec, Label
 from ecgbatch.errors import UsageError
 from ecgbatch.network import Network, gflop_per_ecg
+from ecgbatch.output import exclusive
 from ecgbatch.record import INDEPENDENT_LEADS, LEADS, lead_name
 from ecgbatch.runtimes import eager
 from ecgbatch.train import calibrate, card, device, evaluation, export, metrics, place, processes, sources, split
@@ -95,8 +96,8 @@ def pretrain(
 
     Raises:
         UsageError: the cohort cannot be trained on, or `out` holds a training and `is_resumed` says otherwise.
-        OutputError: the bundle cannot be written there, which is known before anything is read or trained; or the
-            disk has become full.
+        OutputError: the bundle cannot be written there, or another process trains there, which is known before
+            anything is read or trained; or the disk has become full.
     """
     place.require_name(name)
     if name in _KEPT:
@@ -104,56 +105,81 @@ def pretrain(
     where = device.chosen(on, recipe.devices)
     checkpoint = _checkpoint(out, is_resumed)
     place.require(out / name)
-    parts, spec = prepared(sources.read(data, labels=labels, columns=columns), leads, folds, recipe.seed, n_positives)
-    if not is_resumed:
-        parts.write(out / "split.parquet")
-    for line in Doubts(n_without_patient=n_unknown_patients(parts.cohort.patients)).lines:
-        say(line)
-    say(f"{_summary(parts)} · {where}")
-    if (n_train := int((parts.side == "train").sum())) < where.n:
-        raise UsageError(f"training: {n_train} ECGs to train on, expected one at least for each of {where.n} devices")
-    targets = parts.of("choose").targets
-    if recipe.epochs > 1 and np.isnan(metrics.macro_auc(targets, np.zeros_like(targets))):
-        few = f"no label has {metrics.JUDGED} positives and a negative on the side that chooses the epoch"
-        raise UsageError(f"cohort: {few}, expected one at least; give more ECGs, other --folds, or --epochs 1")
-    train, choose = (Inputs(parts.of(side), spec) for side in ("train", "choose"))
-
-    recipe = replace(recipe, data_sha256=parts.cohort.sha256, split_sha256=parts.sha256)
-    arguments = {"n_leads": len(leads), "n_labels": len(parts.cohort.codes), **architecture}
-    facts = {
-        "provenance": parts.cohort.provenance,
-        "licence": licence,
-        "command": command,
-        "input": asdict(spec),
-        "codes": parts.cohort.codes,
-    }
-    begin = partial(Training, arguments, recipe, facts=facts)
-    from_ = checkpoint if is_resumed else None
-    train_on = partial(_trained, begin, train, choose, out, checkpoint_s=checkpoint_s, from_=from_, say=say)
-    if where.n == 1:
-        training = train_on(where.fabric())
-    else:
-        processes.launch(where.fabric(), train_on)
-        training = begin()
-        training.resume(checkpoint)
-
-    network = training.best_network()
-    bundle = Bundle(
-        folder=out / name,
-        name=name,
-        version=VERSION,
-        licence=licence,
-        input=spec,
-        labels=calibrated(parts, choose, network),
-        network=training.network_arguments,
-        training={
+    with exclusive(out):
+        parts, spec = prepared(
+            sources.read(data, labels=labels, columns=columns), leads, folds, recipe.seed, n_positives
+        )
+        if not is_resumed:
+            parts.write(out / "split.parquet")
+        for line in Doubts(n_without_patient=n_unknown_patients(parts.cohort.patients)).lines:
+            say(line)
+        say(f"{_summary(parts)} · {where}")
+        _require_enough(parts, recipe, n_devices=where.n)
+        train, choose = (Inputs(parts.of(side), spec) for side in ("train", "choose"))
+        recipe = replace(recipe, data_sha256=parts.cohort.sha256, split_sha256=parts.sha256)
+        arguments = {"n_leads": len(leads), "n_labels": len(parts.cohort.codes), **architecture}
+        facts = {
+            "provenance": parts.cohort.provenance,
+            "licence": licence,
+            "command": command,
+            "input": asdict(spec),
+            "codes": parts.cohort.codes,
+        }
+        begin = partial(Training, arguments, recipe, facts=facts)
+        from_ = checkpoint if is_resumed else None
+        train_on = partial(_trained, begin, train, choose, out, checkpoint_s=checkpoint_s, from_=from_, say=say)
+        if where.n == 1:
+            training = train_on(where.fabric())
+        else:
+            processes.launch(where.fabric(), train_on)
+            training = begin()
+            training.resume(checkpoint)
+        told = {
             "data": ", ".join(Path(source).name for source in data),
             "folds": folds or ("the cohort's own" if parts.cohort.folds is not None else "by patient, stratified"),
             "n_positives": n_positives,
             **_facts(parts, training),
             "device": str(where),
             "command": command,
-        },
+        }
+        return _written(out / name, training, parts, choose, told=told, licence=licence, say=say)
+
+
+def _require_enough(parts: Split, recipe: Recipe, *, n_devices: int) -> None:
+    """Nothing, where there are ECGs to train on for each device, and some to choose the epoch by.
+
+    Raises:
+        UsageError: there are not.
+    """
+    if (n_train := int((parts.side == "train").sum())) < n_devices:
+        raise UsageError(f"training: {n_train} ECGs to train on, expected one at least for each of {n_devices} devices")
+    targets = parts.of("choose").targets
+    if recipe.epochs > 1 and np.isnan(metrics.macro_auc(targets, np.zeros_like(targets))):
+        few = f"no label has {metrics.JUDGED} positives and a negative on the side that chooses the epoch"
+        raise UsageError(f"cohort: {few}, expected one at least; give more ECGs, other --folds, or --epochs 1")
+
+
+def _written(
+    folder: Path,
+    training: Training,
+    parts: Split,
+    choose: Inputs,
+    *,
+    told: Mapping[str, Any],
+    licence: str,
+    say: Callable[[str], None],
+) -> Bundle:
+    """The bundle of the best network, calibrated on the choosing side and judged on the reporting side."""
+    network = training.best_network()
+    bundle = Bundle(
+        folder=folder,
+        name=folder.name,
+        version=VERSION,
+        licence=licence,
+        input=choose.spec,
+        labels=calibrated(parts, choose, network),
+        network=training.network_arguments,
+        training=told,
         hashes={},
     )
     report = _judged(bundle, parts, network)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ecgbatch import files
@@ -236,8 +236,10 @@ class Training:
             "loss": self.loss,
         }
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
+        content = save(contiguous, {name: json.dumps(value) for name, value in state.items()})
         with files.writing(path), files.replaced(path) as partial:
-            save_file(contiguous, partial, metadata={name: json.dumps(value) for name, value in state.items()})
+            # Not `save_file`: it makes a file that only its owner can read, and a kill leaves that under another name.
+            partial.write_bytes(content)
 
     def resume(self, path: Path) -> None:
         """Take over the state of a checkpoint.

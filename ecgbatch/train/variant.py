@@ -16,6 +16,7 @@ from ecgbatch import files
 from ecgbatch.bundle import VARIANTS, Bundle
 from ecgbatch.errors import OutputError
 from ecgbatch.parity import Parity
+from ecgbatch.train import place
 
 __all__ = ["add", "card"]
 
@@ -52,12 +53,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _write_new(bundle: Bundle, precision: str, graph: Path, parity: Parity, out: Path) -> None:
-    with files.beside(out) as partial:
+    with place.filled(out) as folder:
         for path in filter(Path.is_file, bundle.folder.iterdir()):
-            shutil.copyfile(path, partial / path.name)  # without the mode: what ships may be read-only
-        _add_content(partial, precision, graph, parity)
-        files.sync_all(partial)
-        partial.rename(out)
+            shutil.copyfile(path, folder / path.name)  # without the mode: what ships may be read-only
+        _add_content(folder, precision, graph, parity)
 
 
 def _add_content(folder: Path, precision: str, graph: Path, parity: Parity) -> None:
