@@ -127,6 +127,10 @@ def test_a_code_or_truth_may_be_named_by_its_value(table, tmp_path, n_tables, as
         ("ward=left", None, [1, 0, 0, np.nan]),
         ("grade=none", None, [0, 0, 0, np.nan]),
         ("mixed=1", None, [1, 0, 1, np.nan]),
+        ("disease=a", None, [1, np.nan, 0, np.nan]),
+        ("disease=a", "none", [1, 0, np.nan, np.nan]),
+        ("disease=none", None, [0, 1, 0, np.nan]),
+        ("side=left", "", [1, np.nan, np.nan, np.nan]),
     ],
 )
 def test_a_value_is_the_same_in_whatever_table_and_an_empty_cell_is_unknown(tmp_path, suffix, asked, against, expected):
@@ -139,6 +143,7 @@ def test_a_value_is_the_same_in_whatever_table_and_an_empty_cell_is_unknown(tmp_
             "side": ["left", "right", "right", ""],
             "ward": ["left", "right", "right", "NA"],
             "mixed": ["1", "unknown", "1.0", None],
+            "disease": ["a", "none", "b", "NA"],
         }
     )
     path = tmp_path / f"labels.{suffix}"
