@@ -60,7 +60,7 @@ CLIP = 20.0
 N_POSITIVES = 20
 CHECKPOINT_S = 300.0
 VERSION = "1.0.0"
-_KEPT = ("checkpoint.safetensors", "split.parquet", "tensorboard")
+_KEPT = (".lock", "checkpoint.safetensors", "split.parquet", "tensorboard")
 """What stands beside the bundle."""
 GROUPS = ("sex", "age", "device", "device_model")
 """Columns of a cohort whose groups the card tells apart."""
