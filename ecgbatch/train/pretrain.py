@@ -337,6 +337,9 @@ def prepared(
         side = split.once(given, surveyed.waveforms)
         repeated = {"standing on a later side too": int((side != given).sum())}
         usable = replace(usable, left_out={**usable.left_out, **repeated})
+        patients, used = usable.patients.copy(), side != ""  # of which no waveform is on two sides
+        patients[used] = one_person(patients[used], surveyed.waveforms[used])
+        usable = replace(usable, patients=patients)
     else:
         usable = replace(usable, patients=one_person(usable.patients, surveyed.waveforms))
         side = split.stratified(usable, seed=seed)
