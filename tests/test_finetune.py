@@ -471,6 +471,23 @@ def test_a_probe_of_a_run_without_embeddings_says_what_to_do(tiny_bundle, tmp_pa
     assert "--embeddings" in result.output
 
 
+@pytest.mark.parametrize("n_positive", [5, 0], ids=["copies", "nothing known"])
+def test_patients_of_a_probe_who_are_one_are_counted_once(tiny_bundle, tmp_path, n_positive):
+    archive, run = tmp_path / "archive", tmp_path / "run"
+    archive.mkdir()
+    for at in range(11):
+        (archive / f"{at:02}.xml").write_bytes(synth.muse_xml(synth.record(seed=max(at, n_positive))))
+    score.run([archive], run, [tiny_bundle], score.Options(embeddings=True))
+    rows = [f"{at:02}.xml,p{at},{(at < n_positive) * 1 if n_positive else ''}" for at in range(11)]
+    (tmp_path / "labels.csv").write_text("\n".join(["record_id,patient_id,rare", *rows]) + "\n", "utf-8")
+    command = ["train", "probe", str(run), str(tmp_path / "labels.csv"), "--label", "rare=1", "--model"]
+
+    result = CliRunner().invoke(app, [*command, str(tiny_bundle.folder), "--out", str(tmp_path / "out")])
+
+    assert result.exit_code == 2
+    assert f"{n_positive and 1} positive patients in the run, expected at least 5" in result.output
+
+
 def test_a_probe_is_of_a_finished_run_only(tiny_bundle, tmp_path):
     synth.write_archive(tmp_path / "archive", 12, seed=4, formats=("muse-xml",), workers=1)
     score.run([tmp_path / "archive"], tmp_path / "run", [tiny_bundle], score.Options(embeddings=True, shard_size=6))
