@@ -242,7 +242,7 @@ def test_a_training_that_is_not_resumed_keeps_its_split(cohort_path, tiny):
 
 
 def test_a_known_label_with_a_cell_that_is_no_truth_is_refused_and_not_left_out(tmp_path):
-    (tmp_path / "labels.csv").write_text("record_id,patient_id,AFIB,SR\na.xml,p1,1,NA\nb.xml,p2,0,1\n")
+    (tmp_path / "labels.csv").write_text("record_id,patient_id,AFIB,SR\na.xml,p1,1,maybe\nb.xml,p2,0,1\n")
     words = ["train", "pretrain", str(tmp_path), "--labels", f"{tmp_path}/labels.csv", "--out", f"{tmp_path}/out"]
 
     done = CliRunner().invoke(app, words)
