@@ -7,7 +7,7 @@ from typing import Literal
 
 from ecgbatch import archive, container, formats
 from ecgbatch.archive import Entry
-from ecgbatch.bundle import SHIPPED, is_bundle
+from ecgbatch.bundle import SHIPPED, ended_in, is_bundle
 from ecgbatch.errors import ArchiveError, RecordError
 from ecgbatch.feed import batch
 from ecgbatch.formats import pack
@@ -39,7 +39,7 @@ def kind_of(path: Path) -> Literal["bundle", "pack", "record", "run"]:
 
 
 def _folder_kind(folder: Path) -> Literal["bundle", "pack", "run"]:
-    if is_bundle(folder):
+    if is_bundle(folder) or ended_in(folder):
         return "bundle"
     if pack.is_pack(folder):
         return "pack"

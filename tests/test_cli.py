@@ -174,6 +174,17 @@ def test_what_does_not_decode_is_named_with_its_reason_and_fails_with_3(tmp_path
     assert error_of("inspect", tmp_path / "a.xml", exit_code=3).startswith(f"{tmp_path / 'a.xml'}: empty")
 
 
+def test_a_training_is_inspected_as_the_bundle_that_it_ended_in(copied, tmp_path):
+    training = tmp_path / "training"
+    training.mkdir()
+    (training / "checkpoint.safetensors").touch()
+    assert "no run, pack or bundle" in error_of("inspect", training)
+
+    copied.rename(training / "tiny")
+
+    assert invoke("inspect", training).stdout == invoke("inspect", training / "tiny").stdout != ""
+
+
 def test_a_shipped_bundle_is_inspected_by_its_name():
     done = invoke("inspect", "foundation")
 

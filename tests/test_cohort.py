@@ -379,6 +379,7 @@ def test_an_ecg_of_two_patients_is_never_trained_on_and_judged_by(tmp_path, fold
     sides = pl.DataFrame({"ecg": [*range(60), *range(20)], "side": parts.side}).filter(pl.col("side") != "")
     assert sides.group_by("ecg").agg(pl.col("side").n_unique())["side"].max() == 1
     assert len(sides) == (80 if folds is None else 80 - (made["fold"][:20] != 9).sum())
+    assert len(set(parts.cohort.patients[parts.side != ""])) == 60  # draws of patients take both copies or none
 
 
 def test_a_patient_on_two_sides_is_refused():

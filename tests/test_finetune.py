@@ -127,6 +127,10 @@ def test_a_code_or_truth_may_be_named_by_its_value(table, tmp_path, n_tables, as
         ("ward=left", None, [1, 0, 0, np.nan]),
         ("grade=none", None, [0, 0, 0, np.nan]),
         ("mixed=1", None, [1, 0, 1, np.nan]),
+        ("disease=a", None, [1, np.nan, 0, np.nan]),
+        ("disease=a", "none", [1, 0, np.nan, np.nan]),
+        ("disease=none", None, [0, 1, 0, np.nan]),
+        ("side=left", "", [1, np.nan, np.nan, np.nan]),
     ],
 )
 def test_a_value_is_the_same_in_whatever_table_and_an_empty_cell_is_unknown(tmp_path, suffix, asked, against, expected):
@@ -139,6 +143,7 @@ def test_a_value_is_the_same_in_whatever_table_and_an_empty_cell_is_unknown(tmp_
             "side": ["left", "right", "right", ""],
             "ward": ["left", "right", "right", "NA"],
             "mixed": ["1", "unknown", "1.0", None],
+            "disease": ["a", "none", "b", "NA"],
         }
     )
     path = tmp_path / f"labels.{suffix}"
@@ -464,6 +469,23 @@ def test_a_probe_of_a_run_without_embeddings_says_what_to_do(tiny_bundle, tmp_pa
 
     assert result.exit_code == 2
     assert "--embeddings" in result.output
+
+
+@pytest.mark.parametrize("n_positive", [5, 0], ids=["copies", "nothing known"])
+def test_patients_of_a_probe_who_are_one_are_counted_once(tiny_bundle, tmp_path, n_positive):
+    archive, run = tmp_path / "archive", tmp_path / "run"
+    archive.mkdir()
+    for at in range(11):
+        (archive / f"{at:02}.xml").write_bytes(synth.muse_xml(synth.record(seed=max(at, n_positive))))
+    score.run([archive], run, [tiny_bundle], score.Options(embeddings=True))
+    rows = [f"{at:02}.xml,p{at},{(at < n_positive) * 1 if n_positive else ''}" for at in range(11)]
+    (tmp_path / "labels.csv").write_text("\n".join(["record_id,patient_id,rare", *rows]) + "\n", "utf-8")
+    command = ["train", "probe", str(run), str(tmp_path / "labels.csv"), "--label", "rare=1", "--model"]
+
+    result = CliRunner().invoke(app, [*command, str(tiny_bundle.folder), "--out", str(tmp_path / "out")])
+
+    assert result.exit_code == 2
+    assert f"{n_positive and 1} positive patients in the run, expected at least 5" in result.output
 
 
 def test_a_probe_is_of_a_finished_run_only(tiny_bundle, tmp_path):

@@ -77,7 +77,7 @@ def test_a_name_that_no_folder_can_have_is_refused(command, ecgs, tiny_bundle, n
     assert (ecgs / ECG).exists()
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "split.parquet", "checkpoint.safetensors"])
+@pytest.mark.parametrize("name", [".lock", "tensorboard", "split.parquet", "checkpoint.safetensors"])
 def test_a_bundle_is_not_called_like_what_stands_beside_it(tmp_path, name):
     with pytest.raises(UsageError, match="give another --name"):
         pretrain([tmp_path / "gone.parquet"], tmp_path / "out", name=name, recipe=RECIPE)

@@ -6,11 +6,9 @@ or birthday; codes are cells themselves. So only names that ecgbatch knows are t
 
 from collections.abc import Collection
 
-import polars as pl
-
 from ecgbatch.train.statements import NAMES
 
-__all__ = ["CODES", "NO_LABELS", "PATIENT", "RECORD", "filled", "told"]
+__all__ = ["CODES", "NO_LABELS", "PATIENT", "RECORD", "told"]
 
 RECORD = ("record_id", "source_path", "path")
 PATIENT = "patient_id"
@@ -19,16 +17,6 @@ CODES = ("scp_codes", "codes", "labels", "statements")
 NO_LABELS = {"age", "sex", "gender", "fold", "fs_hz", "uv_per_count", "seconds", "n_samples", "device", "leads"}
 """Columns that look like labels and are none, unless they are named as such."""
 _KNOWN = {*RECORD, PATIENT, *CODES, *NO_LABELS, *NAMES, "ecg_id", "samples", "format", "device_model"}
-
-
-_EMPTY = ("", "na", "n/a", "nan", "null", "none", "<na>")
-"""What an empty cell is written as by R, by pandas, and by programs that write its text."""
-
-
-def filled(text: pl.Series) -> pl.Series:
-    """The cells without spaces around them; null for one that is empty, however that is written."""
-    text = text.str.strip_chars()
-    return text.set(text.str.to_lowercase().is_in(_EMPTY), None)
 
 
 def told(names: Collection[str], noun: str = "column") -> str:

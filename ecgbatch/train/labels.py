@@ -23,11 +23,13 @@ import polars as pl
 
 from ecgbatch import files
 from ecgbatch.errors import UsageError
-from ecgbatch.train.columns import CODES, NO_LABELS, PATIENT, RECORD, filled, told
+from ecgbatch.train.columns import CODES, NO_LABELS, PATIENT, RECORD, told
 
-__all__ = ["Labels", "columns_of", "labelled", "patients_of", "read", "record_ids_of"]
+__all__ = ["Labels", "columns_of", "filled", "labelled", "patients_of", "read", "record_ids_of"]
 
 _TRUTH = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
+_EMPTY = ("", "na", "n/a", "nan", "null", "none", "<na>")
+"""What an empty cell is written as by R, by pandas, and by programs that write its text."""
 _LONGEST = 20_000
 """Characters of a cell of codes; more is no list of codes."""
 
@@ -213,6 +215,12 @@ def labelled(path: Path, frame: pl.DataFrame, known_codes: Collection[str]) -> t
     if not isinstance(listed.dtype, pl.List):
         raise UsageError(f"{path}: column {wrong[0]!r} holds neither 0 and 1 nor codes")
     return _one_a_code(path, listed)
+
+
+def filled(text: pl.Series) -> pl.Series:
+    """The cells without spaces around them; null for one that is empty, however that is written."""
+    text = text.str.strip_chars()
+    return text.set(text.str.to_lowercase().is_in(_EMPTY), None)
 
 
 def _is_empty(column: pl.Series) -> bool:

@@ -60,7 +60,7 @@ CLIP = 20.0
 N_POSITIVES = 20
 CHECKPOINT_S = 300.0
 VERSION = "1.0.0"
-_KEPT = ("checkpoint.safetensors", "split.parquet", "tensorboard")
+_KEPT = (".lock", "checkpoint.safetensors", "split.parquet", "tensorboard")
 """What stands beside the bundle."""
 GROUPS = ("sex", "age", "device", "device_model")
 """Columns of a cohort whose groups the card tells apart."""
@@ -337,6 +337,9 @@ def prepared(
         side = split.once(given, surveyed.waveforms)
         repeated = {"standing on a later side too": int((side != given).sum())}
         usable = replace(usable, left_out={**usable.left_out, **repeated})
+        patients, used = usable.patients.copy(), side != ""  # of which no waveform is on two sides
+        patients[used] = one_person(patients[used], surveyed.waveforms[used])
+        usable = replace(usable, patients=patients)
     else:
         usable = replace(usable, patients=one_person(usable.patients, surveyed.waveforms))
         side = split.stratified(usable, seed=seed)

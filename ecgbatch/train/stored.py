@@ -35,10 +35,6 @@ def probe_run(
     row = listed.rows_of(stored.select("record_id", "source_path"))
     known = (row >= 0) & ~np.isnan(targets[row])
     y, patients = targets[row[known]] == 1, listed.patients[row[known]]
-    for side in (True, False):
-        if (n := len(set(patients[y == side]))) < LEAST:
-            kind = "positive" if side else "negative"
-            raise UsageError(f"label {meaning.code!r}: {n} {kind} patients in the run, expected at least {LEAST}")
     n_absent = len(listed.record_ids) - int((row >= 0).sum())
     absent = f"; {n_absent} rows of the table were not scored" if n_absent else ""
     say(f"{known.sum()} of {len(known)} ECGs have the label, {y.sum()} positive{absent}")
@@ -47,6 +43,10 @@ def probe_run(
     for line in doubts.lines:
         say(line)
     patients = one_person(patients, waveforms)
+    for side in (True, False):
+        if (n := len(set(patients[y == side]))) < LEAST:
+            kind = "positive" if side else "negative"
+            raise UsageError(f"label {meaning.code!r}: {n} {kind} patients in the run, expected at least {LEAST}")
     vectors = stored.filter(pl.Series(known))["embedding"]
     embedding = vectors.to_arrow().flatten().to_numpy().reshape(len(vectors), -1)  # (record, feature)
     facts = {

@@ -14,7 +14,7 @@ from ecgbatch.feed import host
 from ecgbatch.record import Reason, Record, Reject
 from ecgbatch.train import labels, sources, table
 from ecgbatch.train.cohort import Cohort, Doubts, one_person, waveform_of
-from ecgbatch.train.columns import filled, told
+from ecgbatch.train.columns import told
 from ecgbatch.train.labels import Labels
 
 __all__ = ["LEAST", "Meaning", "Task", "read"]
@@ -70,12 +70,17 @@ class Meaning:
 
 
 def _holds(column: pl.Series, value: str) -> pl.Series:
-    """Whether each cell is that value, a number or truth however it is written; null where it is empty."""
+    """Whether each cell is that value, a number or truth however it is written; null where it is empty.
+
+    A cell of `none`, or another word for an empty one, is that value where the value is that very word.
+    """
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
         return column.cast(pl.Float64).fill_nan(None) == _number(value)
-    text = filled(column.cast(pl.String))
+    said = column.cast(pl.String).str.strip_chars()
+    text = labels.filled(said)
+    is_word = ((said == value.strip()) & (said != "")).fill_null(value=False)
     is_number = (text.cast(pl.Float64, strict=False) == _number(value)).fill_null(value=False)
-    return (text == value.strip()) | is_number.set(text.is_null(), None)
+    return (is_word | is_number).set(text.is_null() & ~is_word, None)
 
 
 def _number(text: str) -> float:
