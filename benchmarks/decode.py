@@ -30,7 +30,7 @@ from ecgbatch import archive, formats, gate, pack
 from ecgbatch.archive import Entry
 from ecgbatch.feed import host
 from ecgbatch.feed.batch import batches, keep_freed_memory, read, waveform_hash
-from ecgbatch.formats.pack import COMPRESSIONS
+from ecgbatch.formats.pack_layout import COMPRESSIONS
 from ecgbatch.plan import Shard
 from ecgbatch.record import INDEPENDENT_LEADS, Record
 from ecgbatch.waveform import polyphase

@@ -13,11 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgbatch import _kernels, container, formats, remote
+from ecgbatch import _kernels, container, formats, manifest, remote
 from ecgbatch.errors import ArchiveError, RecordError
 from ecgbatch.files import cause, require_handles
 from ecgbatch.formats import csv, pack, wfdb_header
@@ -194,7 +193,8 @@ def _listed(source: Path, companions: Companions, skip: Path) -> Iterator[tuple[
     elif not os.path.exists(source):
         raise ArchiveError(f"{source}: no such file or folder")
     elif _is_manifest(source):
-        yield from _manifest(source, companions)
+        for record_id, path in manifest.listed(source):
+            yield record_id, path, _belongings(Files(path), companions)
     else:
         yield source.name, os.path.abspath(source), _belongings(Files(str(source)), companions)
 
@@ -386,32 +386,3 @@ def _is_manifest(source: Path) -> bool:
         columns = [name.strip(b' "\r') for name in head.partition(b"\n")[0].split(b",")]
         return b"path" in columns or not csv.is_table(head, source.name)  # paths may be numbers
     return True
-
-
-def _manifest(source: Path, companions: Companions) -> Iterator[tuple[str, str, Sequence[str]]]:
-    """The paths of a table's `path` column, relative ones from the table's folder; `.hea` may be left off."""
-    try:
-        table = (
-            pl.scan_csv(source, infer_schema=False, glob=False)
-            if source.suffix.lower() == ".csv"
-            else pl.scan_parquet(source, glob=False)
-        )
-        if "path" not in table.collect_schema().names():
-            raise ArchiveError(f"{source}: no column 'path', expected a manifest of ECG files")
-        paths = table.select(pl.col("path").cast(pl.String)).collect()["path"]
-    except (pl.exceptions.PolarsError, OSError):  # Polars may quote a cell, and that may be a name
-        detail = "not a readable manifest, expected CSV in UTF-8, or Parquet, with a column 'path'"
-        raise ArchiveError(f"{source}: {detail}") from None
-    if n_wrong := paths.null_count() + int(paths.is_duplicated().sum()):
-        raise ArchiveError(f"{source}: {n_wrong} rows with an empty or repeated path, expected every file once")
-    folder = os.path.abspath(source.parent)
-    seen = set()
-    for listed in paths:
-        path = os.path.join(folder, listed)
-        if not os.path.exists(path) and os.path.exists(path + ".hea"):
-            path += ".hea"
-        if os.path.normpath(path) in seen:
-            raise ArchiveError(f"{source}: {listed!r} is a file listed before, expected every file once")
-        seen.add(os.path.normpath(path))
-        record_id = os.path.relpath(path, folder) if path.startswith(folder + "/") else path
-        yield record_id, path, _belongings(Files(path), companions)

@@ -151,7 +151,8 @@ def pretrain_command(
     """
     with report_errors(way_on="--resume goes on from the last checkpoint, if there is one"), needs("train"):
         from ecgbatch.train import labels as tables
-        from ecgbatch.train.pretrain import leads_of, numbers, pretrain, shaped
+        from ecgbatch.train.architecture import leads_of, numbers, shaped
+        from ecgbatch.train.pretrain import pretrain
         from ecgbatch.train.statements import NAMES
         from ecgbatch.train.training import Recipe
 

@@ -19,7 +19,7 @@ from ecgbatch import facts, files, gate, parts, planning
 from ecgbatch.cores import n_cores
 from ecgbatch.errors import UsageError
 from ecgbatch.feed.decoded import Chunk, chunks
-from ecgbatch.formats import pack as layout
+from ecgbatch.formats import pack_layout as layout
 from ecgbatch.output import exclusive, write_rejects
 from ecgbatch.record import Reject
 from ecgbatch.tally import Tally, spaced

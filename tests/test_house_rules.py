@@ -32,6 +32,7 @@ TIERS = (
         "formats",
         "gate",
         "golden",
+        "manifest",
         "network",
         "parity",
         "plan",

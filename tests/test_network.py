@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 torch = pytest.importorskip("torch", reason="the network needs the extra 'train'")
 
 from ecgbatch.network import Network, gflop_per_ecg  # noqa: E402
-from ecgbatch.train.pretrain import ARCHITECTURE  # noqa: E402
+from ecgbatch.train.architecture import ARCHITECTURE  # noqa: E402
 
 TINY = {
     "widths": [8, 8, 16],

@@ -26,7 +26,8 @@ from ecgbatch.archive import Entry
 from ecgbatch.errors import ArchiveError, FeedError, OutputError
 from ecgbatch.feed import batch, host
 from ecgbatch.feed.batch import batches
-from ecgbatch.formats import pack as layout
+from ecgbatch.formats import pack as parts
+from ecgbatch.formats import pack_layout as layout
 from ecgbatch.plan import Shard
 from ecgbatch.record import INDEPENDENT_LEADS, INVALID, LEADS, Quality, Reason, Record, Reject
 
@@ -158,9 +159,9 @@ def test_another_gate_judges_anew(scored, packed, tmp_path, monkeypatch):
     shipped = gate.shipped()
     another = replace(shipped, version="another", intercept=shipped.intercept + 1)
     monkeypatch.setattr(gate, "shipped", lambda: another)
-    layout._opened.cache_clear()
+    parts._opened.cache_clear()
     _, found, _ = scored(packed, out=tmp_path / "other")
-    layout._opened.cache_clear()
+    parts._opened.cache_clear()
 
     assert (found["quality"] > scores["quality"]).all()
     assert_frame_equal(found.drop("quality"), scores.drop("quality"))
@@ -677,7 +678,7 @@ def test_inspect_of_a_part_says_how_to_name_a_record(packed):
 def test_a_pack_whose_plan_is_gone_is_no_pack(copy):
     (copy / "plan.parquet").unlink()
 
-    assert not layout.is_pack(copy)
+    assert not parts.is_pack(copy)
     with pytest.raises(OutputError, match=r"holds 'pack\.json' and no plan"):
         pack.run([copy], copy, pack.Options())
 

@@ -20,7 +20,8 @@ torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 from safetensors.torch import load_file  # noqa: E402
 
 from ecgbatch.train import device  # noqa: E402
-from ecgbatch.train.pretrain import pretrain, shaped  # noqa: E402
+from ecgbatch.train.architecture import shaped  # noqa: E402
+from ecgbatch.train.pretrain import pretrain  # noqa: E402
 from ecgbatch.train.training import Recipe  # noqa: E402
 
 COMMAND = (

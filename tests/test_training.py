@@ -22,9 +22,9 @@ torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 from safetensors.torch import save  # noqa: E402
 
 from ecgbatch.train import device  # noqa: E402
+from ecgbatch.train.architecture import leads_of, numbers, shaped  # noqa: E402
 from ecgbatch.train.cohort import Cohort  # noqa: E402
 from ecgbatch.train.logbook import Logbook  # noqa: E402
-from ecgbatch.train.pretrain import leads_of, numbers, shaped  # noqa: E402
 from ecgbatch.train.stream import Inputs, Stream  # noqa: E402
 from ecgbatch.train.training import Recipe, Training  # noqa: E402
 

@@ -10,7 +10,7 @@ from ecgbatch.errors import RecordError
 from ecgbatch.feed import host
 from ecgbatch.feed.ahead import ahead
 from ecgbatch.feed.batch import TOGETHER, is_far, judge, keep_freed_memory, read_all, stream_of
-from ecgbatch.formats import pack
+from ecgbatch.formats import pack_layout
 from ecgbatch.plan import Piece, Shard, pieces
 from ecgbatch.record import INDEPENDENT_LEADS, Judged, Record, Reject
 
@@ -25,7 +25,7 @@ class Chunk:
     is_last: bool
     """Whether it ends its shard."""
     rows: list[dict[str, Any]]
-    """As `formats.pack.row` makes them."""
+    """As `pack_layout.row` makes them."""
     rejects: list[Reject]
     decode_s: float
     """Time of reading and decoding."""
@@ -48,7 +48,7 @@ def _load(piece: Piece) -> Chunk:
     for entry, record in zip(piece.entries, read_all(piece.entries), strict=True):
         decoded = perf_counter()
         if isinstance(record, Record):
-            rows.append(pack.row(entry.record_id, entry.source_path, record, _judged(record)))
+            rows.append(pack_layout.row(entry.record_id, entry.source_path, record, _judged(record)))
         else:
             rejects.append(record)
         decode_s += decoded - started

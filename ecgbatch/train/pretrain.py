@@ -25,9 +25,10 @@ from ecgbatch.bundle import Bundle, InputSpec, Label
 from ecgbatch.errors import UsageError
 from ecgbatch.network import Network, gflop_per_ecg
 from ecgbatch.output import exclusive
-from ecgbatch.record import INDEPENDENT_LEADS, LEADS, lead_name
+from ecgbatch.record import INDEPENDENT_LEADS
 from ecgbatch.runtimes import eager
 from ecgbatch.train import calibrate, card, device, evaluation, export, metrics, place, processes, sources, split
+from ecgbatch.train.architecture import ARCHITECTURE
 from ecgbatch.train.cohort import Cohort, Doubts, commonest, n_unknown_patients, one_person
 from ecgbatch.train.evaluation import Evaluation
 from ecgbatch.train.labels import Labels
@@ -39,17 +40,7 @@ from ecgbatch.train.stream import Inputs, Stream
 from ecgbatch.train.survey import survey
 from ecgbatch.train.training import Recipe, Training, predict
 
-__all__ = ["ARCHITECTURE", "calibrated", "card_of", "leads_of", "numbers", "prepared", "pretrain", "shaped"]
-
-ARCHITECTURE: Mapping[str, Any] = {
-    "widths": [32, 64, 96, 128, 160],
-    "depths": [2, 2, 2, 1],
-    "kernel": 7,
-    "stem_kernel": 15,
-    "squeezed": [False, False, True, True],
-    "dropout": 0.1,
-}
-"""Arguments of `network.Network` beyond leads and labels."""
+__all__ = ["calibrated", "card_of", "prepared", "pretrain"]
 
 FS_HZ = 250
 SECONDS = 10.0
@@ -254,54 +245,6 @@ def _judged(bundle: Bundle, parts: Split, network: Network) -> Evaluation:
         facts={},
     )
     return evaluation.measure(scored, by=[name for name in GROUPS if name in judged.columns.columns])
-
-
-def shaped(widths: Sequence[int], depths: Sequence[int], *, stem_stride: int = 2) -> Mapping[str, Any]:
-    """`ARCHITECTURE` with other channels of stem and stages, and other blocks of each stage; late stages are squeezed.
-
-    Raises:
-        UsageError: there is not one width more than depths, or one of them is too small.
-    """
-    if stem_stride not in (1, 2, 4):
-        raise UsageError(f"stem stride {stem_stride}, expected 1, 2 or 4")
-    if len(widths) != len(depths) + 1 or min(depths, default=0) < 1 or min(widths) < 8:
-        raise UsageError(
-            f"widths {_listed(widths)} and depths {_listed(depths)}, expected one width more than depths, "
-            "widths of at least 8 and depths of at least 1"
-        )
-    squeezed = [2 * stage >= len(depths) for stage in range(len(depths))]
-    shape = {"widths": list(widths), "depths": list(depths), "squeezed": squeezed, "stem_stride": stem_stride}
-    return {**ARCHITECTURE, **shape}
-
-
-def leads_of(text: str) -> tuple[str, ...]:
-    """The leads that `8`, `12` or `I,II,V1` names, in the usual order.
-
-    Raises:
-        UsageError: one of them is none of the twelve.
-    """
-    if text in ("8", "12"):
-        return INDEPENDENT_LEADS if text == "8" else LEADS
-    named = {lead_name(part): part for part in text.split(",")}
-    if None in named:
-        raise UsageError(f"leads {text!r}, expected 8, 12, or some of {','.join(LEADS)}")
-    return tuple(lead for lead in LEADS if lead in named)
-
-
-def numbers(name: str, text: str) -> list[int]:
-    """The whole numbers in `1,2,3`.
-
-    Raises:
-        UsageError: there is something else in it.
-    """
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"{name} {text!r}, expected whole numbers with commas between them") from None
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ",".join(map(str, numbers))
 
 
 def _checkpoint(out: Path, is_resumed: bool) -> Path:
