@@ -717,7 +717,7 @@ def test_a_bundle_that_cannot_be_written_over_stays_as_it_is(int8_bundle, tmp_pa
     assert {path.name for path in folder.iterdir()} == {path.name for path in int8_bundle.folder.iterdir()}
 
 
-KILLED = """
+KILLED_WRITING = """
 import os, shutil, signal, sys
 from pathlib import Path
 from ecgbatch.bundle import Bundle
@@ -731,7 +731,7 @@ variant.add(bundle, "int8", source / "model.int8.onnx", bundle.parity["int8"], o
 
 def test_what_a_killed_build_leaves_of_a_new_bundle_goes_with_the_next_one(int8_bundle, tmp_path):
     out = tmp_path / "new"
-    killed = subprocess.run([sys.executable, "-P", "-c", KILLED, int8_bundle.folder, out], check=False)
+    killed = subprocess.run([sys.executable, "-P", "-c", KILLED_WRITING, int8_bundle.folder, out], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not out.exists()
 
