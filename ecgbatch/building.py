@@ -275,11 +275,11 @@ def _on_gpu(
             verify=verify,
             observe=observe,
         )
-    say(f"{kept.told['ecg_per_s']:.0f} ECG/s{_left_in_float32(precision, kept.told['left_in_float32'])}")
+    say(f"{kept.told['ecg_per_s']:.0f} ECG/s{_layers_told(precision, kept.told['left_in_float32'])}")
     return kept.path("")
 
 
-def _left_in_float32(precision: str, layers: Sequence[str] | None) -> str:
+def _layers_told(precision: str, layers: Sequence[str] | None) -> str:
     """What is said of the layers that are left in float32; in that precision nothing, for all are."""
     if precision == "fp32":
         return ""

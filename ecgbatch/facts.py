@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from ecgbatch import parts
@@ -58,15 +57,14 @@ class Facts:
     def kept(self, counts: Counter[str]) -> Iterator[None]:
         """Tell in the report how the work within goes and ends, and check then that every entry has its row."""
         self.write("running", counts)
-        started = perf_counter()
         try:
             yield
         except BaseException:
-            self.tally.seconds = perf_counter() - started
+            self.tally.end()
             with suppress(OutputError):
                 self.write("stopped", parts.counts(self.folder))
             raise
-        self.tally.seconds = perf_counter() - started
+        self.tally.end()
         found = parts.counts(self.folder)
         self.write("finished" if parts.n_rows(found) == self.plan.n_entries else "failed", found)
         parts.reconcile(self.folder, self.plan, found)

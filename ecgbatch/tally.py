@@ -60,6 +60,10 @@ class Tally:
         """Take over what the parts of the run hold now."""
         self.n_scored, self.n_rejected, self.n_duplicates = (rows[kind] for kind in ("scored", "rejected", "duplicate"))
 
+    def end(self) -> None:
+        """Note how long it took since `begin`."""
+        self.seconds = monotonic() - self.begun_at_s
+
     @property
     def n_done(self) -> int:
         return self.n_scored + self.n_rejected + self.n_duplicates

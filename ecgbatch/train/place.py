@@ -63,7 +63,7 @@ def filled(folder: Path) -> Iterator[Path]:
     """
     require(folder)
     partial = folder.with_name(f".{folder.name}.partial")
-    with files.writing(folder), _alone(folder.parent):
+    with files.writing(folder), _in_turn(folder.parent):
         try:
             _remove(partial)
             partial.mkdir()
@@ -75,7 +75,7 @@ def filled(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _in_turn(folder: Path) -> Iterator[None]:
     """Wait until no other process writes a bundle in a folder, where the system can tell."""
     held = os.open(folder, os.O_RDONLY)
     try:
