@@ -24,6 +24,7 @@ from ecgbatch.errors import EngineError
 from ecgbatch.runtimes import on_gpu, placement
 
 ROOT = Path(__file__).resolve().parents[1]
+BY_PYTORCH = ROOT / "tests" / "tensorrt_by_pytorch"
 MODEL = "foundation"
 BATCHES = "4,16,64,256"
 """The sizes that engines are built for, on a GPU."""
@@ -34,12 +35,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the report")
     parser.add_argument("--device", default="cuda:0", help="what the benchmark runs on (default %(default)s)")
     parser.add_argument("--calibrate", type=Path, help="real ECGs that an int8 engine is made of; without, none is")
+    parser.add_argument("--without-tensorrt", action="store_true", help="PyTorch computes in TensorRT's place")
     args = parser.parse_args()
     require_gpu()
+    if args.without_tensorrt:
+        _put_first(BY_PYTORCH)
     gpus = _gpus()
     tests = _tests()
     bench = _bench(args.device, args.calibrate)
-    settings = {"device": args.device, "calibrate": None if args.calibrate is None else args.calibrate.name}
+    settings = {
+        "device": args.device,
+        "calibrate": None if args.calibrate is None else args.calibrate.name,
+        "engines": "PyTorch" if args.without_tensorrt else "TensorRT",
+    }
     write(args.out, "gpu_report", settings, {"gpus": gpus, "tests": tests, "bench": bench})
     print(f"{args.out}: {tests['tally']}, bench {bench['outcome']}")
     sys.exit(0 if is_good(tests) and bench["outcome"] == "done" else 1)
@@ -106,6 +114,12 @@ def engines(cache: Path) -> dict[str, Any]:
     """What was told of each engine in a cache, by precision: parity, rate, layers left in float32."""
     kept = [json.loads(path.read_text("utf-8")) for path in sorted(cache.glob("*/engine.json"))]
     return {engine["facts"]["precision"]: engine["told"] for engine in kept}
+
+
+def _put_first(folder: Path) -> None:
+    """What is imported is looked for there first, here and in every process that is started."""
+    sys.path.insert(0, str(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _gpus() -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGINT, siginterrupt
 from tempfile import NamedTemporaryFile
 from typing import Any, SupportsInt, TypeVar
 
@@ -293,6 +294,7 @@ class _Progress(trt.IProgressMonitor):
         trt.IProgressMonitor.__init__(self)
         self._observe = observe
         self._steps: dict[str, int] = {}
+        self._step = 0
         self.raised: BaseException | None = None
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: SupportsInt) -> None:
@@ -306,12 +308,16 @@ class _Progress(trt.IProgressMonitor):
         return self.raised is None
 
     def phase_finish(self, phase_name: str) -> None:
+        """Tell that all of it is done: of a phase's last step TensorRT may say nothing."""
+        if self._step < (n_steps := self._steps.get(phase_name, 0)):
+            self._tell(phase_name, n_steps)
         self._steps.pop(phase_name, None)
 
     def _tell(self, phase: str, step: int) -> None:
         n_steps = self._steps.get(phase)
         if n_steps is None or self.raised:
             return
+        self._step = step
         try:
             self._observe(phase, step, n_steps)
         except Exception as err:  # raised again where the build has ended
@@ -330,8 +336,13 @@ def _parsed(graph: Path, network: trt.INetworkDefinition, log: _Log) -> trt.Onnx
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):
         errors: list[trt.ParserError] = [parser.get_error(at) for at in range(parser.num_errors)]
-        raise EngineError("TensorRT does not take the graph: " + "; ".join(error.desc() for error in errors))
+        raise EngineError("TensorRT does not take the graph: " + "; ".join(map(_said, errors)))
     return parser
+
+
+def _said(error: trt.ParserError) -> str:
+    node = f"{error.node_operator()} {error.node_name()}: " if error.node_operator() else ""
+    return f"{node}{error.desc()}"
 
 
 def _apart(work: Callable[[], T], device: Device, monitor: _Progress) -> T:
@@ -339,6 +350,7 @@ def _apart(work: Callable[[], T], device: Device, monitor: _Progress) -> T:
 
     It calls back for every line of its log; an interrupt would mostly come while one of these calls runs.
     """
+    siginterrupt(SIGINT, True)  # Polars, once it is used, has a wait go on after an interrupt
     with ThreadPoolExecutor(1, initializer=device.set_current) as pool:
         running = pool.submit(work)
         try:
