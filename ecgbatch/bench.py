@@ -37,8 +37,13 @@ __all__ = ["Order", "measure"]
 _N_DISTINCT = 200
 """Synthetic ECGs that are written; others are links to them."""
 _PER_FOLDER = 1000
-_N_FED = 1024
-"""ECGs for each worker of the feed, at least."""
+_N_LISTED = 2000
+"""ECGs that are listed, where no number was asked for."""
+_N_FED = 4096
+"""ECGs for each worker of the feed, at least: several batches, after all of them have started."""
+_WHOLE_S = 5.0
+"""What a whole run takes, where no number of ECGs was asked for: workers need one second to start."""
+_N_MOST = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +55,8 @@ class Order:
     devices: Sequence[str] = ("cpu",)
     precisions: Sequence[str] = ("fp32", "int8")
     batches: Sequence[int] = (8, 16, 32, 64)
-    n: int = 2000
-    """ECGs of a whole run."""
+    n: int | None = None
+    """ECGs of a whole run, at most; by default as many as take some seconds."""
     rounds: int = 3
     seconds: float = 1.0
     """Of each measurement of an engine or limit."""
@@ -61,7 +66,7 @@ class Order:
     """Of an hour of the machine, in any currency."""
 
     def __post_init__(self) -> None:
-        if min(self.n, self.rounds, *self.batches) < 1 or self.seconds <= 0:
+        if min(1 if self.n is None else self.n, self.rounds, *self.batches) < 1 or self.seconds <= 0:
             raise UsageError("bench: expected at least one ECG, round and record a batch, and a time above 0")
 
 
@@ -76,8 +81,9 @@ def measure(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda
         raise UsageError(f"model {bundle.name!r}: a head, expected the model it is on; measure {bundle.parent.name!r}")
     with TemporaryDirectory() as name:
         work = Path(name)
-        sources = list(order.sources) or [str(_synthetic(work / "archive", order.n))]
-        entries = list(islice(archive.scan(sources, companions=formats.companions, skip=work), order.n))
+        n_listed = order.n or _N_LISTED
+        sources = list(order.sources) or [str(_synthetic(work / "archive", range(n_listed)))]
+        entries = list(islice(archive.scan(sources, companions=formats.companions, skip=work), n_listed))
         if not entries:
             raise UsageError(f"{', '.join(sources)}: no ECG, expected some to measure with")
         say("feed")
@@ -87,15 +93,19 @@ def measure(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda
             say(f"engines on {device}")
             devices[device] = _device(bundle, device, order)
         say("whole runs")
-        packed = work / "pack"
-        pack.run(sources, packed, pack.Options(limit=order.n))
-        whole = {
-            device: {
-                precision: _whole(bundle, sources, packed, work, order, device=device, precision=precision)
-                for precision in found["engines"]
-            }
+        pack.run(sources, work / "packs" / "0", pack.Options(limit=n_listed))
+        n_whole = {
+            (device, precision): order.n or _n_in_seconds(feed, engine)
             for device, found in devices.items()
+            for precision, engine in found["engines"].items()
         }
+        most = max(n_whole.values(), default=0)
+        if not order.sources:
+            _synthetic(work / "archive", range(n_listed, most))
+        _link_pack(work / "packs", -(-most // len(entries)))
+        whole: dict[str, dict[str, Any]] = {device: {} for device in devices}
+        for (device, precision), n in n_whole.items():
+            whole[device][precision] = _whole(bundle, sources, work, order, n=n, device=device, precision=precision)
     return {
         "model": bundle.name,
         "version": bundle.version,
@@ -108,19 +118,32 @@ def measure(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda
     }
 
 
-def _synthetic(folder: Path, n: int) -> Path:
-    """An archive of MUSE XML files of 10 s at 500 Hz."""
-    folder.mkdir()
-    originals: list[Path] = []
-    for at in range(n):
-        path = folder / f"{at // _PER_FOLDER:03}" / f"r{at:06}.xml"
-        path.parent.mkdir(exist_ok=True)
+def _synthetic(folder: Path, numbers: range) -> Path:
+    """An archive of MUSE XML files of 10 s at 500 Hz, to which those of these numbers are added."""
+    for at in numbers:
+        path = _place(folder, at)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if at < _N_DISTINCT:
             path.write_bytes(synth.muse_xml(synth.record(seed=at)))
-            originals.append(path)
         else:
-            os.link(originals[at % _N_DISTINCT], path)
+            os.link(_place(folder, at % _N_DISTINCT), path)
     return folder
+
+
+def _place(folder: Path, at: int) -> Path:
+    return folder / f"{at // _PER_FOLDER:03}" / f"r{at:06}.xml"
+
+
+def _link_pack(packs: Path, n: int) -> None:
+    """Have `n` packs in the folder, that of number 0 again and again."""
+    for at in range(1, n):
+        shutil.copytree(packs / "0", packs / str(at), copy_function=os.link)
+
+
+def _n_in_seconds(feed: Mapping[str, Any], engine: Mapping[str, Any]) -> int:
+    """How many ECGs a run should have, by the slower of its feed and its engine."""
+    rate = min(engine["ecg_per_s"], max(feed["ecg_per_s_by_workers"].values()))
+    return round(min(max(rate * _WHOLE_S, _N_LISTED), _N_MOST))
 
 
 def _feed(bundle: Bundle, entries: Sequence[Entry], rounds: int) -> dict[str, Any]:
@@ -332,22 +355,25 @@ def _ecg_per_s(engines: Sequence[Engine], x: np.ndarray, seconds: float) -> floa
 
 
 def _whole(
-    bundle: Bundle, sources: Sequence[str], packed: Path, work: Path, order: Order, *, device: str, precision: str
+    bundle: Bundle, sources: Sequence[str], work: Path, order: Order, *, n: int, device: str, precision: str
 ) -> dict[str, Any]:
-    """ECG/s from the plan to the last commit, from the archive as it lies and from a pack of it."""
+    """ECG/s from the plan to the last commit, from the archive as it lies and from packs of it."""
+    n_done: dict[str, int] = {}
     rates: dict[str, list[float]] = {"archive": [], "pack": []}
     write: list[float] = []
     slowest: dict[str, list[str]] = {"archive": [], "pack": []}
     for _ in range(order.rounds):
-        for name, given in (("archive", list(sources)), ("pack", [str(packed)])):
+        for name, given in (("archive", list(sources)), ("pack", [str(work / "packs")])):
             run = work / "run"
             shutil.rmtree(run, ignore_errors=True)
-            options = score.Options(device=device, precision=precision, limit=order.n)
+            options = score.Options(device=device, precision=precision, limit=n)
             tally = score.run(given, run, [bundle], options)
+            n_done[name] = tally.n_done
             rates[name].append(tally.n_done / tally.seconds)
             write.append(tally.n_done / max(tally.stage_s["write"], 1e-9))
             slowest[name].append(tally.slowest)
     return {
+        "n_ecgs": n_done,
         "ecg_per_s": {name: median(each) for name, each in rates.items()},
         "write_ecg_per_s": median(write),
         "held_back_by": {name: max(each, key=each.count) for name, each in slowest.items()},

@@ -92,7 +92,16 @@ def _whole(found: Mapping[str, Any]) -> Iterator[Sequence[str]]:
     costs = {"kwh_per_million": "kWh a million", "price_per_million": "price a million"}
     known = next(iter(next(iter(found["whole"].values())).values()))["archive_cost"]
     shown = {name: head for name, head in costs.items() if name in known}
-    yield ("whole runs", "ECG/s", "of the engine", "held back by", "ECG an hour", "hours a million", *shown.values())
+    yield (
+        "whole runs",
+        "ECGs",
+        "ECG/s",
+        "of the engine",
+        "held back by",
+        "ECG an hour",
+        "hours a million",
+        *shown.values(),
+    )
     for device, by_precision in found["whole"].items():
         for precision, run in by_precision.items():
             engine = found["devices"][device]["engines"][precision]
@@ -100,6 +109,7 @@ def _whole(found: Mapping[str, Any]) -> Iterator[Sequence[str]]:
                 cost = run[f"{name}_cost"]
                 yield (
                     f"{engine['engine']}, from the {name}",
+                    spaced(run["n_ecgs"][name]),
                     _rate(run["ecg_per_s"][name]),
                     f"{run['ecg_per_s'][name] / engine['ecg_per_s']:.0%}",
                     run["held_back_by"][name],

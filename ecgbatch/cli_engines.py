@@ -64,7 +64,9 @@ def bench_command(
     device: Annotated[str, Option(help="Devices: cpu,cuda:0,1 is the CPU, and two GPUs together.")] = "cpu",
     precision: Annotated[str, Option(help="Precisions to measure; those that cannot be had are named.")] = "fp32,int8",
     batch: Annotated[str, Option(help="Batch sizes to measure the engines with.")] = "8,16,32,64",
-    n: Annotated[int, Option("--n", help="ECGs of a whole run, at most.", min=1)] = 2000,
+    n: Annotated[
+        int | None, Option("--n", help="ECGs of a whole run, at most; by default what takes some seconds.", min=1)
+    ] = None,
     rounds: Annotated[int, Option(help="Values of each rate; the median counts.", min=1)] = 3,
     seconds: Annotated[float, Option(help="Of each measurement of an engine or limit.", min=0.1)] = 1.0,
     watts: Annotated[float | None, Option(help="What the machine draws while it scores: adds the energy.")] = None,

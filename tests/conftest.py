@@ -50,6 +50,28 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def trt_graph(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Bundle, str], Path]:
+    """The graph of a bundle that TensorRT is given for a precision."""
+    folder = tmp_path_factory.mktemp("graphs")
+
+    def of(bundle: Bundle, precision: str) -> Path:
+        graph = folder / f"{bundle.name}-{precision}.onnx"
+        if precision in ("fp16", "bf16"):
+            from ecgbatch.train.half import write_half
+
+            write_half(bundle.folder / "model.onnx", graph, precision=precision)
+            return graph
+        if precision == "int8":
+            from ecgbatch.train.quantise import write_signed  # TensorRT takes no uint8
+
+            write_signed(bundle.folder / "model.int8.onnx", graph)
+            return graph
+        return bundle.folder / "model.onnx"
+
+    return of
+
+
 @pytest.fixture
 def rng() -> Iterator[np.random.Generator]:
     """Random numbers from a fixed seed; the global generators are left as they were."""

@@ -30,6 +30,22 @@ def test_every_stage_has_a_rate_and_an_engine_that_of_its_best_batch(found):
     assert set(found["whole"]["cpu"]["fp32"]["ecg_per_s"]) == {"archive", "pack"}
 
 
+def test_a_run_is_as_long_as_was_asked_for_or_takes_some_seconds(found, monkeypatch, tiny_bundle):
+    """Workers need a second to start: a shorter run measures that."""
+    assert found["whole"]["cpu"]["fp32"]["n_ecgs"] == {"archive": 12, "pack": 12}
+    rates = {"ecg_per_s_by_workers": {"1": 400.0, "2": 900.0}}
+    assert bench._n_in_seconds(rates, {"ecg_per_s": 2000.0}) == 900 * bench._WHOLE_S
+    assert bench._n_in_seconds(rates, {"ecg_per_s": 5.0}) == bench._N_LISTED
+    assert bench._n_in_seconds({"ecg_per_s_by_workers": {"1": 1e9}}, {"ecg_per_s": 1e9}) == bench._N_MOST
+
+    monkeypatch.setattr(bench, "_N_LISTED", 20)
+    monkeypatch.setattr(bench, "_n_in_seconds", lambda *_: 53)
+    longer = bench.measure(tiny_bundle, replace(SHORT, n=None))
+
+    assert longer["n_ecgs"] == 20
+    assert longer["whole"]["cpu"]["fp32"]["n_ecgs"] == {"archive": 53, "pack": 53}
+
+
 def test_a_precision_that_cannot_be_had_is_named_with_the_reason(found):
     assert "fp8" in found["devices"]["cpu"]["absent"]["fp8"]
     assert "cpu fp8: not measured: " in bench_report.table(found)

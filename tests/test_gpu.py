@@ -63,7 +63,7 @@ def bundle():
 
 
 @pytest.fixture(scope="module")
-def files(bundle, tmp_path_factory):
+def files(bundle, trt_graph, tmp_path_factory):
     """The engine file of a precision, built when it is first asked for."""
     folder = tmp_path_factory.mktemp("engines")
 
@@ -71,11 +71,10 @@ def files(bundle, tmp_path_factory):
     def file(precision):
         from ecgbatch.runtimes import trt
 
-        graph = graph_of(bundle, precision, folder)
         with progress.building(f"{bundle.name} {precision}") as observe:
             raw = trt.build(
                 bundle,
-                graph,
+                trt_graph(bundle, precision),
                 index=0,
                 batch=BATCH,
                 timings=folder / "timings",
@@ -312,20 +311,6 @@ def test_the_dali_feed_on_the_gpu_gives_the_scores_of_the_host_feed(tmp_path, mo
     fed_by_host = scored(archive, tmp_path / "host", *on, "--feed", "host", cache_at=tmp_path)
 
     assert worst(dali, fed_by_host) <= TOLERANCE["fp32"]
-
-
-def graph_of(bundle, precision, folder: Path):
-    if precision in ("fp16", "bf16"):
-        from ecgbatch.train.half import write_half
-
-        write_half(bundle.folder / "model.onnx", folder / f"{precision}.onnx", precision=precision)
-        return folder / f"{precision}.onnx"
-    if precision == "int8":
-        from ecgbatch.train.quantise import write_signed  # TensorRT takes no uint8
-
-        write_signed(bundle.folder / "model.int8.onnx", folder / "int8.onnx")
-        return folder / "int8.onnx"
-    return bundle.folder / "model.onnx"
 
 
 def on_gpu(x, *, offset=0):

@@ -254,7 +254,7 @@ def test_an_interrupt_ends_a_build_and_is_not_lost_in_a_callback(machine, trt, t
 
     seen = []
     machine.during_build = interrupt
-    signal.siginterrupt(signal.SIGINT, False)  # noqa: FBT003  # as Polars leaves it
+    signal.siginterrupt(signal.SIGINT, False)  # as Polars leaves it
 
     with pytest.raises(KeyboardInterrupt):
         built(trt, tiny_bundle, observe=lambda *what: seen.append(what))

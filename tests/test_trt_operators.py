@@ -8,7 +8,6 @@ onnx = pytest.importorskip("onnx", reason="needs the extra 'train'")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from ecgbatch import bundle  # noqa: E402
-from ecgbatch.train.half import write_half  # noqa: E402
 
 OPSETS = range(9, 25 + 1)  # docs.nvidia.com/deeplearning/tensorrt/latest/reference/onnx-opset-guide.html, TensorRT 11
 FLOATS = {"FLOAT", "FLOAT16", "BFLOAT16"}
@@ -50,18 +49,8 @@ GRAPHS = {
 
 
 @pytest.fixture(params=GRAPHS)
-def graph(request, tmp_path):
-    found, precision = GRAPHS[request.param]
-    if precision == "int8":
-        from ecgbatch.train.quantise import write_signed  # TensorRT takes no uint8
-
-        write_signed(found.folder / "model.int8.onnx", tmp_path / "signed.onnx")
-        return onnx.load(tmp_path / "signed.onnx")
-    source = found.folder / "model.onnx"
-    if precision == "fp32":
-        return onnx.load(source)
-    write_half(source, tmp_path / "half.onnx", precision=precision)
-    return onnx.load(tmp_path / "half.onnx")
+def graph(request, trt_graph):
+    return onnx.load(trt_graph(*GRAPHS[request.param]))
 
 
 def test_the_parser_takes_every_operator_in_its_type(graph):

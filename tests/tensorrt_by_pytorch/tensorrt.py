@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 __version__ = f"0 (PyTorch {torch.__version__} in its place)"
 ALIGNMENT_BYTES = 256
@@ -84,10 +84,8 @@ class Builder:
             get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"no timings"),
         )
 
-    def create_optimization_profile(self):
-        profile = SimpleNamespace(size=0)
-        profile.set_shape = lambda name, least, best, most: setattr(profile, "size", most[0])
-        return profile
+    def create_optimization_profile(self) -> "Profile":
+        return Profile()
 
     def build_serialized_network(self, network, config) -> bytes | None:
         monitor = config.progress_monitor
@@ -96,6 +94,11 @@ class Builder:
         monitor.phase_finish("build")
         plan = json.dumps(config.sizes).encode() + b"\n" + network.graph
         return sha256(plan).digest() + plan if goes_on else None
+
+
+class Profile:
+    def set_shape(self, name: str, least: Sequence[int], best: Sequence[int], most: Sequence[int]) -> None:
+        self.size = most[0]
 
 
 class Runtime:
@@ -232,16 +235,18 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 def _conv(x, weight, bias=None, *, pads, strides, group, dilations, **_):
     half = len(pads) // 2
     assert pads[:half] == pads[half:]
-    return F.conv2d(x, weight, bias, stride=strides, padding=pads[:half], groups=group, dilation=dilations)
+    return functional.conv2d(x, weight, bias, stride=strides, padding=pads[:half], groups=group, dilation=dilations)
 
 
 def _average_pool(x, *, kernel_shape, strides, ceil_mode=0, count_include_pad=0, **_):
-    return F.avg_pool2d(x, kernel_shape, strides, ceil_mode=bool(ceil_mode), count_include_pad=bool(count_include_pad))
+    return functional.avg_pool2d(
+        x, kernel_shape, strides, ceil_mode=bool(ceil_mode), count_include_pad=bool(count_include_pad)
+    )
 
 
 def _gemm(x, weight, bias, **attributes):
     assert (attributes["transA"], attributes["transB"], attributes["alpha"], attributes["beta"]) == (0, 1, 1.0, 1.0)
-    return F.linear(x, weight, bias)
+    return functional.linear(x, weight, bias)
 
 
 def _per_axis(scale, x, axis):
