@@ -121,6 +121,22 @@ def test_every_record_comes_out_of_a_pack_as_it_went_in(folder, packed):
         )
 
 
+def test_neighbours_in_a_part_are_read_from_it_as_it_is_at_the_first_of_them(packed, monkeypatch):
+    entries = scan(packed)
+    looked_at = []
+    records = batch.formats.records
+
+    def counted(path):
+        looked_at.append(path)
+        return records(path)
+
+    monkeypatch.setattr(batch.formats, "records", counted)
+    outcomes = list(batch.read_all(entries))
+
+    assert len(outcomes) == len(entries) > 2
+    assert looked_at == list(dict.fromkeys(entry.path for entry in entries))
+
+
 def test_scores_from_a_pack_are_those_of_the_loose_files_to_the_bit(scored, folder, packed, tmp_path):
     _, loose, loose_rejects = scored(folder, out=tmp_path / "loose")
     _, kept, kept_rejects = scored(packed, out=tmp_path / "kept", batch=32, shard_size=50)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain, groupby
+from operator import attrgetter
 from struct import Struct
 from time import perf_counter
 from typing import Any, Protocol
@@ -140,27 +142,43 @@ def read(entry: Entry) -> Record | Reject:
     """Decode one entry; a defect in the file becomes a Reject, anything else is our bug and propagates."""
     if remote.is_url(entry.path):
         return _read(entry, remote.RemoteFiles(entry.path))
-    try:
-        if many := formats.records(entry.path):
-            if many.stamp != (entry.n_bytes, entry.modified_ns):
-                return _changed(entry)
-            if entry.member is None:
-                raise RecordError(Reason.EMPTY, "a container of records that holds none")
-            return many.record(entry.member)
-        if entry.member is None:
-            return _read(entry, archive.Files(entry.path))
-        return _read(entry, container.Members(entry.path, entry.member))
-    except RecordError as defect:
-        found = archive.stamp(entry.path, ())
-        is_another = found not in ((entry.n_bytes, entry.modified_ns), (None, None))
-        return _changed(entry) if is_another else _reject(entry, "read", defect)
+    (outcome,) = _of_one_path(entry.path, [entry])
+    return outcome
 
 
 def read_all(entries: Sequence[Entry]) -> Iterator[Record | Reject]:
-    """`read` of each; those of a store many at a time, for it answers slowly."""
+    """`read` of each; those of a store many at a time, for it answers slowly.
+
+    A file of many records is looked at once for neighbours that lie in it, which takes as long as unpacking one.
+    """
     if any(remote.is_url(entry.path) for entry in entries):
         return remote.POOL.map(read, entries)
-    return map(read, entries)
+    return chain.from_iterable(_of_one_path(path, each) for path, each in groupby(entries, attrgetter("path")))
+
+
+def _of_one_path(path: str, entries: Iterable[Entry]) -> Iterator[Record | Reject]:
+    many: formats.Records | None = None
+    outcome: Record | Reject
+    for entry in entries:
+        try:
+            many = many or formats.records(path)
+            outcome = _read_local(entry, many)
+        except RecordError as defect:
+            found = archive.stamp(path, ())
+            is_another = found not in ((entry.n_bytes, entry.modified_ns), (None, None))
+            outcome = _changed(entry) if is_another else _reject(entry, "read", defect)
+        yield outcome
+
+
+def _read_local(entry: Entry, many: formats.Records | None) -> Record | Reject:
+    if many is None:
+        member = entry.member
+        return _read(entry, archive.Files(entry.path) if member is None else container.Members(entry.path, member))
+    if many.stamp != (entry.n_bytes, entry.modified_ns):
+        return _changed(entry)
+    if entry.member is None:
+        raise RecordError(Reason.EMPTY, "a container of records that holds none")
+    return many.record(entry.member)
 
 
 def _read(entry: Entry, files: archive.Files | container.Members | remote.RemoteFiles) -> Record | Reject:
