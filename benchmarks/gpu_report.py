@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the report")
     parser.add_argument("--device", default="cuda:0", help="what the benchmark runs on (default %(default)s)")
     parser.add_argument("--calibrate", type=Path, help="real ECGs that an int8 engine is made of; without, none is")
-    parser.add_argument("--without-tensorrt", action="store_true", help="PyTorch computes in TensorRT's place")
+    parser.add_argument("--without-tensorrt", action="store_true", help="PyTorch computes in its place")
     args = parser.parse_args()
     require_gpu()
     if args.without_tensorrt:

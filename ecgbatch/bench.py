@@ -44,6 +44,7 @@ _N_FED = 4096
 _WHOLE_S = 5.0
 """What a whole run takes, where no number of ECGs was asked for: workers need one second to start."""
 _N_MOST = 200_000
+"""Of a whole run then: to write and list so many links takes as long as to score them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,7 @@ class Order:
     precisions: Sequence[str] = ("fp32", "int8")
     batches: Sequence[int] = (8, 16, 32, 64)
     n: int | None = None
-    """ECGs of a whole run, at most; by default as many as take some seconds."""
+    """ECGs of a whole run, at most; by default as many as take some seconds, as far as there are so many."""
     rounds: int = 3
     seconds: float = 1.0
     """Of each measurement of an engine or limit."""
@@ -102,7 +103,7 @@ def measure(bundle: Bundle, order: Order, *, say: Callable[[str], None] = lambda
         most = max(n_whole.values(), default=0)
         if not order.sources:
             _synthetic(work / "archive", range(n_listed, most))
-        _link_pack(work / "packs", -(-most // len(entries)))
+            _link_pack(work / "packs", -(-most // n_listed))
         whole: dict[str, dict[str, Any]] = {device: {} for device in devices}
         for (device, precision), n in n_whole.items():
             whole[device][precision] = _whole(bundle, sources, work, order, n=n, device=device, precision=precision)
@@ -135,7 +136,7 @@ def _place(folder: Path, at: int) -> Path:
 
 
 def _link_pack(packs: Path, n: int) -> None:
-    """Have `n` packs in the folder, that of number 0 again and again."""
+    """Have `n` packs in the folder, which are that of number 0 again and again."""
     for at in range(1, n):
         shutil.copytree(packs / "0", packs / str(at), copy_function=os.link)
 

@@ -63,7 +63,7 @@ def trt_graph(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Bundle, str
             write_half(bundle.folder / "model.onnx", graph, precision=precision)
             return graph
         if precision == "int8":
-            from ecgbatch.train.quantise import write_signed  # TensorRT reads uint8 as int8
+            from ecgbatch.train.quantise import write_signed  # as `building` does for TensorRT
 
             write_signed(bundle.folder / "model.int8.onnx", graph)
             return graph

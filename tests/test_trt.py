@@ -249,8 +249,9 @@ def test_timings_that_were_left_aside_are_not_why_a_build_fails(machine, trt, ti
 def test_an_interrupt_ends_a_build_and_is_not_lost_in_a_callback(machine, trt, tiny_bundle, capsys):
     def interrupt(monitor):
         os.kill(os.getpid(), signal.SIGINT)
-        while not monitor.raised:
-            sleep(0.01)
+        for _ in range(1000):
+            if not monitor.raised:
+                sleep(0.01)
 
     seen = []
     machine.during_build = interrupt

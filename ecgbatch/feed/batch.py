@@ -149,7 +149,7 @@ def read(entry: Entry) -> Record | Reject:
 def read_all(entries: Sequence[Entry]) -> Iterator[Record | Reject]:
     """`read` of each; those of a store many at a time, for it answers slowly.
 
-    A file of many records is looked at once for neighbours that lie in it, which takes as long as unpacking one.
+    A part of a pack is opened and compared with the plan once for its neighbours: its records have checksums.
     """
     if any(remote.is_url(entry.path) for entry in entries):
         return remote.POOL.map(read, entries)
@@ -161,7 +161,8 @@ def _of_one_path(path: str, entries: Iterable[Entry]) -> Iterator[Record | Rejec
     outcome: Record | Reject
     for entry in entries:
         try:
-            many = many or formats.records(path)
+            if many is None or not many.is_checked:
+                many = formats.records(path)
             outcome = _read_local(entry, many)
         except RecordError as defect:
             found = archive.stamp(path, ())

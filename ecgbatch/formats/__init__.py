@@ -52,6 +52,8 @@ class Records(Protocol):
 
     stamp: tuple[int, int]
     """Size and modification time in ns when it was opened."""
+    is_checked: bool
+    """Whether each record has a checksum, so that none can be another one since."""
 
     def members(self) -> Sequence[str]:
         """What its records are told apart by, in stored order."""

@@ -27,6 +27,8 @@ _OPENING = Lock()
 class Exams:
     """An open file: each exam is a record, told apart by its row."""
 
+    is_checked = False
+
     def __init__(self, path: str, stamp: tuple[int, int]) -> None:
         """Open it.
 

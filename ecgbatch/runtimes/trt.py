@@ -294,7 +294,6 @@ class _Progress(trt.IProgressMonitor):
         trt.IProgressMonitor.__init__(self)
         self._observe = observe
         self._steps: dict[str, int] = {}
-        self._step = 0
         self.raised: BaseException | None = None
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: SupportsInt) -> None:
@@ -308,16 +307,12 @@ class _Progress(trt.IProgressMonitor):
         return self.raised is None
 
     def phase_finish(self, phase_name: str) -> None:
-        """Tell that all of it is done: of a phase's last step TensorRT may say nothing."""
-        if self._step < (n_steps := self._steps.get(phase_name, 0)):
-            self._tell(phase_name, n_steps)
         self._steps.pop(phase_name, None)
 
     def _tell(self, phase: str, step: int) -> None:
         n_steps = self._steps.get(phase)
         if n_steps is None or self.raised:
             return
-        self._step = step
         try:
             self._observe(phase, step, n_steps)
         except Exception as err:  # raised again where the build has ended

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from ecgbatch import remote
 from ecgbatch.archive import Entry
 from ecgbatch.feed import batch
 from ecgbatch.record import Record, Reject
@@ -16,7 +15,7 @@ __all__ = ["Entries"]
 _BLOCK = 256
 """ECGs of a block: what a shuffle moves as one; a container is never in a block with what lies beside it."""
 _CHUNK = 64
-"""Entries behind a URL that are asked for at once."""
+"""Entries that are read together."""
 _STRINGS = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -67,9 +66,7 @@ class Entries:
         """The ECGs of these numbers, in this order."""
         for start in range(0, len(at), _CHUNK):
             rows = self._columns.take(pa.array(at[start : start + _CHUNK])).to_pylist()
-            entries = [Entry(**row) for row in rows]
-            is_remote = any(remote.is_url(entry.path) for entry in entries)
-            yield from remote.POOL.map(batch.read, entries) if is_remote else map(batch.read, entries)
+            yield from batch.read_all([Entry(**row) for row in rows])
 
 
 def _blocks(entries: list[Entry]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Weights are symmetric, a scale a channel, and 7 bits wide; activations symmetric int8, a scale a tensor, but uint8 with
 zero point 0 where a ReLU or a pool of one makes them positive: twice the resolution, and OpenVINO adds shortcuts
-without the arithmetic of a zero point. `write_signed` gives the same graph in int8 alone, which is what TensorRT takes.
+without the arithmetic of a zero point. `write_signed` gives the same graph in int8 alone, for TensorRT.
 What stays in float32: the head, the few multiplications of squeeze-and-excitation, and every convolution that is held
 back.
 

@@ -24,7 +24,7 @@ from torch.nn import functional
 __version__ = f"0 (PyTorch {torch.__version__} in its place)"
 ALIGNMENT_BYTES = 256
 _N_BEFORE_CAPTURE = 3
-_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = "cuda"
 
 BuilderFlag = Enum("BuilderFlag", ["TF32"])
 ExecutionContextAllocationStrategy = Enum("ExecutionContextAllocationStrategy", ["USER_MANAGED"])
@@ -146,7 +146,7 @@ class ICudaEngine:
 
     def create_engine_inspector(self):
         shape = self.get_tensor_profile_shape("x", 0)[0]
-        values = self.values({"x": torch.zeros(shape, device=_DEVICE)})
+        values = self.values({"x": torch.zeros(shape, device=DEVICE)})
         layers = [
             {"Name": node.name, "LayerType": node.op_type, "Outputs": [{"DataType": _NAMES[values[end].dtype]}]}
             for node in self._graph.node
@@ -164,12 +164,12 @@ class ICudaEngine:
 
 class IExecutionContext:
     def __init__(self, engine: ICudaEngine):
-        self._engine, self._at, self._profile, self._has_memory = engine, {}, 0, False
+        self._engine, self._at, self._profile, self._n_bytes = engine, {}, 0, 0
         self._n_done: Counter[tuple] = Counter()
         self._captured: dict[tuple, torch.cuda.CUDAGraph] = {}
 
     def set_device_memory(self, address: int, n_bytes: int) -> None:
-        self._has_memory = n_bytes >= self._engine.get_device_memory_size_for_profile_v2(0)
+        self._n_bytes = n_bytes
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         self._profile, self._shape = profile, None
@@ -190,7 +190,7 @@ class IExecutionContext:
     @torch.inference_mode()
     def execute_async_v3(self, stream: int) -> bool:
         """Enqueue the batch: node by node, or at once where the same memory was used before, as TensorRT does."""
-        assert self._has_memory
+        assert self._n_bytes >= self._engine.get_device_memory_size_for_profile_v2(self._profile)
         on = torch.cuda.ExternalStream(stream)
         work = (self._shape, *sorted(self._at.items()))
         self._n_done[work] += 1
@@ -217,15 +217,15 @@ class IExecutionContext:
 def _at(address: int, shape: tuple[int, ...]) -> torch.Tensor:
     """The float32 array that lies there on the current device."""
     interface = {"shape": shape, "typestr": "<f4", "data": (address, False), "version": 3, "strides": None}
-    return torch.as_tensor(SimpleNamespace(__cuda_array_interface__=interface), device=_DEVICE)
+    return torch.as_tensor(SimpleNamespace(__cuda_array_interface__=interface), device=DEVICE)
 
 
 def _tensor(tensor: onnx.TensorProto) -> torch.Tensor:
     array = onnx.numpy_helper.to_array(tensor)
     if tensor.data_type == onnx.TensorProto.BFLOAT16:
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16).to(_DEVICE)
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16).to(DEVICE)
     found = torch.from_numpy(np.array(array))
-    return found if found.dtype == torch.int64 else found.to(_DEVICE)  # axes and shapes are for the host
+    return found if found.dtype == torch.int64 else found.to(DEVICE)  # axes and shapes are for the host
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -238,7 +238,8 @@ def _conv(x, weight, bias=None, *, pads, strides, group, dilations, **_):
     return functional.conv2d(x, weight, bias, stride=strides, padding=pads[:half], groups=group, dilation=dilations)
 
 
-def _average_pool(x, *, kernel_shape, strides, ceil_mode=0, count_include_pad=0, **_):
+def _average_pool(x, *, kernel_shape, strides, pads, ceil_mode=0, count_include_pad=0, **_):
+    assert not any(pads)
     return functional.avg_pool2d(
         x, kernel_shape, strides, ceil_mode=bool(ceil_mode), count_include_pad=bool(count_include_pad)
     )
@@ -254,6 +255,7 @@ def _per_axis(scale, x, axis):
 
 
 def _quantise(x, scale, zero, *, axis=1, **_):
+    assert zero.dtype == torch.int8
     return (x / _per_axis(scale, x, axis)).round().clamp(-128, 127).to(zero.dtype)
 
 
