@@ -2,11 +2,11 @@
 
     python benchmarks/end_to_end.py --out benchmarks/results/end_to_end.json
 
-All take turns over the same ECGs in the page cache: `ecgbatch score` in each precision, from the files and from a pack
-of them, from the plan to the last commit; the engines alone, fed from memory; `plain_pytorch.py` on each of its
-runtimes with the number of DataLoader processes that serves it best, from the first file to the closed CSV. Starting up
-and loading the model is in none of them; the whole time of each command stands beside it. At the end the scores of fp32
-are compared with the plain script's.
+All take turns over the same ECGs, which are read into the page cache before each, for a system may drop what lies idle:
+`ecgbatch score` in each precision, from the files and from a pack of them, from the plan to the last commit; the
+engines alone, fed from memory; `plain_pytorch.py` on each of its runtimes with the number of DataLoader processes that
+serves it best, from the first file to the closed CSV. Starting up and loading the model is in none of them; the whole
+time of each command stands beside it. At the end the scores of fp32 are compared with the plain script's.
 """
 
 import json
@@ -55,12 +55,14 @@ class Commands:
     def ecgbatch(self, name: str, source: Path, *, precision: str) -> float:
         """ECG/s of `ecgbatch score`."""
         shutil.rmtree(self.run, ignore_errors=True)
+        inputs.into_page_cache(source)
         options = ["--out", str(self.run), "--precision", precision]
         self._timed(name, ["-P", "-m", "ecgbatch.cli", "score", str(source), *options])
         return float(self.facts()["ecg_per_s"])
 
     def plain(self, runtime: str, *, workers: int, limit: int | None = None) -> float:
         """ECG/s of the plain script."""
+        inputs.into_page_cache(self.archive)
         script = str(Path(__file__).with_name("plain_pytorch.py"))
         options = ["--csv", str(self.csv), "--workers", str(workers), "--runtime", runtime]
         options += [] if limit is None else ["--limit", str(limit)]

@@ -33,6 +33,13 @@ def write_archive(folder: Path, container: str, n: int) -> None:
             (parent / name).write_bytes(content)
 
 
+def into_page_cache(folder: Path) -> None:
+    """Read every file once."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.read_bytes()
+
+
 def entries(folder: Path) -> list[Entry]:
     """The entries of an archive, as a run plans them."""
     return list(archive.scan([folder], companions=formats.companions, skip=folder / "none"))
