@@ -120,7 +120,7 @@ def _as_it_is(graph: Path) -> Path:
 
 
 def _signed(graph: Path) -> Path:
-    """The int8 graph for TensorRT, beside it: without uint8, which its parser reads as int8."""
+    """The int8 graph for TensorRT, beside it: without uint8, which its documentation does not know."""
     from ecgbatch.train import quantise
 
     out = graph.with_name(f"signed.{graph.name}")

@@ -161,7 +161,7 @@ def _of_one_path(path: str, entries: Iterable[Entry]) -> Iterator[Record | Rejec
     outcome: Record | Reject
     for entry in entries:
         try:
-            if many is None or not many.is_checked:
+            if many is None or not many.has_checksums:
                 many = formats.records(path)
             outcome = _read_local(entry, many)
         except RecordError as defect:

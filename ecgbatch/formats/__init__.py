@@ -52,7 +52,7 @@ class Records(Protocol):
 
     stamp: tuple[int, int]
     """Size and modification time in ns when it was opened."""
-    is_checked: bool
+    has_checksums: bool
     """Whether each record has a checksum, so that none can be another one since."""
 
     def members(self) -> Sequence[str]:

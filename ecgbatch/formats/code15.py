@@ -27,7 +27,7 @@ _OPENING = Lock()
 class Exams:
     """An open file: each exam is a record, told apart by its row."""
 
-    is_checked = False
+    has_checksums = False
 
     def __init__(self, path: str, stamp: tuple[int, int]) -> None:
         """Open it.

@@ -66,7 +66,7 @@ def parts_of(folder: str) -> list[str] | None:
 class Part:
     """An open part of a pack: each row is a record, told apart by the `record_id` it was packed with."""
 
-    is_checked = True
+    has_checksums = True
 
     def __init__(self, path: str, stamp: tuple[int, int], *, is_judged: bool) -> None:
         """Read everything but the samples, checksums compared; and quality, unless another gate has judged it.

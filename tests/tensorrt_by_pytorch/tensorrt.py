@@ -24,6 +24,7 @@ from torch.nn import functional
 __version__ = f"0 (PyTorch {torch.__version__} in its place)"
 ALIGNMENT_BYTES = 256
 _N_BEFORE_CAPTURE = 3
+"""Batches in the same memory; the last of them is captured as a CUDA graph."""
 DEVICE = "cuda"
 
 BuilderFlag = Enum("BuilderFlag", ["TF32"])
